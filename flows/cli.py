@@ -1,0 +1,173 @@
+"""The command line: ``mmface …``. Parsing needs the standard library alone; each command imports what it runs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. A user's mistake is one line on stderr and exit code 2; an interrupt is 130."""
+    arguments = _parser().parse_args(argv)
+    _quiet_libraries()
+    from mmface.errors import MMFaceError
+
+    try:
+        command: Command = arguments.run
+        return command(arguments)
+    except MMFaceError as error:
+        print(f"mmface: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmface: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mmface", description="Face photographs in, a served face generator out.")
+    parser.add_argument("--version", action="version", version=version("mmface"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("retrain", _retrain, "Run the whole line: prepare, train, evaluate, gate, register, report.")
+    _add_recipe(command)
+    command.add_argument("--images", metavar="DIR", help="folder or s3:// prefix of photographs (default: portraits)")
+    command.add_argument("--masks", metavar="DIR", help="label masks with the photographs' names (default: parsed)")
+    command.add_argument("--captions", metavar="FILE", help='lines of {"file": ..., "captions": [...]}')
+
+    command = add("generate", _generate, "Paint faces with a registered model, without a server.")
+    drawing = command.add_mutually_exclusive_group(required=True)
+    drawing.add_argument("--mask", type=Path, metavar="PNG", help="label mask: palette, label-index or palette colours")
+    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white paper")
+    command.add_argument("--prompt", required=True)
+    command.add_argument("--negative-prompt", default="")
+    command.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count up")
+    command.add_argument("--n", type=int, default=1, help="how many pictures, 1 to 8")
+    command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
+    command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
+    command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
+    command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
+
+    _add_recipe(add("serve", _serve, "Serve the champion over HTTP until interrupted."))
+    add("runs", _runs, "List registered versions with their aliases and figures.")
+    add("rollback", _rollback, "Make the previous champion the champion again.")
+    add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
+
+    command = add("portraits", _portraits, "Draw a procedural portrait collection with exact masks.")
+    command.add_argument("--n", type=int, default=400)
+    command.add_argument("--size", type=int, default=128)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, required=True)
+
+    zoo = add("zoo", _zoo, "Train or measure the small networks that ship with the package.")
+    zoo.add_argument("action", choices=["train", "measure"])
+    zoo.add_argument("--only", choices=["vae", "parser", "sketch", "clip"], action="append", help="default: all")
+    zoo.add_argument("--out", type=Path, help="train: where the weights go (default: into the package)")
+    zoo.add_argument("--photos", type=Path, metavar="DIR", help="measure: real photographs to reconstruct")
+    zoo.add_argument("--sheet", type=Path, metavar="PNG", help="measure: contact sheet to write")
+    return parser
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default="demo", help="name or path of a recipe (default: demo)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one recipe key")
+
+
+def _quiet_libraries() -> None:
+    """Our own progress on stderr; the libraries speak up only when something is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for name in ("flows", "ray_jobs", "mmface", "serve"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name, value in {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,ray_jobs,mmface",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from mmface.config import load_recipe
+
+    sources = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
+    given = [f"source.{name}={_absolute(value)}" for name, value in sources.items() if value]
+    recipe = load_recipe(arguments.recipe, [*given, *arguments.set])
+    from flows.embedded import run_retrain
+
+    outcome = run_retrain(recipe)
+    print(outcome.summary())
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from flows.paint import paint
+
+    for path in paint(arguments):
+        print(path)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from mmface.config import load_recipe
+    from mmface.storage import home
+    from serve.app import run
+
+    run(load_recipe(arguments.recipe, arguments.set), blocking=True, home=home())
+    return 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from flows.models import show_versions
+
+    return show_versions()
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from flows.models import roll_back
+
+    return roll_back()
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from flows.doctor import examine
+
+    return examine()
+
+
+def _portraits(arguments: argparse.Namespace) -> int:
+    from mmface.data.portraits import write_collection
+
+    write_collection(arguments.out, arguments.n, arguments.size, arguments.seed)
+    print(arguments.out)
+    return 0
+
+
+def _zoo(arguments: argparse.Namespace) -> int:
+    from mmface.zoo.commands import measure_zoo, train_zoo
+
+    if arguments.action == "train":
+        train_zoo(arguments.only, arguments.out)
+    else:
+        print(measure_zoo(arguments.photos, arguments.sheet))
+    return 0
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().absolute())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""``mmface doctor``: what is installed, reachable and missing, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
+
+from mmface.components import component_identity, describe
+from mmface.config import Components
+from mmface.errors import MMFaceError
+from mmface.storage import home
+
+PACKAGES = ("torch", "torchvision", "ray", "prefect", "mlflow", "diffusers", "transformers", "bitsandbytes", "pyarrow")
+NEEDED_GIB = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``remedy`` is empty when all is well."""
+
+    what: str
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> int:
+    """Prints every finding; 1 if something needs a remedy."""
+    findings = [*_packages(), _device(), *_zoo(), _home(), *_services(), *_models()]
+    for finding in findings:
+        print(f"{'MISSING' if finding.remedy else 'ok':8}{finding.what:22}{finding.detail}")
+        if finding.remedy:
+            print(f"{'':8}{'':22}-> {finding.remedy}")
+    return int(any(finding.remedy for finding in findings))
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", sys.version.split()[0])
+    for name in PACKAGES:
+        try:
+            yield Finding(name, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", "pip install -c constraints.txt -e .")
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("device", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
+    return Finding("device", f"CPU, {os.cpu_count()} cores (no CUDA device)")
+
+
+def _zoo() -> Iterator[Finding]:
+    for name in sorted({value for value in Components().model_dump().values() if value.startswith("zoo:")}):
+        try:
+            yield Finding(name, f"{describe(name)} {component_identity(name)}")
+        except (MMFaceError, OSError) as error:
+            yield Finding(name, str(error), "mmface zoo train")
+
+
+def _home() -> Finding:
+    try:
+        store = home()
+        store.write("doctor/probe", b"probe")
+        store.delete("doctor/probe")
+    except (MMFaceError, OSError) as error:
+        return Finding("MMFACE_HOME", str(error), "set MMFACE_HOME to a folder or s3://bucket/prefix you can write to")
+    if store.local_path is None:
+        return Finding("MMFACE_HOME", f"{store.uri} (writable)")
+    free = shutil.disk_usage(store.local_path).free / 2**30
+    remedy = "" if free >= NEEDED_GIB else f"free {NEEDED_GIB} GiB or set MMFACE_HOME elsewhere"
+    return Finding("MMFACE_HOME", f"{store.uri} (writable, {free:.0f} GiB free)", remedy)
+
+
+def _services() -> Iterator[Finding]:
+    for name, without in (
+        ("PREFECT_API_URL", "in-process Prefect"),
+        ("RAY_ADDRESS", "Ray on this machine"),
+        ("MLFLOW_TRACKING_URI", "SQLite below MMFACE_HOME"),
+        ("AWS_ENDPOINT_URL", "the region's S3"),
+    ):
+        address = os.environ.get(name)
+        if not address:
+            yield Finding(name, f"not set: {without}")
+            continue
+        problem = _unreachable(address)
+        yield Finding(name, problem or f"{address} answers", f"start it, or unset {name}" if problem else "")
+
+
+def _unreachable(address: str) -> str:
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    if parts.scheme in ("sqlite", "file") or not parts.hostname:
+        return ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=3).close()
+    except OSError as error:
+        return f"nothing answers at {address} ({error})"
+    return ""
+
+
+def _models() -> Iterator[Finding]:
+    from mmface.registry import list_versions
+
+    try:
+        versions = list_versions()
+    except MMFaceError as error:
+        yield Finding("registry", str(error), "start the server, or unset MLFLOW_TRACKING_URI")
+        return
+    champion = next((one for one in versions if "champion" in one.aliases), None)
+    if champion is None:
+        yield Finding("champion", "none yet: run mmface retrain --recipe demo")
+    else:
+        yield Finding("champion", f"{champion.name} version {champion.version}")

@@ -1,0 +1,106 @@
+"""The frozen networks of a recipe, by hub id, local folder or ``zoo:<name>`` (§7).
+
+Each loads by its standard ``from_pretrained``, from safetensors only, in float32 and ready for inference.
+A hub id may end in ``@revision``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from mmface.errors import InputError
+from mmface.zoo import resolve
+
+
+def component_identity(name: str) -> str:
+    """What a fingerprint says about a component: the hash of a folder's files, or the hub id with its revision."""
+    path = Path(resolve(name))
+    if not path.is_dir():
+        return f"hub:{name}"
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        if file.suffix in (".safetensors", ".json", ".txt"):
+            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
+
+
+def load_vae(name: str) -> Any:
+    """The VAE, of the class its config names: AutoencoderKL, AutoencoderDC or AutoencoderTiny."""
+    import diffusers
+    import torch
+
+    path, options = _locate(name)
+    config = diffusers.AutoencoderKL.load_config(path, **options)
+    cls = getattr(diffusers, config["_class_name"])
+    vae = cls.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32, **options)
+    return vae.eval().requires_grad_(False)
+
+
+def load_text_encoder(name: str) -> tuple[Any, Any]:
+    """``(tokenizer, text_encoder)``: CLIPTokenizer and CLIPTextModel."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    path, options = _locate(name)
+    tokenizer = CLIPTokenizer.from_pretrained(path, **options)
+    return tokenizer, _frozen(CLIPTextModel, path, options)
+
+
+def load_clip(name: str) -> tuple[Any, Any, Any]:
+    """``(model, tokenizer, image_processor)`` of a CLIPModel."""
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    path, options = _locate(name)
+    tokenizer = CLIPTokenizer.from_pretrained(path, **options)
+    return _frozen(CLIPModel, path, options), tokenizer, CLIPImageProcessor.from_pretrained(path, **options)
+
+
+def load_parser(name: str) -> tuple[Any, Any]:
+    """``(model, image_processor)`` of a SegformerForSemanticSegmentation with the 19 labels."""
+    from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
+
+    path, options = _locate(name)
+    return (
+        _frozen(SegformerForSemanticSegmentation, path, options),
+        SegformerImageProcessor.from_pretrained(path, **options),
+    )
+
+
+def load_sketcher(name: str) -> Any:
+    """The U²-Net that draws sketches."""
+    import torch
+
+    from mmface.data.u2net import U2Net
+
+    path, options = _locate(name)
+    model = U2Net.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32, **options)
+    return model.eval().requires_grad_(False)
+
+
+def describe(name: str) -> str:
+    """``name`` with what it resolves to, for ``mmface doctor`` and model cards."""
+    path = Path(resolve(name))
+    if not path.is_dir():
+        return f"{name} (hub)"
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    return f"{name} ({config.get('_class_name') or ', '.join(config.get('architectures', ['?']))})"
+
+
+def _locate(name: str) -> tuple[str, dict[str, Any]]:
+    path = Path(resolve(name))
+    if path.is_dir():
+        return str(path), {}
+    if path.is_absolute() or name.startswith((".", "~")):
+        remedy = "train it with mmface zoo train" if name.startswith("zoo:") else "give a hub id or an existing folder"
+        raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
+    repository, _, revision = name.partition("@")
+    return repository, {"revision": revision} if revision else {}
+
+
+def _frozen(cls: Any, path: str, options: dict[str, str]) -> Any:
+    import torch
+
+    return cls.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **options).eval().requires_grad_(False)

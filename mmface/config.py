@@ -1,0 +1,311 @@
+"""The recipe: one frozen tree that says everything a retraining does.
+
+A recipe is a short YAML file over the defaults below, then ``--set a.b.0.c=value`` overrides. Unknown keys are refused.
+The resolved recipe is saved beside every artifact. Figures of the paper are named where they stand (§ = DESIGN).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mmface.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Objective = Literal["flow", "ddpm"]
+Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Portraits(Section):
+    """The drawn collection that stands in when no photographs are given."""
+
+    n: PositiveInt = 400
+    size: Annotated[int, Field(ge=32, le=1024)] = 128
+
+
+class Source(Section):
+    """Where the photographs are. Without ``images`` a portrait collection is drawn."""
+
+    images: str | None = None
+    masks: str | None = None
+    captions: str | None = None
+    portraits: Portraits = Portraits()
+
+
+class Data(Section):
+    """Preparation: what is kept, what is set aside, how rows are grouped."""
+
+    min_size: PositiveInt = 64
+    max_megapixels: PositiveFloat = 40.0
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 0
+    holdout: Fraction = 0.15
+    max_quarantined: Fraction = 0.01
+    shard_rows: PositiveInt = 64
+    workers: PositiveInt = 2
+    captions_per_image: Annotated[int, Field(ge=1, le=20)] = 10
+    mask_resize: Literal["nearest", "lanczos"] = "nearest"
+
+
+class Components(Section):
+    """Frozen networks by hub id, local folder or ``zoo:<name>`` (§7)."""
+
+    vae: str = "zoo:vae"
+    text_encoder: str = "zoo:clip"
+    clip: str = "zoo:clip"
+    parser: str = "zoo:parser"
+    sketcher: str = "zoo:sketch"
+    captioner: str = "facts"
+
+
+class Model(Section):
+    """The trained transformer (§4); channels and text width follow from the components."""
+
+    patch_size: PositiveInt = 2
+    hidden_size: PositiveInt = 1152
+    depth: PositiveInt = 28
+    num_heads: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+    text_rope: Literal["sequential", "zero"] = "sequential"
+    modality_embedder: bool = True
+    dual_stream: bool = True
+    rope: bool = True
+
+    @model_validator(mode="after")
+    def _head_dim(self) -> Model:
+        # Rotary embedding splits a head into (row, column) halves of interleaved pairs.
+        if self.hidden_size % (4 * self.num_heads):
+            raise ValueError("hidden_size must be a multiple of 4 x num_heads (rotary halves of pairs)")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """What the transformer learns to predict (§5)."""
+
+    name: Objective = "flow"
+    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    min_snr_gamma: PositiveFloat | None = 5.0
+
+
+class Phase(Section):
+    """One stretch of training at one resolution; it starts from the previous phase's EMA."""
+
+    resolution: Annotated[int, Field(ge=16, le=2048)]
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    batch_size: PositiveInt = 32
+    accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _length(self) -> Phase:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        if self.batch_size % self.accumulation:
+            raise ValueError("batch_size (the effective one) must be a multiple of accumulation")
+        return self
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of this phase over ``rows`` training rows."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * rows / self.batch_size))
+
+
+class Train(Section):
+    """The optimiser and the machinery around it (§5)."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    gradient_clip: PositiveFloat = 0.5
+    ema_decay: Fraction = 0.9999
+    condition_dropout: Fraction = 0.05
+    text_dropout: Fraction = 0.05
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 10
+    num_workers: PositiveInt = 1
+    use_gpu: bool = False
+
+
+class Sampling(Section):
+    """How pictures are made in evaluation and by default in serving."""
+
+    sampler: Sampler = "euler"
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance_scale: Annotated[float, Field(ge=0)] = 2.0
+
+
+class Evaluate(Section):
+    """Which held-out rows are painted and measured."""
+
+    n: PositiveInt = 128
+    n_sketch: PositiveInt = 64
+    batch_size: PositiveInt = 16
+    grid: PositiveInt = 16
+
+
+class Gate(Section):
+    """Thresholds a candidate must pass to become champion. ``None`` does not ask."""
+
+    min_mask_miou: Fraction | None = None
+    min_mask_accuracy: Fraction | None = None
+    min_hair_colour: Fraction | None = None
+    max_clip_distance: float | None = None
+    min_edge_agreement_gain: float | None = None
+    max_frechet_ratio_to_champion: PositiveFloat | None = None
+
+
+class Serve(Section):
+    """The HTTP service (§9)."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    model_name: str = "mmface-dit"
+    alias: str = "champion"
+    max_batch: PositiveInt = 8
+    max_queued: PositiveInt = 32
+    max_upload_bytes: PositiveInt = 8_000_000
+    max_condition_megapixels: PositiveFloat = 40.0
+    max_steps: PositiveInt = 100
+    timeout_s: PositiveFloat = 120.0
+    replicas: PositiveInt = 1
+    use_gpu: bool = False
+
+
+class Recipe(Section):
+    """The whole of it."""
+
+    name: str = "recipe"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    source: Source = Source()
+    data: Data = Data()
+    components: Components = Components()
+    model: Model = Model()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    phases: tuple[Phase, ...] = Field(default=(Phase(resolution=256, epochs=300),), min_length=1)
+    train: Train = Train()
+    sampling: Sampling = Sampling()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    serve: Serve = Serve()
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Every resolution that needs latents, smallest first."""
+        return tuple(sorted({phase.resolution for phase in self.phases}))
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every key spelled out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_recipe(recipe: str, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """Reads a recipe by name (``demo``), path or YAML text saved by :meth:`Recipe.to_yaml`, then applies overrides.
+
+    Args:
+        recipe: name of a file in ``mmface/recipes``, or a path ending in ``.yaml``.
+        overrides: ``key.path=value`` strings; list items by index, values in YAML syntax.
+
+    Raises:
+        RecipeError: no such recipe, bad YAML, unknown key, or a value out of range; names the key and the remedy.
+    """
+    tree = _read_yaml(recipe)
+    if overrides:
+        # They apply to the resolved tree, so that list items and defaults can be reached by path.
+        tree = parse_recipe(tree).model_dump(mode="json")
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree)
+
+
+def parse_recipe(tree: dict[str, Any]) -> Recipe:
+    """Validates a plain tree; every error is one line that names the key."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "extra_forbidden":
+            siblings = _known_keys(first["loc"][:-1])
+            raise RecipeError(f"unknown key; known here: {', '.join(siblings)}", field=field) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{message} (got {first['input']!r:.80})", field=field) from None
+
+
+def fingerprint(*parts: object) -> str:
+    """Sixteen hex digits over canonical JSON: equal parts give equal names on any machine (§6)."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_canonical)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"not canonical: {type(value)}")
+
+
+def _read_yaml(recipe: str) -> dict[str, Any]:
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"no recipe {recipe!r}; known: {known}, or a path ending in .yaml", field="recipe")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}", field="recipe") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must hold a mapping of keys", field="recipe")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, found, text = override.partition("=")
+    if not found or not key:
+        raise RecipeError(f"expected key.path=value, got {override!r}", field="--set")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"value {text!r} is not valid YAML", field=key) from None
+    node: Any = tree
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[_step(node, parent, key)]
+    node[_step(node, last, key)] = value
+
+
+def _step(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise RecipeError(f"{part!r} is not an index below {len(node)}", field=key)
+        return int(part)
+    if not isinstance(node, dict) or part not in node:
+        known = ", ".join(node) if isinstance(node, dict) else "nothing below"
+        raise RecipeError(f"unknown key {part!r}; known here: {known}", field=key)
+    return part
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    node: Any = Recipe().model_dump()
+    for part in loc:
+        node = node[0] if isinstance(part, int) else node[part]
+    return list(node)

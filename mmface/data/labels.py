@@ -1,0 +1,99 @@
+"""The 19 face labels of CelebAMask-HQ, their colours, and masks as PNG files (§6)."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mmface.errors import InputError
+
+LABELS: tuple[str, ...] = (
+    "background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear",
+    "mouth", "u_lip", "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth",
+)  # fmt: skip
+
+PALETTE: NDArray[np.uint8] = np.array(
+    [
+        (0, 0, 0), (204, 0, 0), (76, 153, 0), (204, 204, 0), (51, 51, 255), (204, 0, 204), (0, 255, 255),
+        (255, 204, 204), (102, 51, 0), (255, 0, 0), (102, 204, 0), (255, 255, 0), (0, 0, 153), (0, 0, 204),
+        (255, 51, 153), (0, 204, 204), (0, 51, 0), (255, 153, 51), (0, 204, 0),
+    ],
+    np.uint8,
+)  # fmt: skip
+
+_MAX_PIXELS = 4096 * 4096
+_REMEDY = "give a palette or grey PNG of label indices 0..18, or an RGB PNG in the CelebAMask-HQ palette"
+
+
+def mask_to_rgb(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Palette colours [H, W, 3] of a label mask [H, W]."""
+    return PALETTE[mask]
+
+
+def mask_to_png(mask: NDArray[np.uint8]) -> bytes:
+    """A palette PNG whose pixel values are the label indices of ``mask`` [H, W].
+
+    Raises:
+        InputError: a value is not a label.
+    """
+    if mask.ndim != 2 or (mask.size and int(mask.max()) >= len(LABELS)):
+        raise InputError(f"a mask is [H, W] with labels 0..{len(LABELS) - 1}", field="mask")
+    image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
+    image.putpalette(PALETTE.reshape(-1).tolist())
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def mask_from_png(data: bytes) -> NDArray[np.uint8]:
+    """Label indices [H, W] of a palette, grey (index) or RGB (exact palette colours) image file.
+
+    Raises:
+        InputError: not an image, another mode, or a colour or label that is not among the 19.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > _MAX_PIXELS:
+            raise InputError(f"{image.width}x{image.height} is too large: give at most 16 megapixels", field="mask")
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"not a readable image: {_REMEDY}", field="mask") from error
+    if image.mode == "RGB":
+        return _from_rgb(np.asarray(image))
+    if image.mode == "P":
+        return _from_palette(image)
+    if image.mode != "L":
+        raise InputError(f"image mode {image.mode} is not a mask: {_REMEDY}", field="mask")
+    return _checked(np.asarray(image, np.uint8))
+
+
+def _checked(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if mask.size and int(mask.max()) >= len(LABELS):
+        raise InputError(f"label {int(mask.max())} is not among 0..{len(LABELS) - 1}: {_REMEDY}", field="mask")
+    return mask
+
+
+def _from_palette(image: Image.Image) -> NDArray[np.uint8]:
+    """Trust the indices if the palette is ours; a file saved with a reordered palette is read by colour."""
+    index = np.asarray(image, np.uint8)
+    given = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    used = np.unique(index)
+    if int(used.max(initial=0)) < min(len(LABELS), len(given)) and np.array_equal(given[used], PALETTE[used]):
+        return index
+    return _from_rgb(np.asarray(image.convert("RGB")))
+
+
+def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    codes = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    known = PALETTE.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    order = np.argsort(known)
+    at = np.clip(np.searchsorted(known[order], codes), 0, len(known) - 1)
+    mask = order[at].astype(np.uint8)
+    wrong = known[mask] != codes
+    if wrong.any():
+        colour = tuple(int(v) for v in rgb[wrong][0])
+        raise InputError(f"colour {colour} is not in the palette of the 19 labels: {_REMEDY}", field="mask")
+    return mask

@@ -1,0 +1,87 @@
+"""Row schemas of every dataset: the only home of column names (§6).
+
+Arrays travel as raw little-endian bytes; their shapes stand in the manifest's ``extra``.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+# One row an image. ``image`` holds the source file's bytes; ``id`` is their SHA-256.
+IMAGES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),  # "train" | "test"
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("perceptual_hash", pa.string()),  # 64 bits as hex
+        ("image", pa.binary()),
+        ("mask", pa.binary()),  # supplied label-index PNG, or null
+        ("captions", pa.list_(pa.string())),  # supplied captions, or null
+    ]
+)
+
+# Label-index mask PNG (palette) and grey sketch PNG (dark lines on white), both of the square-cropped image.
+CONDITIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("mask", pa.binary()),
+        ("sketch", pa.binary()),
+        ("face_area", pa.float32()),
+        ("edge_density", pa.float32()),
+        ("mask_origin", pa.string()),  # "supplied" | the parser's name
+    ]
+)
+
+CAPTIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("captions", pa.list_(pa.string())),
+        ("hair_colour", pa.string()),  # measured from the mask's hair pixels, or null
+        ("captioner", pa.string()),  # "supplied" | "facts" | a model's name
+    ]
+)
+
+# Raw moments, float32 [C, H, W] each (``extra.latent_shape``); ``image_logvar`` is null for a VAE without a posterior.
+LATENTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("split", pa.string()),
+        ("image_mean", pa.binary()),
+        ("image_logvar", pa.binary()),
+        ("mask_mean", pa.binary()),
+        ("sketch_mean", pa.binary()),
+    ]
+)
+
+# float32 [captions, L, D] and [captions, D] (``extra.text_shape`` = [captions, L, D]).
+TEXT = pa.schema([("id", pa.string()), ("sequence", pa.binary()), ("pooled", pa.binary())])
+
+# One painted held-out row: what was asked, what came out, and its figures.
+SAMPLES = pa.schema(
+    [
+        ("id", pa.string()),  # "<image id>-<modality>"
+        ("image_id", pa.string()),
+        ("modality", pa.string()),
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("condition", pa.binary()),
+        ("generated", pa.binary()),
+        ("source", pa.binary()),
+        ("metrics", pa.map_(pa.string(), pa.float64())),
+        ("features_generated", pa.binary()),  # float32, the Fréchet extractor's
+        ("features_source", pa.binary()),
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+    ]
+)

@@ -1,0 +1,216 @@
+"""Published datasets (§6): ``datasets/<stage>/<fingerprint>/`` with ``manifest.json`` written last.
+
+A folder without a manifest does not exist for readers. The fingerprint names the content: stage and version, canonical
+config, identity of the weights, fingerprints of the inputs. Publishing is fenced: the first manifest wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from mmface.config import fingerprint
+from mmface.data.records import QUARANTINE
+from mmface.errors import DatasetError
+from mmface.storage import Store
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class File(BaseModel):
+    """One file of a dataset, with what is needed to verify it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    rows: int | None
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a dataset is, where it came from, and what it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    stage: str
+    fingerprint: str
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    weights: dict[str, str]
+    counts: dict[str, int]
+    files: list[File]
+    extra: dict[str, Any]
+    code_version: str
+    seconds: float
+
+
+class Identity(BaseModel):
+    """What a dataset will be named by, known before any work is done."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    version: int
+    config: dict[str, Any]
+    inputs: dict[str, str] = {}
+    weights: dict[str, str] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Inputs count by their fingerprints, not by where they are kept."""
+        inputs = {name: uri.rstrip("/").rsplit("/", 1)[-1] for name, uri in self.inputs.items()}
+        return fingerprint(self.stage, self.version, self.config, inputs, self.weights)
+
+    @property
+    def key(self) -> str:
+        """Folder of the dataset below the home."""
+        return f"datasets/{self.stage}/{self.fingerprint}"
+
+
+class Dataset:
+    """A published dataset; made by :func:`open_dataset`."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.store = store
+        self.manifest = manifest
+        self.uri = store.uri
+
+    def table(self, columns: list[str] | None = None, *, folder: str = "data") -> pa.Table:
+        """All rows of ``folder`` in file order, as one Arrow table."""
+        tables = [self.part(file.path, columns) for file in self.parts(folder)]
+        if not tables:
+            raise DatasetError(f"{self.uri} has no {folder} rows", field=self.manifest.stage)
+        return pa.concat_tables(tables)
+
+    def parts(self, folder: str = "data") -> list[File]:
+        """The parquet files of ``folder``, in order."""
+        return [file for file in self.manifest.files if file.path.startswith(f"{folder}/")]
+
+    def part(self, path: str, columns: list[str] | None = None) -> pa.Table:
+        """One parquet file."""
+        return pq.read_table(pa.BufferReader(self.store.read(path)), columns=columns)
+
+    def quarantine(self) -> pa.Table:
+        """Rows that were set aside, with their reasons."""
+        tables = [self.part(file.path) for file in self.parts("quarantine")]
+        return pa.concat_tables(tables) if tables else QUARANTINE.empty_table()
+
+    def read(self, path: str) -> bytes:
+        """Bytes of a listed file. Raises DatasetError if the manifest does not list it or its checksum differs."""
+        entry = next((file for file in self.manifest.files if file.path == path), None)
+        if entry is None:
+            raise DatasetError(f"{path} is not in {self.uri}", field=self.manifest.stage)
+        data = self.store.read(path)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise DatasetError(f"{path} in {self.uri} is damaged (checksum differs)", field=self.manifest.stage)
+        return data
+
+    def download(self, prefix: str, folder: Path) -> Path:
+        """Copies the listed files below ``prefix`` into ``folder``."""
+        for file in self.manifest.files:
+            if file.path.startswith(f"{prefix}/"):
+                target = folder / file.path.removeprefix(f"{prefix}/")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(self.read(file.path))
+        return folder
+
+
+def open_dataset(uri: str) -> Dataset:
+    """Opens a published dataset. Raises DatasetError if there is no manifest (never published, or still in work)."""
+    store = Store(uri)
+    if not store.exists(MANIFEST):
+        raise DatasetError(f"{uri} has no {MANIFEST}: it was never published; run the stage again", field="uri")
+    return Dataset(store, Manifest.model_validate_json(store.read(MANIFEST)))
+
+
+def published(home: Store, identity: Identity) -> str | None:
+    """URI of the dataset of this identity, if it is published."""
+    store = home.child(identity.key)
+    return store.uri if store.exists(MANIFEST) else None
+
+
+class Publisher:
+    """Writes the files of one dataset and, last of all, its manifest.
+
+    Files of an unpublished folder that an earlier attempt wrote are kept: :meth:`finished` names them, so that a
+    resumed stage need not do them again.
+    """
+
+    def __init__(self, home: Store, identity: Identity) -> None:
+        self.identity = identity
+        self.store = home.child(identity.key)
+        self.started = time.monotonic()
+
+    def finished(self, folder: str) -> set[str]:
+        """Paths already written below ``folder``."""
+        return {entry.key for entry in self.store.list(folder)}
+
+    def write(self, path: str, data: bytes) -> None:
+        """Writes one file atomically."""
+        self.store.write(path, data)
+
+    def publish(self, counts: Mapping[str, int], *, extra: Mapping[str, Any] | None = None) -> str:
+        """Lists and checksums what was written, then writes the manifest; the first of two racers wins.
+
+        Raises:
+            DatasetError: the counts do not reconcile: in = out + quarantined + duplicates + filtered.
+        """
+        check_counts(self.identity.stage, counts)
+        manifest = Manifest(
+            stage=self.identity.stage,
+            fingerprint=self.identity.fingerprint,
+            config=self.identity.config,
+            inputs=self.identity.inputs,
+            weights=self.identity.weights,
+            counts=dict(counts),
+            files=[self._file(entry.key) for entry in self.store.list() if not entry.key.startswith("work/")],
+            extra=dict(extra or {}),
+            code_version=version("mmface"),
+            seconds=round(time.monotonic() - self.started, 3),
+        )
+        self.store.write(MANIFEST, manifest.model_dump_json(indent=1).encode(), if_absent=True)
+        for entry in self.store.list("work"):
+            self.store.delete(entry.key)
+        return self.store.uri
+
+    def _file(self, path: str) -> File:
+        data = self.store.read(path)
+        rows = count_rows(data) if path.endswith(".parquet") else None
+        return File(path=path, rows=rows, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def check_counts(stage: str, counts: Mapping[str, int]) -> None:
+    """Every row that went in must have come out somewhere (§6)."""
+    if "in" not in counts:
+        return
+    out = sum(counts.get(name, 0) for name in ("out", "quarantined", "duplicates", "filtered"))
+    if counts["in"] != out:
+        raise DatasetError(f"counts do not reconcile: {dict(counts)}; nothing was published", field=stage)
+
+
+def to_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> bytes:
+    """Rows as the bytes of one parquet file; equal rows give equal bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def read_rows(data: bytes, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of one parquet file's bytes."""
+    return pq.read_table(pa.BufferReader(data), columns=columns).to_pylist()  # type: ignore[no-any-return]
+
+
+def count_rows(data: bytes) -> int:
+    """Number of rows, from the footer alone."""
+    return int(pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows)

@@ -1,0 +1,66 @@
+"""One exception tree: a user's mistake is an :class:`MMFaceError` whose single line names the field and the remedy."""
+
+
+class MMFaceError(Exception):
+    """Base of every error a user can cause or mend.
+
+    Args:
+        message: one line that says what is wrong and what to do.
+        field: the recipe key, request field, option or path that is at fault.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders (Ray); keyword-only arguments need the state passed explicitly.
+        return (type(self), (self.message,), {"field": self.field})
+
+
+class RecipeError(MMFaceError):
+    """The recipe (or an override) is wrong."""
+
+    code = "invalid_recipe"
+
+
+class InputError(MMFaceError):
+    """A given image, mask, prompt, size, seed or folder is wrong."""
+
+    code = "invalid_input"
+
+
+class DatasetError(MMFaceError):
+    """A dataset is missing, incomplete, or does not reconcile."""
+
+    code = "invalid_dataset"
+
+
+class StageError(MMFaceError):
+    """A stage went over its error budget or could not finish."""
+
+    code = "stage_failed"
+
+
+class TrainingError(MMFaceError):
+    """Training stopped: a loss that is not finite, a checkpoint that does not fit."""
+
+    code = "training_failed"
+
+
+class RegistryError(MMFaceError):
+    """The model registry has no such model, version or alias, or its content is damaged."""
+
+    code = "registry_error"
+
+
+class ServiceError(MMFaceError):
+    """A service (Ray, MLflow, Prefect, S3) could not be reached."""
+
+    code = "service_unavailable"

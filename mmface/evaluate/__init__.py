@@ -1,0 +1,1 @@
+"""Evaluation: held-out pictures are painted, measured, gated and reported."""

@@ -1,0 +1,96 @@
+"""The gate: does a candidate's evaluation allow it to become champion? Thresholds come from the recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mmface.config import Gate
+
+Metrics = Mapping[str, float]
+FRECHET = "mask/frechet_"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question of the gate and its answer; ``value`` is None where there was no finite figure to ask."""
+
+    name: str
+    value: float | None
+    comparison: Literal[">=", "<="]
+    threshold: float
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """All questions asked; the candidate passes when every answer does."""
+
+    passed: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def reason(self) -> str:
+        """One line: what failed, or that nothing did."""
+        failed = [check.reason for check in self.checks if not check.passed]
+        return "; ".join(failed) if failed else f"passed {len(self.checks)} checks"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "reason": self.reason}
+
+
+def decide(metrics: Metrics, champion: Metrics | None, gate: Gate) -> Decision:
+    """Asks every threshold that the recipe sets.
+
+    Args:
+        metrics: the candidate's, as :func:`mmface.evaluate.paint.summarise` makes them.
+        champion: the serving model's, or None when there is none yet (then comparisons with it are not asked).
+        gate: thresholds; a missing or non-finite metric fails its check.
+    """
+    asked: list[tuple[str, Literal[">=", "<="], float | None]] = [
+        ("mask/miou", ">=", gate.min_mask_miou),
+        ("mask/accuracy", ">=", gate.min_mask_accuracy),
+        ("mask/hair_colour_accuracy", ">=", gate.min_hair_colour),
+        ("mask/clip_distance", "<=", gate.max_clip_distance),
+        ("sketch/edge_agreement_gain", ">=", gate.min_edge_agreement_gain),
+    ]
+    checks = [
+        _check(name, metrics.get(name), comparison, threshold)
+        for name, comparison, threshold in asked
+        if threshold is not None
+    ]
+    if gate.max_frechet_ratio_to_champion is not None and champion is not None:
+        checks.append(_against_champion(metrics, champion, gate.max_frechet_ratio_to_champion))
+    return Decision(all(check.passed for check in checks), tuple(checks))
+
+
+def _check(name: str, value: float | None, comparison: Literal[">=", "<="], threshold: float) -> Check:
+    if value is None or not math.isfinite(value):
+        what = "is missing" if value is None else f"is {value}"
+        return Check(name, None, comparison, threshold, False, f"{name} {what}, {comparison} {threshold:g} was asked")
+    passed = value >= threshold if comparison == ">=" else value <= threshold
+    reason = f"{name} {value:.4g}, {comparison} {threshold:g} was asked"
+    return Check(name, value, comparison, threshold, passed, reason)
+
+
+def _against_champion(metrics: Metrics, champion: Metrics, ratio: float) -> Check:
+    """Distances compare only under one name: the same extractor and the same number of samples."""
+    name = next((key for key in metrics if key.startswith(FRECHET)), None)
+    if name is None:
+        return _check(f"{FRECHET}*/champion", None, "<=", ratio)
+    title = f"{name}/champion"
+    if name not in champion:
+        other = next((key for key in champion if key.startswith(FRECHET)), "none")
+        reason = f"the champion has no {name} (it has {other}): evaluate it again with the same extractor and n"
+        return Check(title, None, "<=", ratio, False, reason)
+    return _check(title, _ratio(metrics[name], champion[name]), "<=", ratio)
+
+
+def _ratio(value: float, reference: float) -> float:
+    if reference > 0 or math.isnan(reference):
+        return value / reference
+    return 1.0 if value == 0 else math.inf

@@ -1,0 +1,64 @@
+"""What a picture is conditioned on, and the one place that feeds it to the network.
+
+Shapes: B batch, C latent channels, H W latent size, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A batch of conditions.
+
+    Attributes:
+        condition: [B, C, H, W] normalised latents of the mask or sketch; zeros where it is dropped (§4).
+        encoder_hidden_states: [B, L, D] text tokens; those of the empty prompt where text is dropped.
+        pooled_projections: [B, D] pooled text.
+        modality: [B] int64, index into ``MODALITIES``.
+    """
+
+    condition: Tensor
+    encoder_hidden_states: Tensor
+    pooled_projections: Tensor
+    modality: Tensor
+
+    def with_text(self, encoder_hidden_states: Tensor, pooled_projections: Tensor) -> Conditioning:
+        """The same drawing under another text, e.g. the empty prompt for guidance."""
+        return replace(self, encoder_hidden_states=encoder_hidden_states, pooled_projections=pooled_projections)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
+        """Moves every tensor; ``dtype`` applies to the floating-point ones."""
+        return Conditioning(
+            self.condition.to(device, dtype),
+            self.encoder_hidden_states.to(device, dtype),
+            self.pooled_projections.to(device, dtype),
+            self.modality.to(device),
+        )
+
+    @staticmethod
+    def cat(*parts: Conditioning) -> Conditioning:
+        """Joins batches along B."""
+        return Conditioning(
+            torch.cat([part.condition for part in parts]),
+            torch.cat([part.encoder_hidden_states for part in parts]),
+            torch.cat([part.pooled_projections for part in parts]),
+            torch.cat([part.modality for part in parts]),
+        )
+
+
+def predict(transformer: nn.Module, noisy: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    """One network evaluation: ``noisy`` [B, C, H, W] and ``timestep`` [B] (network time) → [B, C, H, W]."""
+    output: Tensor = transformer(
+        torch.cat([noisy, conditioning.condition], dim=1),
+        timestep,
+        conditioning.encoder_hidden_states,
+        conditioning.pooled_projections,
+        conditioning.modality,
+        return_dict=False,
+    )[0]
+    return output

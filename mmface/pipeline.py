@@ -1,0 +1,216 @@
+"""Prompt and drawing → image. Evaluation and serving both call this one (§2).
+
+Shapes: n images, C latent channels, H W image size in pixels, h w latent size.
+"""
+
+# No `from __future__ import annotations`: diffusers compares the components with the annotations themselves.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.outputs import BaseOutput
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from mmface.data.pixels import to_pil
+from mmface.errors import InputError, RecipeError
+from mmface.latents import decode, encode_moments, latent_channels, normalise, spatial_factor
+from mmface.model import MODALITIES, Conditioning, MMFaceDiT
+from mmface.sampling import OnStep, SamplerName, make_scheduler, objective_of, sample
+from mmface.sampling.request import Drawing, Request, make_request
+from mmface.text import encode_text
+
+
+@dataclass
+class MMFacePipelineOutput(BaseOutput):
+    """Images, with the seed that makes each of them again.
+
+    Attributes:
+        images: n PIL images, [n, 3, H, W] in [-1, 1] (``"pt"``), or normalised latents [n, C, h, w] (``"latent"``).
+        seeds: n numbers.
+    """
+
+    images: list[Image.Image] | Tensor
+    seeds: list[int]
+
+
+class MMFacePipeline(DiffusionPipeline):
+    """A trained model with all it needs, in diffusers' folder format (§8).
+
+    The scheduler tells what the transformer predicts (flow velocity or noise): replace it by :meth:`set_sampler`.
+
+    Args:
+        transformer: the trained network.
+        vae: any of the three autoencoder classes.
+        text_encoder, tokenizer: CLIP.
+        scheduler: of :func:`mmface.sampling.make_scheduler`.
+        sample_size: default height and width in pixels.
+        mask_resize: how masks were resized in training; ``"lanczos"`` for the released models (§6).
+
+    Raises:
+        RecipeError: the components do not fit each other.
+    """
+
+    model_cpu_offload_seq = "text_encoder->transformer->vae"  # type: ignore[assignment]
+
+    transformer: MMFaceDiT
+    vae: AutoencoderKL | AutoencoderDC | AutoencoderTiny
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: SchedulerMixin
+
+    def __init__(
+        self,
+        transformer: MMFaceDiT,
+        vae: AutoencoderKL | AutoencoderDC | AutoencoderTiny,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: SchedulerMixin,
+        sample_size: int = 256,
+        mask_resize: str = "nearest",
+    ) -> None:
+        super().__init__()
+        channels, in_channels = latent_channels(vae), transformer.config["in_channels"]
+        if in_channels != 2 * channels:
+            message = f"the transformer takes {in_channels} channels, twice the VAE's {channels} are needed"
+            raise RecipeError(message, field="components.vae")
+        width, text_width = text_encoder.config.hidden_size, transformer.config["text_embed_dim"]
+        if width != text_width:
+            message = f"the transformer takes text of width {text_width}, the text encoder gives {width}"
+            raise RecipeError(message, field="components.text_encoder")
+        self.register_modules(  # type: ignore[no-untyped-call]
+            transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
+        )
+        self.register_to_config(  # type: ignore[no-untyped-call]
+            sample_size=sample_size, mask_resize=mask_resize
+        )
+
+    @property
+    def size_multiple(self) -> int:
+        """Image heights and widths must be divisible by this."""
+        return spatial_factor(self.vae) * self.transformer.patch_size
+
+    def set_sampler(self, sampler: SamplerName) -> None:
+        """Changes how the same model is sampled.
+
+        Raises:
+            RecipeError: unknown sampler.
+        """
+        self.scheduler = make_scheduler(objective_of(self.scheduler), sampler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        condition: Drawing,
+        modality: str | Sequence[str] = "mask",
+        *,
+        negative_prompt: str | Sequence[str] = "",
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 20,
+        guidance_scale: float = 2.0,
+        seeds: int | Sequence[int] | None = None,
+        output_type: Literal["pil", "pt", "latent"] = "pil",
+        on_step: OnStep | None = None,
+        return_dict: bool = True,
+    ) -> MMFacePipelineOutput | tuple[list[Image.Image] | Tensor, list[int]]:
+        """Paints n images, n being the length of whichever argument is a list; single values serve all n.
+
+        Args:
+            prompt: what the face looks like.
+            condition: the drawing: a mask (palette, grey index or RGB palette colours) or a sketch, cropped to the
+                aspect ratio and resized; a tensor [n, 3, height, width] in [-1, 1] is taken as it is; ``None`` paints
+                without a drawing.
+            modality: ``"mask"`` or ``"sketch"``.
+            negative_prompt: what the guidance steers away from.
+            height, width: in pixels, multiples of :attr:`size_multiple`; by default those of a tensor ``condition``,
+                else ``sample_size``.
+            num_inference_steps: 1 … 1000.
+            guidance_scale: 1 is no guidance, which takes half the time.
+            seeds: one per image; a single number s stands for s, s + 1, …; ``None`` draws them. Image i depends on
+                seed i alone, not on the batch it is painted in.
+            output_type: ``"pil"``, ``"pt"`` or ``"latent"``.
+            on_step: called with (i, n, latents) after each network evaluation; may raise to cancel.
+            return_dict: an :class:`MMFacePipelineOutput`, or ``(images, seeds)``.
+
+        Raises:
+            InputError: names the field at fault.
+        """
+        if output_type not in ("pil", "pt", "latent"):
+            raise InputError(f"must be pil, pt or latent, got {output_type!r}", field="output_type")
+        default = condition.shape[-2:] if isinstance(condition, Tensor) else [self.config["sample_size"]] * 2
+        request = make_request(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            condition=condition,
+            modality=modality,
+            seeds=seeds,
+            height=default[0] if height is None else height,
+            width=default[1] if width is None else width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            multiple=self.size_multiple,
+        )
+        conditioning = self._conditioning(request)
+        latents = sample(
+            self.transformer,
+            self.scheduler,
+            self._noise(request),
+            conditioning,
+            None if request.guidance_scale == 1 else self._negative(request, conditioning),
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            on_step=on_step,
+        )
+        images = self._finish(latents, output_type)
+        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
+        return MMFacePipelineOutput(images, request.seeds) if return_dict else (images, request.seeds)
+
+    def _finish(self, latents: Tensor, output_type: str) -> list[Image.Image] | Tensor:
+        if output_type == "latent":
+            return latents
+        pixels = decode(self.vae, latents)
+        return to_pil(pixels) if output_type == "pil" else pixels
+
+    def _latent_shape(self, request: Request) -> tuple[int, int, int]:
+        factor = spatial_factor(self.vae)
+        return latent_channels(self.vae), request.height // factor, request.width // factor
+
+    def _noise(self, request: Request) -> Tensor:
+        """[n, C, h, w]: one CPU generator per image, so that neither batch nor device matters."""
+        shape = self._latent_shape(request)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in request.seeds]
+        return torch.stack(noise).to(self._execution_device)
+
+    def _conditioning(self, request: Request) -> Conditioning:
+        count = len(request.seeds)
+        pixels = request.pixels(self.config["mask_resize"])
+        if pixels is None:
+            condition = torch.zeros(self._latent_shape(request)).expand(count, -1, -1, -1)
+        else:
+            mean, _ = encode_moments(self.vae, pixels)
+            condition = _spread(normalise(self.vae, mean), count)
+        sequence, pooled = encode_text(self.tokenizer, self.text_encoder, request.prompts)
+        modality = torch.tensor([MODALITIES.index(name) for name in request.modalities])
+        conditioning = Conditioning(condition, _spread(sequence, count), _spread(pooled, count), modality)
+        return conditioning.to(self._execution_device, self.transformer.dtype)
+
+    def _negative(self, request: Request, conditioning: Conditioning) -> Conditioning:
+        sequence, pooled = encode_text(self.tokenizer, self.text_encoder, request.negative_prompts)
+        count = len(request.seeds)
+        negative = conditioning.with_text(_spread(sequence, count), _spread(pooled, count))
+        return negative.to(self._execution_device, self.transformer.dtype)
+
+
+def _spread(tensor: Tensor, count: int) -> Tensor:
+    """[1 or n, …] → [n, …]."""
+    return tensor.expand(count, *tensor.shape[1:])

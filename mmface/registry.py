@@ -1,0 +1,226 @@
+"""MLflow's registry: bundles as versions, and the aliases that say which of them serves (§8).
+
+A version is the registry's number as text. Registering is idempotent by the bundle's fingerprint.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmface.errors import RegistryError
+from mmface.tracking import (
+    finish_run,
+    log_artifact,
+    log_metrics,
+    log_params,
+    mlflow_errors,
+    open_tracking,
+    start_run,
+    tracking_uri,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    from mmface.bundle import Bundle
+
+MODEL = "mmface-dit"
+CHAMPION = "champion"
+FINGERPRINT_TAG = "mmface.bundle"
+PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version: who held the alias before it
+ARTIFACT = "bundle"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered bundle."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str
+    fingerprint: str
+    created: float  # seconds since the epoch
+
+
+def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
+    """Stores the bundle with its run and registers it; the same bundle again gives the same version."""
+    from mmface.bundle import MLMODEL, bundle_fingerprint
+
+    client = open_tracking()
+    fingerprint = bundle_fingerprint(folder)
+    with mlflow_errors():
+        _ensure_model(client, model_name)
+        for version in client.search_model_versions(f"name = '{model_name}'"):
+            if version.tags.get(FINGERPRINT_TAG) == fingerprint:
+                return str(version.version)
+        client.log_artifacts(run_id, str(folder), ARTIFACT)
+        with tempfile.TemporaryDirectory() as scratch:
+            _describe(run_id).save(str(Path(scratch) / MLMODEL))
+            client.log_artifact(run_id, str(Path(scratch) / MLMODEL), ARTIFACT)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+        made = client.create_model_version(model_name, source, run_id, tags={FINGERPRINT_TAG: fingerprint})
+        return str(made.version)
+
+
+def list_versions(name: str = MODEL) -> list[Version]:
+    """Every version, newest first; none when the model was never registered."""
+    client = open_tracking()
+    with mlflow_errors():
+        found = client.search_model_versions(f"name = '{name}'")
+        # Searching leaves aliases out.
+        aliases = _aliases(client, name) if found else {}
+    versions = [
+        Version(
+            name=name,
+            version=str(one.version),
+            aliases=tuple(sorted(alias for alias, held in aliases.items() if held == str(one.version))),
+            run_id=str(one.run_id),
+            fingerprint=one.tags.get(FINGERPRINT_TAG, ""),
+            created=one.creation_timestamp / 1000,
+        )
+        for one in found
+    ]
+    return sorted(versions, key=lambda one: -int(one.version))
+
+
+def get_alias(name: str, alias: str) -> str | None:
+    """The version that holds ``alias``, None when nobody does."""
+    client = open_tracking()
+    with mlflow_errors():
+        return _aliases(client, name).get(alias)
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Moves ``alias`` to ``version``, which remembers who held it before."""
+    client = open_tracking()
+    _require(client, name, version)
+    with mlflow_errors():
+        previous = _aliases(client, name).get(alias)
+        if previous == version:
+            return
+        # The memory first: a crash in between leaves an unused tag, never an alias without a way back.
+        tag = PREVIOUS_TAG.format(alias=alias)
+        client.set_model_version_tag(name, version, tag, previous or "")
+        client.set_registered_model_alias(name, alias, version)
+
+
+def rollback(name: str = MODEL, alias: str = CHAMPION) -> str:
+    """Gives ``alias`` back to the version that held it before the present one, and returns that version.
+
+    Raises:
+        RegistryError: nobody holds the alias, or nobody held it before.
+    """
+    current = get_alias(name, alias)
+    if current is None:
+        raise RegistryError(f"{name} has no {alias} to roll back; see mmface runs", field="alias")
+    client = open_tracking()
+    with mlflow_errors():
+        previous = client.get_model_version(name, current).tags.get(PREVIOUS_TAG.format(alias=alias))
+    if not previous:
+        raise RegistryError(f"version {current} is the first {alias} of {name}: there is none before it", field="alias")
+    _require(client, name, previous)
+    with mlflow_errors():
+        client.set_registered_model_alias(name, alias, previous)
+    return previous
+
+
+def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
+    """Fetches a registered bundle, checks that it is the one that was registered, and loads it.
+
+    Raises:
+        RegistryError: there is no such model, alias or version, or its files were damaged.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    from mmface.bundle import bundle_fingerprint, read_bundle
+
+    client = open_tracking()
+    version = alias_or_version if alias_or_version.isdigit() else get_alias(name, alias_or_version)
+    if version is None:
+        raise RegistryError(
+            f"{name} has no alias {alias_or_version!r}: run mmface retrain, or name one of {_known(name)}",
+            field="alias",
+        )
+    _require(client, name, version)
+    with mlflow_errors():
+        expected = client.get_model_version(name, version).tags.get(FINGERPRINT_TAG)
+        uri = client.get_model_version_download_uri(name, version)
+        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri(), registry_uri=tracking_uri()))
+    if bundle_fingerprint(folder) != expected:
+        raise RegistryError(
+            f"the files of {name} version {version} were changed; register the bundle again", field="bundle"
+        )
+    return read_bundle(folder, version)
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    """Alias to version; empty for a model that was never registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: str(version) for alias, version in held.items()}
+
+
+def _require(client: MlflowClient, name: str, version: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with mlflow_errors():
+            client.get_model_version(name, version)
+    except RegistryError as error:
+        assert isinstance(error.__cause__, MlflowException)
+        raise RegistryError(f"{name} has no version {version}; there are {_known(name)}", field="version") from None
+
+
+def _known(name: str) -> str:
+    return ", ".join(one.version for one in list_versions(name)) or "none yet"
+
+
+def _describe(run_id: str) -> Model:
+    """MLflow's description of a bundle: a pyfunc that names our module as its loader."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import add_to_model
+
+    model = Model(artifact_path=ARTIFACT, run_id=run_id)
+    add_to_model(model, loader_module="mmface.bundle")
+    return model
+
+
+__all__ = [
+    "CHAMPION",
+    "MODEL",
+    "Version",
+    "finish_run",
+    "get_alias",
+    "list_versions",
+    "load_bundle",
+    "log_artifact",
+    "log_metrics",
+    "log_params",
+    "open_tracking",
+    "register_bundle",
+    "rollback",
+    "set_alias",
+    "start_run",
+    "tracking_uri",
+]

@@ -1,0 +1,199 @@
+"""What a caller asks the pipeline for, checked and spread over the images (§9: image i equals the single call)."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmface.data.pixels import MaskResize, mask_labels, mask_to_tensor, sketch_to_tensor
+from mmface.errors import InputError
+from mmface.model import MODALITIES
+
+MAX_SEED = 2**63
+MAX_STEPS = 1000
+MAX_BATCH = 1024
+
+Drawing = Image.Image | Sequence[Image.Image] | Tensor | None
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked call for n images of ``height`` x ``width`` pixels.
+
+    ``prompts``, ``negative_prompts`` and ``drawings`` hold one entry for all images or one each.
+
+    Attributes:
+        prompts, negative_prompts: texts.
+        drawings: pictures, a tensor [1 or n, 3, H, W] in [-1, 1], or ``None`` for no drawing at all.
+        modalities: n names out of ``MODALITIES``.
+        seeds: n numbers in [0, 2**63).
+    """
+
+    prompts: list[str]
+    negative_prompts: list[str]
+    drawings: list[Image.Image] | Tensor | None
+    modalities: list[str]
+    seeds: list[int]
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+
+    def pixels(self, mask_resize: MaskResize) -> Tensor | None:
+        """The drawings as the autoencoder wants them: [1 or n, 3, H, W] in [-1, 1]."""
+        if self.drawings is None or isinstance(self.drawings, Tensor):
+            return self.drawings
+        size = (self.height, self.width)
+        # One drawing under several modalities is several pictures.
+        count = len(self.drawings) if len(set(self.modalities)) == 1 else len(self.seeds)
+        pictures = zip(spread(self.drawings, count), self.modalities[:count], strict=True)
+        return torch.stack([_picture(image, modality, size, mask_resize) for image, modality in pictures])
+
+
+def make_request(
+    *,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str],
+    condition: Drawing,
+    modality: str | Sequence[str],
+    seeds: int | Sequence[int] | None,
+    height: int,
+    width: int,
+    num_inference_steps: int,
+    guidance_scale: float,
+    multiple: int,
+) -> Request:
+    """Checks every field; see :meth:`mmface.pipeline.MMFacePipeline.__call__` for their meaning.
+
+    Args:
+        multiple: what height and width must be divisible by.
+
+    Raises:
+        InputError: names the field at fault and the remedy.
+    """
+    prompts = _texts(prompt, "prompt")
+    negative_prompts = _texts(negative_prompt, "negative_prompt")
+    modalities = _modalities(modality)
+    drawings = _drawings(condition)
+    size = _size(height, width, multiple)
+    if isinstance(drawings, Tensor) and tuple(drawings.shape[1:]) != (3, *size):
+        raise InputError(f"a tensor must be [n, 3, {height}, {width}], got {list(drawings.shape)}", field="condition")
+    lengths = {
+        "prompt": len(prompts),
+        "negative_prompt": len(negative_prompts),
+        "condition": 1 if drawings is None else len(drawings),
+        "modality": len(modalities),
+        "seeds": len(seeds) if isinstance(seeds, Sequence) else 1,
+    }
+    count = _common_length(lengths)
+    return Request(
+        prompts=prompts,
+        negative_prompts=negative_prompts,
+        drawings=drawings,
+        modalities=spread(modalities, count),
+        seeds=_seeds(seeds, count),
+        height=size[0],
+        width=size[1],
+        num_inference_steps=_steps(num_inference_steps),
+        guidance_scale=_guidance(guidance_scale),
+    )
+
+
+def spread(items: list[_Item], count: int) -> list[_Item]:
+    """One entry for all → one each."""
+    return items * count if len(items) == 1 else items
+
+
+def _picture(image: Image.Image, modality: str, size: tuple[int, int], mask_resize: MaskResize) -> Tensor:
+    if modality == "sketch":
+        return sketch_to_tensor(image, size)
+    try:
+        return mask_to_tensor(mask_labels(image), size, mask_resize)
+    except InputError as error:
+        raise InputError(error.message, field="condition") from None
+
+
+def _texts(text: str | Sequence[str], field: str) -> list[str]:
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, Sequence) or not texts or not all(isinstance(item, str) for item in texts):
+        raise InputError("must be a string, or a list of at least one", field=field)
+    for item in texts:
+        try:
+            item.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError("is not valid UTF-8 text", field=field) from None
+    return list(texts)
+
+
+def _modalities(modality: str | Sequence[str]) -> list[str]:
+    modalities = [modality] if isinstance(modality, str) else list(modality)
+    unknown = [item for item in modalities if item not in MODALITIES]
+    if unknown or not modalities:
+        given = repr(unknown[0]) if unknown else "an empty list"
+        raise InputError(f"must be one of {', '.join(MODALITIES)}, got {given}", field="modality")
+    return modalities
+
+
+def _drawings(condition: Drawing) -> list[Image.Image] | Tensor | None:
+    if condition is None or (isinstance(condition, Tensor) and condition.ndim == 4 and len(condition)):
+        return condition
+    drawings = [condition] if isinstance(condition, Image.Image) else condition
+    if isinstance(drawings, Tensor) or not drawings or not all(isinstance(item, Image.Image) for item in drawings):
+        raise InputError("must be an image, a list of images, or a tensor [n, 3, H, W] in [-1, 1]", field="condition")
+    return list(drawings)
+
+
+def _size(height: int, width: int, multiple: int) -> tuple[int, int]:
+    for side in (height, width):
+        if side < 1 or side % multiple:
+            raise InputError(f"{height}x{width}: both sides must be multiples of {multiple}", field="size")
+    return height, width
+
+
+def _common_length(lengths: dict[str, int]) -> int:
+    count = max(lengths.values())
+    for field, length in lengths.items():
+        if length not in (1, count):
+            raise InputError(
+                f"has {length} entries where the call makes {count} images; give 1 or {count}", field=field
+            )
+    if count > MAX_BATCH:
+        raise InputError(f"{count} images in one call; at most {MAX_BATCH}", field="n")
+    return count
+
+
+def _seeds(seeds: int | Sequence[int] | None, count: int) -> list[int]:
+    if seeds is None:
+        # 32 bits survive every JSON reader.
+        return [secrets.randbelow(2**32) for _ in range(count)]
+    numbers = list(seeds) if isinstance(seeds, Sequence) else [seeds]
+    for number in numbers:
+        if not isinstance(number, int) or not 0 <= number < MAX_SEED:
+            raise InputError(f"{number!r} is not an integer in [0, 2**63)", field="seed")
+    if len(numbers) == count:
+        return numbers
+    if numbers[0] + count > MAX_SEED:
+        raise InputError(f"{numbers[0]} leaves no room for {count} consecutive seeds below 2**63", field="seed")
+    return [numbers[0] + i for i in range(count)]
+
+
+def _steps(num_inference_steps: int) -> int:
+    if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= MAX_STEPS:
+        message = f"{num_inference_steps!r} is not an integer from 1 to {MAX_STEPS}"
+        raise InputError(message, field="num_inference_steps")
+    return num_inference_steps
+
+
+def _guidance(guidance_scale: float) -> float:
+    if not math.isfinite(guidance_scale) or guidance_scale < 0:
+        raise InputError(f"{guidance_scale!r} is not a finite number of at least 0", field="guidance_scale")
+    return float(guidance_scale)

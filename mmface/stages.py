@@ -1,0 +1,151 @@
+"""The plan of a retraining: which datasets there are, what each is made from, and what each is named by (§6).
+
+An identity is known before any work is done, so a flow can ask "is it published?" without loading a network. It holds
+just the part of the recipe that the stage reads: changing captions leaves latents alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmface.components import component_identity
+from mmface.config import Recipe
+from mmface.data.sources import list_collection
+from mmface.dataset import Identity
+
+# Raised when a stage's code changes what it writes.
+VERSIONS = {
+    "portraits": 1,
+    "images": 1,
+    "conditions": 1,
+    "captions": 1,
+    "latents": 1,
+    "text": 1,
+    "train": 1,
+    "samples": 1,
+    "bundle": 1,
+}
+
+
+def portraits(recipe: Recipe) -> Identity:
+    """The drawn collection."""
+    drawn = recipe.source.portraits
+    return Identity(
+        stage="portraits",
+        version=VERSIONS["portraits"],
+        config={"n": drawn.n, "size": drawn.size, "seed": recipe.seed},
+    )
+
+
+def images(recipe: Recipe) -> Identity:
+    """Rows of the photographs in ``recipe.source``, named by their content."""
+    keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
+    return Identity(
+        stage="images",
+        version=VERSIONS["images"],
+        config={"collection": list_collection(recipe.source).identity, **_data(recipe, keys)},
+    )
+
+
+def conditions(recipe: Recipe, images: str) -> Identity:
+    """Masks and sketches."""
+    return Identity(
+        stage="conditions",
+        version=VERSIONS["conditions"],
+        config=_data(recipe, {"max_megapixels"}),
+        inputs={"images": images},
+        weights=_weights(recipe, "parser", "sketcher"),
+    )
+
+
+def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
+    """Captions, capped by the text encoder's tokenizer."""
+    return Identity(
+        stage="captions",
+        version=VERSIONS["captions"],
+        config={"captioner": recipe.components.captioner, **_data(recipe, {"captions_per_image", "max_megapixels"})},
+        inputs={"images": images, "conditions": conditions},
+        weights=_weights(recipe, "text_encoder"),
+    )
+
+
+def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Identity:
+    """VAE moments at one resolution."""
+    return Identity(
+        stage=f"latents-{resolution}",
+        version=VERSIONS["latents"],
+        config={"resolution": resolution, **_data(recipe, {"mask_resize", "max_megapixels"})},
+        inputs={"images": images, "conditions": conditions},
+        weights=_weights(recipe, "vae"),
+    )
+
+
+def text(recipe: Recipe, captions: str) -> Identity:
+    """Embedded captions."""
+    return Identity(
+        stage="text",
+        version=VERSIONS["text"],
+        config=_data(recipe, {"captions_per_image"}),
+        inputs={"captions": captions},
+        weights=_weights(recipe, "text_encoder"),
+    )
+
+
+def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
+    """The transformer after one phase."""
+    here = recipe.phases[phase]
+    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}  # they do not change what is learnt
+    inputs = {"latents": latents, "text": text}
+    return Identity(
+        stage=f"train-{phase}-{here.resolution}",
+        version=VERSIONS["train"],
+        config={
+            "seed": recipe.seed,
+            "model": recipe.model.model_dump(mode="json"),
+            "objective": recipe.objective.model_dump(mode="json"),
+            "phase": here.model_dump(mode="json"),
+            "train": recipe.train.model_dump(mode="json", exclude=elsewhere),
+        },
+        inputs=inputs | ({"previous": previous} if previous else {}),
+    )
+
+
+def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: str) -> Identity:
+    """Painted held-out rows with their figures."""
+    return Identity(
+        stage="samples",
+        version=VERSIONS["samples"],
+        config={
+            "seed": recipe.seed,
+            "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"grid", "batch_size"}),
+            "sampling": recipe.sampling.model_dump(mode="json"),
+            "resolution": recipe.phases[-1].resolution,
+            **_data(recipe, {"mask_resize", "max_megapixels"}),
+        },
+        inputs={"train": train, "images": images, "conditions": conditions, "captions": captions},
+        weights=_weights(recipe, "vae", "text_encoder", "clip", "parser", "sketcher"),
+    )
+
+
+def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
+    """The servable model with its measured figures (§8)."""
+    return Identity(
+        stage="bundle",
+        version=VERSIONS["bundle"],
+        config={
+            "name": recipe.name,
+            "gate": recipe.gate.model_dump(mode="json"),
+            "grid": recipe.evaluate.grid,
+            "serve": recipe.serve.model_dump(mode="json", include={"model_name"}),
+        },
+        inputs={"train": train, "samples": samples},
+        weights=_weights(recipe, "vae", "text_encoder"),
+    )
+
+
+def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
+    return recipe.data.model_dump(mode="json", include=keys)
+
+
+def _weights(recipe: Recipe, *names: str) -> dict[str, str]:
+    return {name: component_identity(getattr(recipe.components, name)) for name in names}

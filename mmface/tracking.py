@@ -1,0 +1,162 @@
+"""MLflow's tracking side: where it is, and the run of a retraining (§8).
+
+Without ``MLFLOW_TRACKING_URI`` everything is in SQLite below the home folder. MLflow is imported on first use: it is
+slow. Open it once before many processes do: several opening a fresh database race its migrations.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmface.errors import RegistryError, ServiceError
+from mmface.storage import HOME_VARIABLE, home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+EXPERIMENT = "mmface"
+KEY_TAG = "mmface.key"
+REACH_SECONDS = 3.0
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, by default SQLite in the home folder.
+
+    Raises:
+        ServiceError: the home is remote, so there is no place for a default.
+    """
+    given = os.environ.get(TRACKING_VARIABLE)
+    if given:
+        return given
+    root = home().local_path
+    if root is None:
+        raise ServiceError(
+            f"set it to an MLflow server: {HOME_VARIABLE} is not a local folder", field=TRACKING_VARIABLE
+        )
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def open_tracking() -> MlflowClient:
+    """A client whose server answers, or whose database is there (made and migrated if need be).
+
+    Raises:
+        ServiceError: within a few seconds, when it does not.
+    """
+    uri = tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        _reach(uri)
+    elif uri.startswith("sqlite:///"):
+        _make_parent(Path(uri.removeprefix("sqlite:///")).parent)
+    elif "://" not in uri or uri.startswith("file:"):
+        raise ServiceError(f"{uri!r} is a folder; MLflow 3 wants sqlite:///FILE or a server", field=TRACKING_VARIABLE)
+    from mlflow import MlflowClient
+
+    with mlflow_errors():
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)  # opens the store
+    return client
+
+
+def start_run(name: str, tags: Mapping[str, str] | None = None, *, key: str | None = None) -> str:
+    """Opens a run and returns its id; with ``key``, the run that was opened with this key before is taken up again."""
+    client = open_tracking()
+    with mlflow_errors():
+        experiment = _experiment(client)
+        if key is not None:
+            found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+            if found:
+                client.update_run(found[0].info.run_id, status="RUNNING")
+                return str(found[0].info.run_id)
+        labels = {**(tags or {}), **({KEY_TAG: key} if key is not None else {})}
+        return str(client.create_run(experiment, run_name=name, tags=labels).info.run_id)
+
+
+def log_params(run_id: str, params: Mapping[str, Any]) -> None:
+    """Settings of a run; a key keeps its first value."""
+    from mlflow.entities import Param
+
+    client = open_tracking()
+    with mlflow_errors():
+        client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()])
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Figures of one step."""
+    from mlflow.entities import Metric
+
+    client = open_tracking()
+    now = int(time.time() * 1000)
+    with mlflow_errors():
+        client.log_batch(run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+
+def log_artifact(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Stores a file, or the content of a folder, with the run."""
+    client = open_tracking()
+    with mlflow_errors():
+        (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
+
+
+def finish_run(run_id: str, status: str = "FINISHED") -> None:
+    """Ends a run as FINISHED, FAILED or KILLED."""
+    client = open_tracking()
+    with mlflow_errors():
+        client.set_terminated(run_id, status)
+
+
+def _reach(uri: str) -> None:
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # something answers; what it refuses, the client will say
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        message = f"no MLflow server answers at {uri} ({reason}); start it, or unset {TRACKING_VARIABLE}"
+        raise ServiceError(message, field=TRACKING_VARIABLE) from None
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceError(f"cannot make {folder} ({error.strerror})", field=TRACKING_VARIABLE) from None
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The id of our experiment; on SQLite its artifacts lie beside the database."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    uri = tracking_uri()
+    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    try:
+        return str(client.create_experiment(EXPERIMENT, beside.as_uri() if uri.startswith("sqlite:///") else None))
+    except MlflowException:  # somebody else made it in between
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """What MLflow refuses becomes one line of ours."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        message = str(error).strip().splitlines()[0]
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"):
+            raise RegistryError(message, field="mlflow") from error
+        raise ServiceError(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error

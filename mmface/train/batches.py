@@ -1,0 +1,241 @@
+"""What the training loop eats: precomputed latents and text, drawn by (seed, phase, step, slot) and nothing else (§5).
+
+A slot is a place in the global batch. Which rank fills it does not matter, so any number of workers sees the same
+batches and a resumed run sees those of the run that was never interrupted.
+
+Shapes: R rows, K captions an image, B slots, C latent channels, H W latent size, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from mmface.dataset import Dataset
+from mmface.errors import DatasetError
+from mmface.model import Conditioning
+
+Floats = npt.NDArray[np.float32]
+
+# Names of the random streams: second word of the Philox key.
+_ORDER, _SAMPLE = 0, 1
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Every training row as flat arrays, memory-mapped when loaded from datasets.
+
+    Attributes:
+        ids: [R] row ids, sorted, as bytes.
+        image: [R, C, H, W] normalised posterior mean of the photograph.
+        image_std: [R, C, H, W] posterior deviation in normalised units; None for a VAE without a posterior.
+        conditions: normalised latents of mask and sketch, [R, C, H, W] each, in the order of ``MODALITIES``.
+        sequence, pooled: [R, K, L, D] and [R, K, D] encoded captions.
+        empty_sequence, empty_pooled: [L, D] and [D], the empty prompt.
+    """
+
+    ids: npt.NDArray[np.bytes_]
+    image: Floats
+    image_std: Floats | None
+    conditions: tuple[Floats, Floats]
+    sequence: Floats
+    pooled: Floats
+    empty_sequence: Floats
+    empty_pooled: Floats
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def latent_channels(self) -> int:
+        """C."""
+        return int(self.image.shape[1])
+
+    @property
+    def text_width(self) -> int:
+        """D."""
+        return int(self.pooled.shape[-1])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some slots of one global batch.
+
+    Attributes:
+        slots: [B] their places in the global batch.
+        ids: their row ids.
+        latents: [B, C, H, W] normalised clean latents, sampled from the posterior.
+        noise: [B, C, H, W] standard normal.
+        uniform: [B] in [0, 1); the objective turns it into timesteps.
+        conditioning: drawing, text and modality, some of them dropped.
+    """
+
+    slots: Tensor
+    ids: tuple[str, ...]
+    latents: Tensor
+    noise: Tensor
+    uniform: Tensor
+    conditioning: Conditioning
+
+    def to(self, device: torch.device) -> Batch:
+        """Moves every tensor but the slots."""
+        return Batch(
+            self.slots,
+            self.ids,
+            self.latents.to(device, non_blocking=True),
+            self.noise.to(device, non_blocking=True),
+            self.uniform.to(device, non_blocking=True),
+            self.conditioning.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The law by which a phase draws its global batches.
+
+    Attributes:
+        seed: of the recipe.
+        phase: index of the phase.
+        batch_size: slots of the global batch.
+        condition_dropout, text_dropout: probabilities, drawn independently.
+    """
+
+    seed: int
+    phase: int
+    batch_size: int
+    condition_dropout: float
+    text_dropout: float
+
+    def rows(self, data_rows: int, step: int, slots: Sequence[int]) -> list[int]:
+        """Row of each slot: epoch after epoch, each in its own order, batches running across the border."""
+        places = (divmod(step * self.batch_size + slot, data_rows) for slot in slots)
+        return [int(_order(self.seed, self.phase, epoch, data_rows)[place]) for epoch, place in places]
+
+    def batch(self, data: TrainingSet, step: int, slots: Sequence[int]) -> Batch:
+        """The given slots of the global batch of ``step``."""
+        rows = self.rows(len(data), step, slots)
+        drawn = [self._slot(data, row, step, slot) for row, slot in zip(rows, slots, strict=True)]
+        columns = {key: torch.from_numpy(np.stack([one[key] for one in drawn])) for key in drawn[0]}
+        return Batch(
+            slots=torch.tensor(list(slots)),
+            ids=tuple(data.ids[row].decode() for row in rows),
+            latents=columns["latents"],
+            noise=columns["noise"],
+            uniform=columns["uniform"],
+            conditioning=Conditioning(
+                columns["condition"], columns["sequence"], columns["pooled"], columns["modality"]
+            ),
+        )
+
+    def _slot(self, data: TrainingSet, row: int, step: int, slot: int) -> dict[str, npt.NDArray[Any]]:
+        random = _generator((self.seed, _SAMPLE), (0, slot, step, self.phase))
+        uniform, modality, caption, keep_condition, keep_text = random.random(5, dtype=np.float32)
+        latents = data.image[row]
+        if data.image_std is not None:
+            latents = latents + data.image_std[row] * random.standard_normal(latents.shape, dtype=np.float32)
+        drawing = int(modality < 0.5)
+        said = int(caption * data.pooled.shape[1])
+        condition, sequence, pooled = data.conditions[drawing][row], data.sequence[row, said], data.pooled[row, said]
+        if keep_condition < self.condition_dropout:
+            condition = np.zeros_like(condition)
+        if keep_text < self.text_dropout:
+            sequence, pooled = data.empty_sequence, data.empty_pooled
+        return {
+            "latents": latents,
+            "noise": random.standard_normal(latents.shape, dtype=np.float32),
+            "uniform": uniform,
+            "modality": np.int64(drawing),
+            "condition": condition,
+            "sequence": sequence,
+            "pooled": pooled,
+        }
+
+
+def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
+    """Reads the training rows that both datasets have, ordered by id, into memory-mapped arrays.
+
+    Args:
+        latents: a ``latents-<px>`` dataset.
+        text: the ``text`` dataset.
+
+    Raises:
+        DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
+    """
+    split = latents.table(["id", "split"]).to_pydict()
+    spoken = set(text.table(["id"]).column("id").to_pylist())
+    ids = sorted(
+        key for key, part in zip(split["id"], split["split"], strict=True) if part == "train" and key in spoken
+    )
+    if not ids:
+        raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
+    rows = {key: row for row, key in enumerate(ids)}
+
+    shape = tuple(latents.manifest.extra["latent_shape"])
+    mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
+    drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
+    for array in drawn.values():
+        array -= mean
+        array /= std
+    image_std = _read(latents, "image_logvar", rows, shape) if _has_posterior(latents) else None
+    if image_std is not None:
+        np.exp(0.5 * image_std, out=image_std)
+        image_std /= std
+
+    captions, tokens, width = text.manifest.extra["text_shape"]
+    empty = load_safetensors(text.read("empty.safetensors"))
+    return TrainingSet(
+        ids=np.array([key.encode() for key in ids]),
+        image=drawn["image_mean"],
+        image_std=image_std,
+        conditions=(drawn["mask_mean"], drawn["sketch_mean"]),
+        sequence=_read(text, "sequence", rows, (captions, tokens, width)),
+        pooled=_read(text, "pooled", rows, (captions, width)),
+        empty_sequence=empty["sequence"].float().numpy(),
+        empty_pooled=empty["pooled"].float().numpy(),
+    )
+
+
+def _read(dataset: Dataset, column: str, rows: dict[str, int], shape: tuple[int, ...]) -> Floats:
+    """One column of float32 bytes, row by row into an unnamed mapped file: freed with the process, however it ends."""
+    with tempfile.TemporaryFile(prefix="mmface-") as file:
+        array = np.memmap(file, np.float32, "w+", shape=(len(rows), *shape))
+    for part in dataset.parts():
+        table = dataset.part(part.path, ["id", column])
+        for key, value in zip(table.column("id").to_pylist(), table.column(column), strict=True):
+            row = rows.get(key)
+            if row is None:
+                continue
+            found = np.frombuffer(value.as_buffer() or b"", "<f4") if value.is_valid else np.empty(0, "<f4")
+            if found.size != array[row].size:
+                wanted = " x ".join(map(str, shape))
+                raise DatasetError(f"{column} of row {key} is not {wanted} float32", field=dataset.manifest.stage)
+            array[row] = found.reshape(shape)
+    return array
+
+
+def _has_posterior(latents: Dataset) -> bool:
+    column = latents.part(latents.parts()[0].path, ["image_logvar"]).column("image_logvar")
+    return bool(column.null_count < len(column))
+
+
+def _channels(values: list[float]) -> Floats:
+    return np.asarray(values, np.float32)[:, None, None]
+
+
+def _generator(key: tuple[int, int], counter: tuple[int, int, int, int]) -> np.random.Generator:
+    # Philox is a function of (key, counter); it counts up in the first word, so the other three separate the streams.
+    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64)))
+
+
+@lru_cache(maxsize=2)  # a batch may run across the border of two epochs
+def _order(seed: int, phase: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
+    return _generator((seed, _ORDER), (0, 0, epoch, phase)).permutation(rows)

@@ -1,0 +1,105 @@
+"""One optimizer step: micro-batches forward and backward, clip, and the loss of every sample of the global batch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmface.config import Train
+from mmface.objectives import Objective
+from mmface.train.batches import Batch
+
+
+@dataclass(frozen=True)
+class World:
+    """Who takes part: this process's rank among ``size``, and where it computes."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Adds up ``tensor`` over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def slots(self, batch_size: int, accumulation: int) -> list[list[int]]:
+        """This rank's slots of the global batch, one list a micro-batch; sizes differ by one at most."""
+        micro_batches = np.array_split(np.arange(batch_size), accumulation)
+        return [[int(slot) for slot in np.array_split(slots, self.size)[self.rank]] for slots in micro_batches]
+
+
+@dataclass(frozen=True)
+class GlobalLosses:
+    """What the step saw, equal on every rank, by slot of the global batch.
+
+    Attributes:
+        loss: [batch_size] fp32.
+        modality: [batch_size] int64.
+        octile: [batch_size] int64, which eighth of the times drawn (by probability) the sample's time fell in.
+        grad_norm: norm of the whole gradient before clipping.
+    """
+
+    loss: Tensor
+    modality: Tensor
+    octile: Tensor
+    grad_norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step may be applied."""
+        return bool(np.isfinite(self.grad_norm)) and bool(self.loss.isfinite().all())
+
+    @property
+    def bad_slots(self) -> list[int]:
+        """Slots whose loss is not finite; all of them if only the gradient is not."""
+        found = (~self.loss.isfinite()).nonzero().flatten().tolist()
+        return found or list(range(len(self.loss)))
+
+
+def backward(
+    transformer: nn.Module, objective: Objective, batches: Iterable[Batch], batch_size: int, train: Train, world: World
+) -> GlobalLosses:
+    """Leaves the clipped gradient of the global batch's mean loss in the parameters. Does not step the optimizer.
+
+    Args:
+        transformer: the model, wrapped by DDP if the world has several ranks.
+        batches: this rank's micro-batches.
+        batch_size: slots of the global batch.
+    """
+    batches = list(batches)
+    seen = torch.zeros(batch_size, 3, dtype=torch.float64, device=world.device)
+    for number, batch in enumerate(batches, 1):
+        batch = batch.to(world.device)
+        with _synchronised(transformer, number == len(batches)), _precision(train, world):
+            t = objective.timesteps(batch.uniform)
+            loss = objective(transformer, batch.latents, batch.noise, t, batch.conditioning).loss
+            # DDP averages over ranks; each sample weighs 1 / batch_size, however the slots are shared out.
+            (loss.sum() * (world.size / batch_size)).backward()  # type: ignore[no-untyped-call]
+        octile = (batch.uniform * 8).long()
+        seen[batch.slots.to(world.device)] = torch.stack(
+            [loss.detach().double(), batch.conditioning.modality.double(), octile.double()], dim=1
+        )
+    parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+    grad_norm = nn.utils.clip_grad_norm_(parameters, train.gradient_clip)
+    loss, modality, octile = world.sum(seen).cpu().unbind(1)
+    return GlobalLosses(loss.float(), modality.long(), octile.long(), float(grad_norm))
+
+
+def _synchronised(transformer: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
+    # Gradients need to travel once a step, with the last micro-batch.
+    if isinstance(transformer, DistributedDataParallel) and not last:
+        return transformer.no_sync()
+    return contextlib.nullcontext()
+
+
+def _precision(train: Train, world: World) -> torch.autocast:
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=train.precision == "bf16")

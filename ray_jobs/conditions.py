@@ -1,0 +1,25 @@
+"""Job: masks and sketches of every photograph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmface import stages
+from ray_jobs._common import PartWorker, parse_arguments, run_stage
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Runs the stage; returns the dataset's URI."""
+    job = parse_arguments("conditions", argv, needs=["images"])
+    identity = stages.conditions(job.recipe, job.inputs["images"])
+
+    def make() -> PartWorker:
+        from mmface.data.conditions import Conditions
+
+        return PartWorker(identity, job.home, Conditions(job.recipe))
+
+    return run_stage(identity, job.home, make, job.recipe)
+
+
+if __name__ == "__main__":
+    print(main())

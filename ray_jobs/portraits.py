@@ -1,0 +1,65 @@
+"""Job: draws the portrait collection that stands in for photographs, in the layout of a source folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmface import stages
+from mmface.config import Recipe
+from mmface.dataset import Identity, Publisher, published
+from mmface.storage import Store
+from ray_jobs._common import parse_arguments, run_parts
+
+PART = 50
+SEEDS = 1_000_000  # portraits of different recipe seeds never meet
+TABLES = {"captions.jsonl": 0, "attributes.csv": 1}  # lines of header that every part repeats
+
+
+class Drawer:
+    """Draws one part of the collection; its tables, written last, mark it finished."""
+
+    def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
+        self.publisher = Publisher(store, identity)
+        self.drawn = recipe.source.portraits
+        self.first_seed = recipe.seed * SEEDS
+
+    def run(self, part: str) -> int:
+        """Part ``00003`` holds portraits 150 to 199."""
+        from mmface.data.portraits import write_collection
+
+        start = int(part) * PART
+        count = min(PART, self.drawn.n - start)
+        with tempfile.TemporaryDirectory() as folder:
+            write_collection(Path(folder), count, self.drawn.size, self.first_seed + start)
+            for path in sorted(Path(folder).glob("*/*.png")):
+                self.publisher.write(path.relative_to(folder).as_posix(), path.read_bytes())
+            for table in TABLES:
+                self.publisher.write(f"work/{table}/{part}", (Path(folder) / table).read_bytes())
+        return count
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Draws what is missing and publishes; returns the dataset's URI."""
+    job = parse_arguments("portraits", argv)
+    identity = stages.portraits(job.recipe)
+    found = published(job.home, identity)
+    if found:
+        return found
+    publisher = Publisher(job.home, identity)
+    n = job.recipe.source.portraits.n
+    parts = [f"{i:05d}" for i in range(-(-n // PART))]
+    marker = f"work/{list(TABLES)[-1]}"
+    run_parts(publisher, parts, lambda: Drawer(identity, job.home, job.recipe), job.recipe.data.workers, folder=marker)
+    for table, header in TABLES.items():
+        lines: list[bytes] = []
+        for part in parts:
+            new = publisher.store.read(f"work/{table}/{part}").splitlines(keepends=True)
+            lines += new[header if lines else 0 :]
+        publisher.write(table, b"".join(lines))
+    return publisher.publish({"in": n, "out": n})
+
+
+if __name__ == "__main__":
+    print(main())

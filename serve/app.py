@@ -1,0 +1,137 @@
+"""Starting and stopping the service (§9)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from http.client import HTTPConnection, HTTPException
+
+import ray
+from ray import serve
+
+from mmface.config import Recipe, Serve
+from mmface.errors import ServiceError
+from serve.replicas import build
+
+APP = "mmface"
+START_S = 300.0
+_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+
+
+def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> str:
+    """Serves the model that the recipe's alias points to.
+
+    Args:
+        recipe: ``serve`` says where and within which limits.
+        blocking: stay until SIGINT or SIGTERM, then stop the service.
+        home: ``MMFACE_HOME`` of the processes that load the model; the environment's if not given.
+
+    Returns:
+        The base URL; its ``/readyz`` has answered.
+
+    Raises:
+        RegistryError: nothing has that alias yet.
+        ServiceError: Ray is not reachable, the port is taken, or the model does not become ready.
+    """
+    settings = recipe.serve
+    require_version(settings.model_name, settings.alias)
+    connect()
+    if not _serving():
+        require_free_port(settings)
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+    try:
+        serve.run(build(recipe, _environment(home)), name=APP, route_prefix="/")
+    except RuntimeError as error:
+        raise ServiceError(f"the model could not be served: {_last_line(error)}", field="serve") from None
+    _wait_until_ready(settings)
+    if blocking:
+        _until_signal()
+        shutdown()
+    return base_url(settings)
+
+
+def shutdown() -> None:
+    """Stops the service; generations in flight are finished first. Ray goes on."""
+    serve.shutdown()
+
+
+def base_url(settings: Serve) -> str:
+    """Where clients on this machine reach the service."""
+    host = _local(settings.host)
+    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+
+
+def connect() -> None:
+    """Joins the Ray cluster of ``RAY_ADDRESS`` or starts Ray here, unless this process is connected already."""
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(log_to_driver=False, logging_level="warning")
+    except ConnectionError as error:
+        remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
+        raise ServiceError(f"Ray does not answer ({_last_line(error)}); {remedy}", field="RAY_ADDRESS") from None
+
+
+def require_free_port(settings: Serve) -> None:
+    """Raises ServiceError with the remedy when something listens on the port already."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            remedy = "stop what listens there or choose another with --set serve.port=PORT"
+            raise ServiceError(
+                f"{settings.host}:{settings.port}: {error.strerror}; {remedy}", field="serve.port"
+            ) from None
+
+
+def _serving() -> bool:
+    try:
+        ray.get_actor(_CONTROLLER, namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def _environment(home: str | None) -> dict[str, str]:
+    names = ("MMFACE_HOME", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    return found | ({"MMFACE_HOME": home} if home else {})
+
+
+def _wait_until_ready(settings: Serve) -> None:
+    end = time.monotonic() + START_S
+    answer = "no answer"
+    while time.monotonic() < end:
+        connection = HTTPConnection(_local(settings.host), settings.port, timeout=15)
+        try:
+            connection.request("GET", "/readyz")
+            response = connection.getresponse()
+            answer = response.read().decode(errors="replace")
+            if response.status == 200:
+                return
+        except (OSError, HTTPException) as error:
+            answer = str(error)
+        finally:
+            connection.close()
+        time.sleep(0.2)
+    raise ServiceError(f"{base_url(settings)} is not ready after {START_S:g} s: {answer}", field="serve")
+
+
+def _local(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _until_signal() -> None:
+    stop = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stop.set())
+    stop.wait()
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]

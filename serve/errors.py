@@ -1,0 +1,150 @@
+"""One error envelope for every answer that is not a success (§9)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from mmface.errors import InputError, MMFaceError, RegistryError, ServiceError
+
+# Types and codes follow OpenAI's so that its clients raise the matching class.
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    406: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable_error",
+}
+CODES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    406: "not_acceptable",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_value",
+    429: "overloaded",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+class ApiError(Exception):
+    """An answer with an error status.
+
+    Args:
+        status: HTTP status, one of :data:`TYPES`.
+        message: one line that says what is wrong and what to do.
+        param: the request field at fault.
+        code: stable word for programs; follows from the status if not given.
+        retry_after_s: seconds after which another try makes sense (sent as ``Retry-After``).
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code or CODES[status]
+        self.retry_after_s = retry_after_s
+
+
+class OverloadedError(MMFaceError):
+    """The replica's queue is full; ``retry_after_s`` estimates when a place is free."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, field: str | None = None, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, field=field)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.message,), {"field": self.field, "retry_after_s": self.retry_after_s})
+
+
+def envelope(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response that carries ``error``."""
+    body = {"message": error.message, "type": TYPES[error.status], "param": error.param, "code": error.code}
+    headers = dict(headers or {})
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+
+
+def from_validation(errors: list[dict[str, object]], prefix: tuple[str, ...] = ()) -> ApiError:
+    """The first of pydantic's errors; never repeats the value, which may be a prompt."""
+    first = errors[0]
+    loc = first["loc"]
+    assert isinstance(loc, tuple)
+    names = [str(part) for part in loc if part not in ("body", "query", "path")]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown field; see /docs for those that exist"
+    # A union names the branch after the field; the field alone means something to the caller.
+    return ApiError(422, message, param=names[0] if names else None)
+
+
+def from_mmface(error: MMFaceError) -> ApiError:
+    """The status that fits an error of the package."""
+    if isinstance(error, OverloadedError):
+        return ApiError(429, error.message, retry_after_s=error.retry_after_s)
+    if isinstance(error, InputError):
+        return ApiError(422, error.message, param=error.field, code=error.code)
+    if isinstance(error, (RegistryError, ServiceError)):
+        return ApiError(503, error.message, param=error.field, code=error.code, retry_after_s=5)
+    return ApiError(500, error.message, param=error.field, code=error.code)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every error of ``app`` an envelope: ours, FastAPI's, the router's, and the unforeseen."""
+
+    async def api_error(_: Request, error: ApiError) -> JSONResponse:
+        return envelope(error)
+
+    async def mmface_error(_: Request, error: MMFaceError) -> JSONResponse:
+        return envelope(from_mmface(error))
+
+    async def validation_error(_: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
+        return envelope(from_validation(list(error.errors())))
+
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        status = error.status_code if error.status_code in TYPES else 400
+        message = error.detail
+        if error.detail == HTTPStatus(status).phrase:
+            message = f"{status} {error.detail}: {request.method} {request.url.path}; see /docs for the routes"
+        return envelope(ApiError(status, message), headers=error.headers)
+
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+        # Starlette re-raises it after this answer, so the server's log has the traceback.
+        return envelope(ApiError(500, f"internal error ({type(error).__name__}); the server's log has the request id"))
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(MMFaceError, mmface_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(ValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, unforeseen)

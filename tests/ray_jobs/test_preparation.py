@@ -1,0 +1,148 @@
+"""Preparation on a real Ray: drawn portraits and bad files through the stages; reruns, resumes and budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mmface import stages
+from mmface.config import Recipe, load_recipe
+from mmface.dataset import Publisher, open_dataset
+from mmface.errors import StageError
+from mmface.storage import Store
+from ray_jobs import captions, conditions, images, latents, portraits, text
+
+SETTINGS = [
+    "source.portraits.n=24",
+    "source.portraits.size=64",
+    "data.shard_rows=8",
+    "data.min_size=32",
+    "data.holdout=0.25",
+    "phases.0.resolution=32",
+    "phases.1.resolution=64",
+]
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def collection(home: Store, ray_session: None) -> Path:
+    return Path(portraits.main(["--recipe", "demo", "--home", home.uri, *overrides()]))
+
+
+def overrides(*more: str) -> list[str]:
+    return [part for setting in [*SETTINGS, *more] for part in ("--set", setting)]
+
+
+def arguments(home: Store, folder: Path, *more: str, **inputs: str) -> list[str]:
+    source = [f"source.images={folder}/images", f"source.masks={folder}/masks"]
+    given = [part for name, uri in inputs.items() for part in ("--inputs", f"{name}={uri}")]
+    return ["--recipe", "demo", "--home", home.uri, *overrides(*source, *more), *given]
+
+
+def content(uri: str) -> dict[str, str]:
+    return {file.path: file.sha256 for file in open_dataset(uri).manifest.files}
+
+
+def test_collection_has_pictures_masks_and_one_table_each(collection: Path):
+    assert len(list((collection / "images").iterdir())) == len(list((collection / "masks").iterdir())) == 24
+    assert len((collection / "captions.jsonl").read_text().splitlines()) == 24
+    assert len((collection / "attributes.csv").read_text().splitlines()) == 25
+
+
+def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collection: Path, tmp_path: Path):
+    folder = tmp_path / "photos"
+    shutil.copytree(collection, folder)
+    good = sorted((folder / "images").glob("*.png"))
+    (folder / "images/cut.jpg").write_bytes(jpeg(good[0])[:500])
+    (folder / "images/words.jpg").write_text("not a picture")
+    (folder / "images/empty.png").write_bytes(b"")
+    Image.new("RGB", (10, 10)).save(folder / "images/tiny.png")
+    shutil.copy(good[0], folder / "images/zz-copy.png")
+
+    uri = images.main(arguments(home, folder, "data.max_quarantined=0.2"))
+    dataset = open_dataset(uri)
+    assert dataset.manifest.counts == {"in": 29, "out": 24, "quarantined": 4, "duplicates": 1, "filtered": 0}
+    names = {Path(row["uri"]).name: row["message"] for row in dataset.quarantine().to_pylist()}
+    assert set(names) == {"cut.jpg", "words.jpg", "empty.png", "tiny.png"}
+    assert set(dataset.table(["split"])["split"].to_pylist()) == {"train", "test"}
+    assert sorted(path.name for path in (folder / "images").iterdir()) == sorted(
+        [path.name for path in good] + ["cut.jpg", "words.jpg", "empty.png", "tiny.png", "zz-copy.png"]
+    )
+
+    with pytest.raises(StageError, match=r"4 of 29 rows .* data.max_quarantined 0.01"):
+        images.main(arguments(home, folder, "data.max_quarantined=0.01", "data.shard_rows=9"))
+
+
+def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, collection: Path):
+    made = prepare(home, collection)
+    ids = set(open_dataset(made["images"]).table(["id"])["id"].to_pylist())
+    for stage, uri in made.items():
+        dataset = open_dataset(uri)
+        assert dataset.manifest.counts["in"] == len(ids), stage
+        assert set(dataset.table(["id"])["id"].to_pylist()) == ids, stage
+    small = open_dataset(made["latents-32"])
+    channels, height, width = small.manifest.extra["latent_shape"]
+    assert (height, width) == (4, 4)
+    assert len(small.table(["image_mean"])["image_mean"][0].as_py()) == 4 * channels * height * width
+    captions_, tokens, width = open_dataset(made["text"]).manifest.extra["text_shape"]
+    assert len(open_dataset(made["text"]).table(["sequence"])["sequence"][0].as_py()) == 4 * captions_ * tokens * width
+    before = {key: content(uri) for key, uri in made.items()}
+    assert {key: content(uri) for key, uri in prepare(home, collection).items()} == before
+
+
+def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Store, collection: Path, tmp_path: Path):
+    whole = prepare(home, collection)["images"]
+    elsewhere = Store(tmp_path / "elsewhere")
+    identity = stages.images(recipe(collection))
+    half = Publisher(elsewhere, identity)
+    # What a kill leaves: some finished parts and no manifest.
+    first = open_dataset(whole).part("data/part-00000.parquet")
+    rows = first.to_pylist()
+    from mmface.data.records import IMAGES, QUARANTINE
+    from mmface.dataset import to_parquet
+
+    half.write("quarantine/part-00000.parquet", to_parquet([], QUARANTINE))
+    half.write("work/part-00000.parquet", to_parquet(rows, IMAGES))
+    stamp = (tmp_path / "elsewhere" / identity.key / "work/part-00000.parquet").stat().st_mtime_ns
+    assert stamp
+    resumed = images.main(arguments(elsewhere, collection))
+    assert content(resumed) == content(whole)
+
+
+def prepare(home: Store, folder: Path) -> dict[str, str]:
+    made = {"images": images.main(arguments(home, folder))}
+    made["conditions"] = conditions.main(arguments(home, folder, **made))
+    made["captions"] = captions.main(arguments(home, folder, **made))
+    made["text"] = text.main(arguments(home, folder, **made))
+    for phase in (0, 1):
+        uri = latents.main([*arguments(home, folder, **made), "--phase", str(phase)])
+        made[open_dataset(uri).manifest.stage] = uri
+    return made
+
+
+def recipe(folder: Path) -> Recipe:
+    return load_recipe("demo", [*SETTINGS, f"source.images={folder}/images", f"source.masks={folder}/masks"])
+
+
+def jpeg(path: Path) -> bytes:
+    from io import BytesIO
+
+    sink = BytesIO()
+    Image.open(path).save(sink, "JPEG")
+    return sink.getvalue()
+
+
+def test_row_id_is_the_hash_of_the_file(home: Store, collection: Path):
+    rows = open_dataset(images.main(arguments(home, collection))).table(["id", "uri"]).to_pylist()
+    for row in rows[:3]:
+        assert row["id"] == hashlib.sha256(Path(row["uri"]).read_bytes()).hexdigest()

@@ -1,0 +1,141 @@
+"""The replica: queue bound, deadline, cancellation, readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from tiny import TinyBundle, mask_png, tiny_recipe
+
+from mmface.errors import InputError, ServiceError
+from serve.api import create_app
+from serve.errors import OverloadedError
+from serve.generator import FRESH_S, Generator
+from serve.schemas import GenerateFields, Job
+
+LONG = 1000
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def job(seed: int = 0, **fields: object) -> Job:
+    fields = {"prompt": "a face"} | fields
+    return Job("mask", np.zeros((64, 64), np.uint8), GenerateFields.model_validate(fields), seed)
+
+
+async def steps_past(generator: Generator, steps: int) -> None:
+    while generator.counters.steps < steps:
+        await asyncio.sleep(0.001)
+
+
+async def test_leaving_frees_the_worker_within_one_step(generator: Generator) -> None:
+    task = asyncio.create_task(generator.generate(job(num_inference_steps=LONG)))
+    await steps_past(generator, 3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    at_leaving = generator.counters.steps
+    made = await generator.generate(job(num_inference_steps=2))
+    assert made.images.shape == (1, 64, 64, 3)
+    assert generator.counters.steps <= at_leaving + 1 + 2
+    assert (await generator.ready()).cancelled == 1
+
+
+async def test_a_waiting_job_that_is_cancelled_never_starts(generator: Generator) -> None:
+    first = asyncio.create_task(generator.generate(job(num_inference_steps=50)))
+    await steps_past(generator, 1)
+    second = asyncio.create_task(generator.generate(job(num_inference_steps=LONG)))
+    await asyncio.sleep(0)
+    second.cancel()
+    await first
+    await generator.generate(job(num_inference_steps=2))
+    assert generator.counters.steps == 52
+
+
+async def test_the_queue_is_bounded(bundle: TinyBundle) -> None:
+    generator = Generator(bundle, bundle.recipe.serve)
+    running = [asyncio.create_task(generator.generate(job(num_inference_steps=LONG))) for _ in range(3)]
+    await steps_past(generator, 1)
+    with pytest.raises(OverloadedError) as refusal:
+        await generator.generate(job())
+    assert pickle.loads(pickle.dumps(refusal.value)).retry_after_s == refusal.value.retry_after_s > 0  # noqa: S301
+    readiness = await generator.ready()
+    assert (readiness.running, readiness.queued) == (True, 2)
+    app = create_app(generator, bundle.recipe.serve)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answer = await client.post("/v1/generate/mask", files={"condition": mask_png()}, data={"prompt": ""})
+    assert answer.status_code == 429
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.json()["error"]["type"] == "rate_limit_error"
+    for task in running:
+        task.cancel()
+
+
+async def test_the_deadline_answers_408_and_frees_the_slot(bundle: TinyBundle) -> None:
+    settings = bundle.recipe.serve.model_copy(update={"timeout_s": 0.3})
+    generator = Generator(bundle, settings)
+    app = create_app(generator, settings)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        fields = {"prompt": "", "num_inference_steps": LONG}
+        answer = await client.post("/v1/generate/mask", files={"condition": mask_png()}, data=fields)
+    assert answer.status_code == 408
+    assert answer.json()["error"]["type"] == "timeout_error"
+    assert generator.counters.cancelled == 1
+    assert 0 < generator.counters.steps < LONG
+    await asyncio.wait_for(generator.generate(job()), 5)
+
+
+async def test_readiness_is_a_forward_pass_that_is_cached_a_while(bundle: TinyBundle) -> None:
+    generator = Generator(bundle, bundle.recipe.serve)
+    proven = generator.counters.last_forward
+    await generator.ready()
+    assert generator.counters.last_forward == proven
+    generator.counters.last_forward -= FRESH_S
+    await generator.ready()
+    assert generator.counters.last_forward > proven
+
+
+async def test_broken_weights_are_not_ready(bundle: TinyBundle) -> None:
+    broken = copy.copy(bundle.pipeline)
+    broken.transformer = copy.deepcopy(bundle.pipeline.transformer)
+    with torch.no_grad():
+        broken.transformer.x_embedder.proj.weight[0] = torch.nan
+    with pytest.raises(ServiceError, match="not finite"):
+        Generator(replace(bundle, pipeline=broken), bundle.recipe.serve)
+
+
+async def test_a_step_that_hangs_is_unhealthy(generator: Generator) -> None:
+    await generator.check_health()
+    generator.counters.pending = 1
+    generator.counters.last_forward -= 2 * generator.settings.timeout_s + 1
+    with pytest.raises(ServiceError, match="no denoising step"):
+        await generator.check_health()
+
+
+async def test_limits_of_the_model(generator: Generator, bundle: TinyBundle) -> None:
+    made = await generator.generate(job(size="32x64"))
+    assert made.images.shape == (1, 64, 32, 3)
+    for fields, name in (({"size": "30"}, "size"), ({"size": "128"}, "size")):
+        with pytest.raises(InputError) as refusal:
+            await generator.generate(job(**fields))
+        assert refusal.value.field == name
+    few = Generator(bundle, tiny_recipe(max_steps=10).serve)
+    with pytest.raises(InputError, match="at most 10"):
+        await few.generate(job(num_inference_steps=11))
+
+
+async def test_batches_larger_than_the_limit_are_split(bundle: TinyBundle) -> None:
+    split = Generator(bundle, tiny_recipe(max_batch=2).serve)
+    whole = Generator(bundle, tiny_recipe(max_batch=8).serve)
+    np.testing.assert_array_equal((await split.generate(job(n=5))).images, (await whole.generate(job(n=5))).images)
