@@ -16,7 +16,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one line on stderr and exit code 2; an interrupt is 130."""
     arguments = _parser().parse_args(argv)
-    _quiet_libraries()
+    _set_up_logging()
     from mmface.errors import MMFaceError
 
     try:
@@ -84,36 +84,39 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one recipe key")
 
 
-def _quiet_libraries() -> None:
-    """Our own progress on stderr; the libraries speak up only when something is wrong."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+def _set_up_logging() -> None:
+    """Our own progress on stderr; libraries keep quiet unless their environment variable says otherwise."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("flows", "ray_jobs", "mmface", "serve"):
+        logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,ray_jobs,mmface",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     }.items():
         os.environ.setdefault(name, value)
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
+    from flows.preflight import check
     from mmface.config import load_recipe
 
     sources = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
     given = [f"source.{name}={_absolute(value)}" for name, value in sources.items() if value]
     recipe = load_recipe(arguments.recipe, [*given, *arguments.set])
-    from flows.embedded import run_retrain
+    check(recipe)
+    from flows.retrain import retrain
 
-    outcome = run_retrain(recipe)
-    print(outcome.summary())
+    print(retrain(recipe.model_dump(mode="json")).summary())
     return 0
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from flows.paint import paint
+    from flows.models import paint
 
     for path in paint(arguments):
         print(path)
@@ -125,7 +128,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from mmface.storage import home
     from serve.app import run
 
-    run(load_recipe(arguments.recipe, arguments.set), blocking=True, home=home())
+    run(load_recipe(arguments.recipe, arguments.set), blocking=True, home=home().uri)
     return 0
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from urllib.parse import urlsplit
 
+from flows.preflight import ADDRESSES
 from mmface.components import component_identity, describe
 from mmface.config import Components
 from mmface.errors import MMFaceError
+from mmface.reach import unreachable
 from mmface.storage import home
 
 PACKAGES = ("torch", "torchvision", "ray", "prefect", "mlflow", "diffusers", "transformers", "bitsandbytes", "pyarrow")
@@ -79,30 +79,13 @@ def _home() -> Finding:
 
 
 def _services() -> Iterator[Finding]:
-    for name, without in (
-        ("PREFECT_API_URL", "in-process Prefect"),
-        ("RAY_ADDRESS", "Ray on this machine"),
-        ("MLFLOW_TRACKING_URI", "SQLite below MMFACE_HOME"),
-        ("AWS_ENDPOINT_URL", "the region's S3"),
-    ):
+    for name, without in {**ADDRESSES, "AWS_ENDPOINT_URL": "the region's S3"}.items():
         address = os.environ.get(name)
         if not address:
             yield Finding(name, f"not set: {without}")
             continue
-        problem = _unreachable(address)
+        problem = unreachable(address)
         yield Finding(name, problem or f"{address} answers", f"start it, or unset {name}" if problem else "")
-
-
-def _unreachable(address: str) -> str:
-    parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    if parts.scheme in ("sqlite", "file") or not parts.hostname:
-        return ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=3).close()
-    except OSError as error:
-        return f"nothing answers at {address} ({error})"
-    return ""
 
 
 def _models() -> Iterator[Finding]:

@@ -55,7 +55,7 @@ def retrain(recipe: dict[str, Any]) -> Release:
         trained.append(stage(run, stages.train(recipe_, i, latents, text, previous), "train", i))
     samples = stage(run, stages.samples(recipe_, trained[-1], images, conditions, captions), "samples")
     bundle = stage(run, stages.bundle(recipe_, trained[-1], samples), "bundle")
-    return release(recipe_, run.home, bundle, trained, run.mlflow_run)
+    return release(recipe_, run.home, bundle, run.mlflow_run)
 
 
 def start(recipe: Recipe) -> Run:

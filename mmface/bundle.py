@@ -25,7 +25,7 @@ from mmface.data.labels import mask_from_png
 from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
 from mmface.errors import RegistryError
 from mmface.model import MMFaceDiT
-from mmface.pipeline import MMFacePipeline
+from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
 from mmface.sampling import make_scheduler
 
 RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metrics.json", "README.md", "MLmodel"
@@ -52,6 +52,8 @@ def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipe
         tokenizer=tokenizer,
         transformer=transformer.eval().requires_grad_(False),
         scheduler=make_scheduler(recipe.objective.name, recipe.sampling.sampler),
+        sample_size=recipe.phases[-1].resolution,
+        mask_resize=recipe.data.mask_resize,
     )
 
 
@@ -126,15 +128,16 @@ class PyfuncModel:
         """
         size, sampling = self.bundle.recipe.phases[-1].resolution, self.bundle.recipe.sampling
         rows = model_input.to_dict(orient="records")
-        images = self.bundle.pipeline(
+        painted = self.bundle.pipeline(
             prompt=[row["prompt"] for row in rows],
             condition=torch.stack([_condition(row, size, self.bundle.recipe) for row in rows]),
             modality=[row["modality"] for row in rows],
             seeds=[int(row["seed"]) for row in rows],
             num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
-        ).images
-        return [base64.b64encode(_png(image)).decode() for image in images]
+        )
+        assert isinstance(painted, MMFacePipelineOutput)
+        return [base64.b64encode(_png(image)).decode() for image in painted.images]
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:
@@ -193,7 +196,7 @@ Paints a {size} x {size} face that follows a prompt and a drawing (a 19-label Ce
 The method is MMFace-DiT (arXiv 2603.29029); trained with the {objective} objective.
 
 ```python
-from mmface.pipeline import MMFacePipeline
+from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
 pipeline = MMFacePipeline.from_pretrained("this folder")
 ```
 

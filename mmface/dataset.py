@@ -134,6 +134,22 @@ def open_dataset(uri: str) -> Dataset:
     return Dataset(store, Manifest.model_validate_json(store.read(MANIFEST)))
 
 
+def upstream(uri: str) -> dict[str, Dataset]:
+    """The dataset at ``uri`` and everything it was made from, by stage; inputs stand before what they feed."""
+    found: dict[str, Dataset] = {}
+
+    def visit(at: str) -> None:
+        dataset = open_dataset(at)
+        if dataset.manifest.stage in found:
+            return
+        for source in dataset.manifest.inputs.values():
+            visit(source)
+        found[dataset.manifest.stage] = dataset
+
+    visit(uri)
+    return found
+
+
 def published(home: Store, identity: Identity) -> str | None:
     """URI of the dataset of this identity, if it is published."""
     store = home.child(identity.key)

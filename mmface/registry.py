@@ -182,13 +182,10 @@ def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
 
 
 def _require(client: MlflowClient, name: str, version: str) -> None:
-    from mlflow.exceptions import MlflowException
-
     try:
         with mlflow_errors():
             client.get_model_version(name, version)
-    except RegistryError as error:
-        assert isinstance(error.__cause__, MlflowException)
+    except RegistryError:
         raise RegistryError(f"{name} has no version {version}; there are {_known(name)}", field="version") from None
 
 
@@ -202,7 +199,7 @@ def _describe(run_id: str) -> Model:
     from mlflow.pyfunc import add_to_model
 
     model = Model(artifact_path=ARTIFACT, run_id=run_id)
-    add_to_model(model, loader_module="mmface.bundle")
+    add_to_model(model, loader_module="mmface.bundle")  # type: ignore[no-untyped-call]
     return model
 
 

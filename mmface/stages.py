@@ -11,7 +11,7 @@ from typing import Any
 from mmface.components import component_identity
 from mmface.config import Recipe
 from mmface.data.sources import list_collection
-from mmface.dataset import Identity
+from mmface.dataset import Identity, upstream
 
 # Raised when a stage's code changes what it writes.
 VERSIONS = {
@@ -141,6 +141,19 @@ def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
         inputs={"train": train, "samples": samples},
         weights=_weights(recipe, "vae", "text_encoder"),
     )
+
+
+def lineage(uri: str) -> dict[str, dict[str, Any]]:
+    """Every dataset that led to ``uri``, by stage: its place, counts and weights, back to the sources (§8)."""
+    return {
+        stage: {
+            "dataset": f"datasets/{stage}/{dataset.manifest.fingerprint}",
+            "counts": dataset.manifest.counts,
+            "weights": dataset.manifest.weights,
+            "code_version": dataset.manifest.code_version,
+        }
+        for stage, dataset in upstream(uri).items()
+    }
 
 
 def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:

@@ -7,13 +7,16 @@ slow. Open it once before many processes do: several opening a fresh database ra
 from __future__ import annotations
 
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mmface.errors import RegistryError, ServiceError
 from mmface.storage import HOME_VARIABLE, home
@@ -25,6 +28,7 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "mmface"
 KEY_TAG = "mmface.key"
 REACH_SECONDS = 3.0
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def tracking_uri() -> str:
@@ -51,12 +55,14 @@ def open_tracking() -> MlflowClient:
         ServiceError: within a few seconds, when it does not.
     """
     uri = tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        _reach(uri)
-    elif uri.startswith("sqlite:///"):
-        _make_parent(Path(uri.removeprefix("sqlite:///")).parent)
-    elif "://" not in uri or uri.startswith("file:"):
-        raise ServiceError(f"{uri!r} is a folder; MLflow 3 wants sqlite:///FILE or a server", field=TRACKING_VARIABLE)
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        _make_parent(_database(uri).parent)
+    elif scheme in PORTS:
+        _reach(uri, scheme)
+    else:
+        message = f"{uri!r} is no place for MLflow: give http(s)://HOST, sqlite:///FILE or a database's address"
+        raise ServiceError(message, field=TRACKING_VARIABLE)
     from mlflow import MlflowClient
 
     with mlflow_errors():
@@ -112,15 +118,26 @@ def finish_run(run_id: str, status: str = "FINISHED") -> None:
         client.set_terminated(run_id, status)
 
 
-def _reach(uri: str) -> None:
+def _reach(uri: str, scheme: str) -> None:
+    """Asks once, with a short patience: MLflow itself would try for minutes."""
+    parts = urlsplit(uri)
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=REACH_SECONDS).close()
+        if scheme in ("http", "https"):
+            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health")
+            urllib.request.urlopen(bare.geturl(), timeout=REACH_SECONDS).close()  # noqa: S310
+        else:
+            socket.create_connection((parts.hostname or "", parts.port or PORTS[scheme]), REACH_SECONDS).close()
     except urllib.error.HTTPError:
         return  # something answers; what it refuses, the client will say
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
-        message = f"no MLflow server answers at {uri} ({reason}); start it, or unset {TRACKING_VARIABLE}"
+        place = f"{parts.scheme}://{parts.hostname}"  # not the whole address: it may hold a password
+        message = f"no MLflow answers at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
         raise ServiceError(message, field=TRACKING_VARIABLE) from None
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.partition(":///")[2]).resolve()
 
 
 def _make_parent(folder: Path) -> None:
@@ -138,9 +155,9 @@ def _experiment(client: MlflowClient) -> str:
     if found is not None:
         return str(found.experiment_id)
     uri = tracking_uri()
-    beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts"
+    location = (_database(uri).parent / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
     try:
-        return str(client.create_experiment(EXPERIMENT, beside.as_uri() if uri.startswith("sqlite:///") else None))
+        return str(client.create_experiment(EXPERIMENT, location))
     except MlflowException:  # somebody else made it in between
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is None:

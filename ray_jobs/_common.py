@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 from mmface.config import Recipe, load_recipe
 from mmface.data.records import QUARANTINE
@@ -27,6 +25,7 @@ from mmface.dataset import (
     to_parquet,
 )
 from mmface.errors import ServiceError, StageError
+from mmface.reach import unreachable
 from mmface.storage import Store, home
 
 log = logging.getLogger(__name__)
@@ -76,7 +75,10 @@ def connect_ray() -> None:
         return
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        _require_reachable(address)
+        problem = unreachable(address)
+        if problem:
+            remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
+            raise ServiceError(f"{problem}; {remedy}", field="RAY_ADDRESS")
         ray.init(address=address)
     else:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", configure_logging=False)
@@ -166,9 +168,16 @@ class PartWorker:
         return len(rows)
 
 
-def join_parts(inputs: Sequence[Dataset], part: str) -> list[Row]:
-    """Rows of the first input's part that every other input has too, columns together."""
-    base, *others = (dataset.part(f"data/{part}").to_pylist() for dataset in inputs)
+def join_parts(inputs: Sequence[Dataset], part: str, columns: Sequence[list[str] | None] = ()) -> list[Row]:
+    """Rows of the first input's part that every other input has too, columns together.
+
+    Args:
+        columns: what to read of each input; by default everything.
+    """
+    wanted = columns or [None] * len(inputs)
+    base, *others = (
+        dataset.part(f"data/{part}", some).to_pylist() for dataset, some in zip(inputs, wanted, strict=True)
+    )
     joined = {row["id"]: row for row in base}
     for rows in others:
         found = {row["id"]: row for row in rows}
@@ -202,14 +211,3 @@ def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantine
         f"{max_quarantined:g} allows ({top or 'no row was left'})",
         field=publisher.identity.stage,
     )
-
-
-def _require_reachable(address: str) -> None:
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    if not parts.hostname or not parts.port:
-        return  # "auto" and "local" are for Ray to resolve
-    try:
-        socket.create_connection((parts.hostname, parts.port), timeout=3).close()
-    except OSError as error:
-        remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
-        raise ServiceError(f"nothing answers at {address} ({error}); {remedy}", field="RAY_ADDRESS") from None

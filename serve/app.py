@@ -12,9 +12,13 @@ from http.client import HTTPConnection, HTTPException
 import ray
 from ray import serve
 
+from mmface import storage
 from mmface.config import Recipe, Serve
-from mmface.errors import ServiceError
-from serve.replicas import build
+from mmface.errors import RegistryError, ServiceError
+from mmface.registry import get_alias
+from mmface.storage import HOME_VARIABLE
+from mmface.tracking import TRACKING_VARIABLE, tracking_uri
+from serve.deployments import build
 
 APP = "mmface"
 START_S = 300.0
@@ -27,23 +31,27 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     Args:
         recipe: ``serve`` says where and within which limits.
         blocking: stay until SIGINT or SIGTERM, then stop the service.
-        home: ``MMFACE_HOME`` of the processes that load the model; the environment's if not given.
+        home: becomes this process's ``MMFACE_HOME``; the environment's if not given.
 
     Returns:
         The base URL; its ``/readyz`` has answered.
 
     Raises:
         RegistryError: nothing has that alias yet.
-        ServiceError: Ray is not reachable, the port is taken, or the model does not become ready.
+        ServiceError: Ray or the registry is not reachable, the port is taken, or the model does not become ready.
     """
     settings = recipe.serve
-    require_version(settings.model_name, settings.alias)
+    if home is not None:
+        os.environ[HOME_VARIABLE] = home
+    if get_alias(settings.model_name, settings.alias) is None:
+        message = f"{settings.model_name} has no {settings.alias} yet: run mmface retrain"
+        raise RegistryError(message, field="serve.alias")
     connect()
     if not _serving():
         require_free_port(settings)
         serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
-        serve.run(build(recipe, _environment(home)), name=APP, route_prefix="/")
+        serve.run(build(settings, _environment()), name=APP, route_prefix="/")
     except RuntimeError as error:
         raise ServiceError(f"the model could not be served: {_last_line(error)}", field="serve") from None
     _wait_until_ready(settings)
@@ -97,10 +105,11 @@ def _serving() -> bool:
     return True
 
 
-def _environment(home: str | None) -> dict[str, str]:
-    names = ("MMFACE_HOME", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL")
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    return found | ({"MMFACE_HOME": home} if home else {})
+def _environment() -> dict[str, str]:
+    """What replicas need to reach the same registry; a relative home would mean another folder there."""
+    shared = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    credentials = {name: os.environ[name] for name in shared if name in os.environ}
+    return {HOME_VARIABLE: storage.home().uri, TRACKING_VARIABLE: tracking_uri(), **credentials}
 
 
 def _wait_until_ready(settings: Serve) -> None:

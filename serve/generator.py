@@ -11,7 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from PIL import Image
 
 from mmface.config import Serve
 from mmface.errors import InputError, ServiceError
-from serve.converter import Converter
 from serve.errors import OverloadedError
 from serve.schemas import Generated, Job, Modality, ModelInfo, Readiness
+
+if TYPE_CHECKING:
+    from mmface.bundle import Bundle
+    from serve.converter import Converter
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class Counters:
     mean_seconds: float = 1.0  # of a generation, running
 
 
-def model_info(bundle: Any, settings: Serve) -> ModelInfo:
+def model_info(bundle: Bundle, settings: Serve) -> ModelInfo:
     """What a bundle supports, and its defaults, from its recipe."""
     recipe, pipeline = bundle.recipe, bundle.pipeline
     resolution = recipe.phases[-1].resolution
@@ -86,7 +89,7 @@ class Generator:
         settings: the model's name and the limits.
     """
 
-    def __init__(self, bundle: Any, settings: Serve) -> None:
+    def __init__(self, bundle: Bundle, settings: Serve) -> None:
         self.pipeline = bundle.pipeline
         self.recipe = bundle.recipe
         self.settings = settings
@@ -158,6 +161,8 @@ class Generator:
 
     def _convert(self, photo: bytes, modality: Modality) -> bytes:
         if self._converter is None:
+            from serve.converter import Converter
+
             self._converter = Converter(self.recipe.components, self.settings.max_condition_megapixels)
         return self._converter(photo, modality)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Modality = Literal["mask", "sketch"]
 MAX_SEED = 2**63 - 1
@@ -62,11 +62,13 @@ class GenerateFields(BaseModel):
             raise ValueError("control characters are not allowed; send plain text")
         return value
 
-    @model_validator(mode="after")
-    def _last_seed(self) -> GenerateFields:
-        if self.seed is not None and self.seed + self.n - 1 > MAX_SEED:
-            raise ValueError(f"seed + n - 1 must stay below {MAX_SEED + 1}")
-        return self
+    @field_validator("n")
+    @classmethod
+    def _last_seed(cls, n: int, info: ValidationInfo) -> int:
+        seed = info.data.get("seed")
+        if seed is not None and seed + n - 1 > MAX_SEED:
+            raise ValueError(f"image i has seed + i, which must stay below {MAX_SEED + 1}")
+        return n
 
     def width_height(self) -> tuple[int, int] | None:
         """``size`` in pixels, or ``None`` for the model's own."""

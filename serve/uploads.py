@@ -62,6 +62,7 @@ class _Form:
 
     values: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    complete: bool = False
 
     def on_field(self, part: Field) -> None:
         self._add(self.values, part.field_name, part.value or b"")
@@ -70,6 +71,9 @@ class _Form:
         part.file_object.seek(0)
         self._add(self.files, part.field_name, part.file_object.read())
         part.close()
+
+    def on_end(self) -> None:
+        self.complete = True
 
     def _add(self, parts: dict[str, bytes], name: bytes | None, value: bytes) -> None:
         key = decode_text(name or b"", "field name")
@@ -121,11 +125,15 @@ def _multipart(body: bytes, boundary: bytes, file_field: str) -> tuple[dict[str,
     # The body is in memory and bounded already: files must not go through the disk.
     memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "UPLOAD_ERROR_ON_BAD_CTE": True}
     try:
-        parser = FormParser("multipart/form-data", form.on_field, form.on_file, boundary=boundary, config=memory)
+        parser = FormParser(
+            "multipart/form-data", form.on_field, form.on_file, form.on_end, boundary=boundary, config=memory
+        )
         parser.write(body)
         parser.finalize()
     except (FormParserError, binascii.Error) as error:
         raise ApiError(400, f"malformed multipart body: {error}") from None
+    if not form.complete:
+        raise ApiError(400, "malformed multipart body: its closing boundary is missing")
     values = {name: decode_text(value, name) for name, value in form.values.items() if name != file_field}
     if file_field in form.values:
         raise ApiError(422, "send it as a file part, with a filename", param=file_field)

@@ -89,18 +89,18 @@ class ResidualU(nn.Module):
         return out
 
 
-class U2Net(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+class U2Net(ModelMixin, ConfigMixin):
     """Nested U-Net from a photograph to one map of the same size.
 
     Args:
-        plan: (in, middle, out) channels of the eleven stages, :data:`FULL` (44.0 M parameters) or :data:`LITE` (1.13 M).
+        plan: (in, middle, out) channels of the eleven stages: :data:`FULL` (44.0 M parameters), :data:`LITE` (1.13 M).
         image_mean, image_std: how pixels in 0..1 are normalised inside; the public checkpoints want ImageNet's.
-        dark_lines: answer 1 − map, as the authors' portrait script does: dark lines on white paper.
+        dark_lines: answer 1 - map, as the authors' portrait script does: dark lines on white paper.
     """
 
-    config_name = "config.json"
+    config_name = "config.json"  # type: ignore[assignment]
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         plan: Sequence[Sequence[int]] = LITE,
@@ -108,7 +108,7 @@ class U2Net(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is unty
         image_std: Sequence[float] = (0.229, 0.224, 0.225),
         dark_lines: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         for (name, height), (inside, middle, outside) in zip(_HEIGHTS.items(), plan, strict=True):
             self.add_module(name, ResidualU(Stage(name, height, inside, middle, outside)))
         ends = [plan[i][2] for i in (10, 9, 8, 7, 6, 5)]
@@ -122,7 +122,8 @@ class U2Net(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is unty
         Args:
             pixels: [B, 3, H, W] in 0..1.
         """
-        mean, std = (pixels.new_tensor(list(v)).view(3, 1, 1) for v in (self.config.image_mean, self.config.image_std))
+        config: Any = self.config
+        mean, std = (pixels.new_tensor(list(v)).view(3, 1, 1) for v in (config.image_mean, config.image_std))
         h = (pixels - mean) / std
         skips: list[Tensor] = []
         for i in range(1, 7):
@@ -142,4 +143,5 @@ class U2Net(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is unty
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in 0..1 → map [B, 1, H, W] in 0..1."""
         fused = torch.sigmoid(self.logits(pixels)[0])
-        return 1 - fused if self.config.dark_lines else fused
+        config: Any = self.config
+        return 1 - fused if config.dark_lines else fused

@@ -55,7 +55,7 @@ class PooledTextEmbedder(nn.Module):
     def __init__(self, text_embed_dim: int, hidden_size: int) -> None:
         super().__init__()
         self.proj = nn.Linear(text_embed_dim, hidden_size)
-        self.null_feature_pooled = nn.Parameter(torch.zeros(text_embed_dim))
+        self.null_feature_pooled = nn.Parameter(torch.zeros(text_embed_dim), requires_grad=False)
 
     def forward(self, pooled: Tensor) -> Tensor:
         embedding: Tensor = self.proj(pooled)

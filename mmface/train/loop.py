@@ -118,6 +118,7 @@ def make_state(
         model.enable_gradient_checkpointing()
     return TrainState(
         run=run,
+        rows=len(data),
         model=model,
         ema=EMA(model, recipe.train.ema_decay),
         optimizer=make_optimizer(model.parameters(), recipe.train),

@@ -35,11 +35,13 @@ class TrainState:
 
     Attributes:
         run: what identifies the phase; a checkpoint of another run is refused.
+        rows: training rows.
         step: optimizer steps done.
         history: one entry a logged step.
     """
 
     run: str
+    rows: int
     model: MMFaceDiT
     ema: EMA
     optimizer: torch.optim.Optimizer
@@ -57,7 +59,13 @@ def save_checkpoint(state: TrainState, folder: Path) -> None:
         state.ema.module.save_pretrained(new / TRANSFORMER, max_shard_size="1TB")
         save_file(state.model.state_dict(), new / "weights.safetensors")
         torch.save(state.optimizer.state_dict(), new / "optimizer.pt")
-        note = {"run": state.run, "step": state.step, "meter": state.meter.state_dict()}
+        parameters = sum(parameter.numel() for parameter in state.model.parameters())
+        note = {
+            "run": state.run,
+            "step": state.step,
+            "meter": state.meter.state_dict(),
+            "summary": {"steps": state.step, "rows": state.rows, "parameters": parameters},
+        }
         (new / "state.json").write_text(json.dumps(note), encoding="utf-8")
         lines = "".join(f"{json.dumps(entry)}\n" for entry in state.history)
         (new / HISTORY).write_text(lines, encoding="utf-8")
@@ -79,6 +87,12 @@ def load_checkpoint(state: TrainState, folder: Path) -> None:
     state.step = note["step"]
     state.meter.load_state_dict(note["meter"])
     state.history = read_history(folder)
+
+
+def read_summary(folder: Path) -> dict[str, int]:
+    """Steps done, training rows and parameters of a checkpoint."""
+    summary: dict[str, int] = json.loads((folder / "state.json").read_text(encoding="utf-8"))["summary"]
+    return summary
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:

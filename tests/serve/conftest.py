@@ -7,24 +7,26 @@ from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
-from tiny import TinyBundle, tiny_pipeline, tiny_recipe
+from tiny import tiny_networks, tiny_pipeline, tiny_recipe
 
+from mmface.bundle import Bundle
 from serve.api import create_app
 from serve.generator import Generator
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> TinyBundle:
-    return TinyBundle(tiny_pipeline(Path(tmp_path_factory.mktemp("tokenizer"))), tiny_recipe())
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = Path(tmp_path_factory.mktemp("tiny"))
+    return Bundle(tiny_pipeline(root / "tokenizer"), "7", tiny_recipe(tiny_networks(root)), {}, {})
 
 
 @pytest.fixture
-def generator(bundle: TinyBundle) -> Generator:
+def generator(bundle: Bundle) -> Generator:
     return Generator(bundle, bundle.recipe.serve)
 
 
 @pytest.fixture(scope="session")
-def client(bundle: TinyBundle) -> Iterator[TestClient]:
+def client(bundle: Bundle) -> Iterator[TestClient]:
     app = create_app(Generator(bundle, bundle.recipe.serve), bundle.recipe.serve)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client

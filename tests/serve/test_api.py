@@ -149,7 +149,7 @@ UNKNOWN_COLOURS = png(Image.new("RGB", (64, 64), (1, 2, 3)))
         ({"guidance_scale": -1}, 422, "guidance_scale"),
         ({"seed": -1}, 422, "seed"),
         ({"seed": 2**63}, 422, "seed"),
-        ({"seed": 2**63 - 1, "n": 2}, 422, None),
+        ({"seed": 2**63 - 1, "n": 2}, 422, "n"),
         ({"size": "63x64"}, 422, "size"),
         ({"size": "128"}, 422, "size"),
         ({"size": "16"}, 422, "size"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,35 +9,33 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from mmface.pipeline import MMFacePipeline
 from PIL import Image, ImageDraw
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
 
 from mmface.config import Recipe, parse_recipe
 from mmface.data.labels import mask_to_png
+from mmface.data.u2net import U2Net
 from mmface.model import MMFaceDiT
+from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 
 TOKENS = 16
 
 
-@dataclass
-class TinyBundle:
-    """The fields of a registry bundle that serving reads."""
-
-    pipeline: Any
-    recipe: Recipe
-    version: str = "7"
-    lineage: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-def tiny_recipe(**serve: Any) -> Recipe:
+def tiny_recipe(components: dict[str, str] | None = None, **serve: Any) -> Recipe:
     """32 and 64 pixels, three steps."""
     phases = [{"resolution": 32, "steps": 1}, {"resolution": 64, "steps": 1}]
     sampling = {"num_inference_steps": 3, "guidance_scale": 2.0}
     limits = {"max_steps": 1000, "max_queued": 2, "max_upload_bytes": 200_000, "max_condition_megapixels": 1.0}
-    return parse_recipe({"name": "tiny", "phases": phases, "sampling": sampling, "serve": limits | serve})
+    tree = {"name": "tiny", "phases": phases, "sampling": sampling, "serve": limits | serve}
+    return parse_recipe(tree | {"components": components or {}})
 
 
 def tiny_pipeline(folder: Path) -> MMFacePipeline:
@@ -73,6 +70,18 @@ def tiny_pipeline(folder: Path) -> MMFacePipeline:
         transformer=transformer.eval(),
         scheduler=make_scheduler("flow", "euler"),
     )
+
+
+def tiny_networks(root: Path) -> dict[str, str]:
+    """Folders of a face parser and a sketcher that were never trained."""
+    torch.manual_seed(1)
+    parser = SegformerConfig(
+        depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1] * 4, decoder_hidden_size=16, num_labels=19
+    )
+    SegformerForSemanticSegmentation(parser).save_pretrained(root / "parser")
+    SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(root / "parser")
+    U2Net().save_pretrained(root / "sketcher")
+    return {name: str(root / name) for name in ("parser", "sketcher")}
 
 
 def mask_png(side: int = 64) -> bytes:

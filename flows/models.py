@@ -1,0 +1,80 @@
+"""Commands on registered models: paint with one, list them, roll the champion back."""
+
+from __future__ import annotations
+
+import secrets
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
+
+from mmface.errors import InputError
+
+MAX_N = 8
+
+
+def paint(arguments: Namespace) -> list[Path]:
+    """``mmface generate``: writes the pictures and returns their paths."""
+    out: Path = arguments.out
+    if not 1 <= arguments.n <= MAX_N:
+        raise InputError(f"{arguments.n} pictures: ask for 1 to {MAX_N}", field="--n")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"no folder {out.absolute().parent}", field="--out")
+    modality = "mask" if arguments.mask else "sketch"
+    data = _read(arguments.mask or arguments.sketch, f"--{modality}")
+
+    from mmface.data.labels import mask_from_png
+    from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
+    from mmface.data.sources import open_image
+    from mmface.registry import load_bundle
+    from serve.pictures import Provenance, encode_png
+
+    drawing = open_image(data, field=f"--{modality}")
+    name, _, version = arguments.model.partition("@")
+    bundle = load_bundle(name, version or "champion")
+    size, sampling = bundle.recipe.phases[-1].resolution, bundle.recipe.sampling
+    steps = sampling.num_inference_steps if arguments.steps is None else arguments.steps
+    guidance = sampling.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
+    tensor = mask_to_tensor(mask_from_png(data), size) if modality == "mask" else sketch_to_tensor(drawing, size)
+    painted = bundle.pipeline(
+        arguments.prompt,
+        tensor[None].expand(arguments.n, -1, -1, -1),
+        modality,
+        negative_prompt=arguments.negative_prompt,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seeds=arguments.seed,
+    )
+    paths = [out if arguments.n == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(arguments.n)]
+    request_id = secrets.token_hex(8)
+    for path, image, seed in zip(paths, painted.images, painted.seeds, strict=True):
+        made = Provenance(name, bundle.version, seed, request_id, steps, guidance, sampling.sampler)
+        path.write_bytes(encode_png(image, made))
+    return paths
+
+
+def show_versions() -> int:
+    """``mmface runs``: every registered version, newest first."""
+    from mmface.registry import list_versions
+
+    versions = list_versions()
+    if not versions:
+        print("no model is registered yet: run mmface retrain --recipe demo")
+    for one in versions:
+        made = datetime.fromtimestamp(one.created).isoformat(" ", "minutes")
+        print(f"{one.name} {one.version:>4}  {made}  run {one.run_id}  {', '.join(one.aliases)}")
+    return 0
+
+
+def roll_back() -> int:
+    """``mmface rollback``: the champion before this one serves again."""
+    from mmface.registry import rollback
+
+    print(f"champion is version {rollback()} again; restart mmface serve to load it")
+    return 0
+
+
+def _read(path: Path, field: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror})", field=field) from None

@@ -1,0 +1,31 @@
+"""What is checked before anything starts: a mistake should cost a second, not the way to the stage it would stop."""
+
+from __future__ import annotations
+
+import os
+
+from mmface.config import Recipe
+from mmface.data.sources import list_collection
+from mmface.errors import ServiceError
+from mmface.reach import unreachable
+
+ADDRESSES = {
+    "RAY_ADDRESS": "Ray on this machine",
+    "MLFLOW_TRACKING_URI": "SQLite below MMFACE_HOME",
+    "PREFECT_API_URL": "Prefect in this process",
+}
+
+
+def check(recipe: Recipe) -> None:
+    """Looks at the source and at every address that is set.
+
+    Raises:
+        InputError: no such folder, or nothing in it.
+        ServiceError: an address where nothing answers.
+    """
+    if recipe.source.images is not None:
+        list_collection(recipe.source)
+    for variable, without in ADDRESSES.items():
+        problem = unreachable(os.environ.get(variable, ""))
+        if problem:
+            raise ServiceError(f"{problem}; start it, or unset {variable} to use {without}", field=variable)

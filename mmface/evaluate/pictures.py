@@ -1,0 +1,80 @@
+"""Samples as pictures: the contact sheet, and images small enough to stand inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = 128  # pixels a picture of the contact sheet
+GAP = 8
+HEAD = 20
+COLUMNS = ("condition", "generated", "source")
+
+
+def choose(samples: pa.Table, n: int, modalities: Sequence[str] = ("mask", "sketch")) -> list[dict[str, Any]]:
+    """The first ``n`` samples of each modality, by id: chosen before anybody saw them."""
+    rows = sorted(samples.to_pylist(), key=lambda row: str(row["id"]))
+    return [row for modality in modalities for row in [r for r in rows if r["modality"] == modality][:n]]
+
+
+def grid(samples: pa.Table, n: int = 16) -> bytes:
+    """A contact sheet as PNG: triples condition | generated | source, four a line, masks first and then sketches.
+
+    Args:
+        samples: rows of :data:`mmface.data.records.SAMPLES`.
+        n: how many samples of each modality.
+    """
+    chosen = choose(samples, n)
+    groups = [[row for row in chosen if row["modality"] == kind] for kind in ("mask", "sketch")]
+    lines = [group[start : start + 4] for group in groups for start in range(0, len(group), 4)]
+    width = max((len(line) for line in lines), default=1)
+    triple = len(COLUMNS) * TILE + 2 * 2
+    size = (GAP + width * (triple + GAP), HEAD + GAP + max(1, len(lines)) * (TILE + GAP))
+    sheet = Image.new("RGB", size, (250, 250, 249))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for block in range(width):
+        for k, title in enumerate(COLUMNS):
+            left = GAP + block * (triple + GAP) + k * (TILE + 2)
+            draw.text((left + TILE // 2, HEAD // 2 + 3), title, fill=(90, 90, 88), font=font, anchor="mm")
+    for i, line in enumerate(lines):
+        for block, row in enumerate(line):
+            for k, column in enumerate(COLUMNS):
+                corner = (GAP + block * (triple + GAP) + k * (TILE + 2), HEAD + GAP + i * (TILE + GAP))
+                sheet.paste(_tile(row[column], TILE), corner)
+    return _encode(sheet, "PNG")
+
+
+def inline(data: bytes, side: int = 256) -> str:
+    """A photograph as a JPEG data URI of at most ``side`` pixels."""
+    image = Image.open(BytesIO(data)).convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return f"data:image/jpeg;base64,{base64.b64encode(_encode(image, 'JPEG')).decode()}"
+
+
+def inline_png(data: bytes) -> str:
+    """A drawing as it is."""
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a sample, which Arrow gives as pairs."""
+    pairs: Iterable[tuple[str, float]] = row["metrics"]
+    return dict(pairs)
+
+
+def _tile(data: bytes, side: int) -> Image.Image:
+    image = Image.open(BytesIO(data)).convert("RGB")
+    # Nearest when it grows: a contact sheet shall not flatter.
+    method = Image.Resampling.LANCZOS if image.width > side else Image.Resampling.NEAREST
+    return image.resize((side, side), method)
+
+
+def _encode(image: Image.Image, form: str) -> bytes:
+    sink = BytesIO()
+    image.save(sink, form, quality=90)
+    return sink.getvalue()

@@ -1,0 +1,169 @@
+"""The report of a retraining: one HTML file that needs nothing else, not even a network (no script, images inlined)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mmface.config import Recipe
+from mmface.dataset import Dataset, open_dataset
+from mmface.evaluate import chart
+from mmface.evaluate.gate import Decision
+from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_png
+
+__all__ = ["Report", "grid", "render_report", "upstream"]
+
+# What a reader asks first: metric, what it is called, what to read it against.
+HEADLINES = (
+    ("mask/miou", "mask mIoU", "source photographs", "mask/source_miou"),
+    ("mask/accuracy", "mask pixel accuracy", "", ""),
+    ("mask/hair_colour_accuracy", "hair colour as prompted", "source photographs", "mask/source_hair_colour_accuracy"),
+    ("sketch/edge_agreement", "sketch edge agreement", "without the sketch", "sketch/edge_agreement_baseline"),
+    ("mask/clip_score", "CLIP score", "source photographs", "mask/source_clip_score"),
+    ("mask/ssim", "SSIM to the source", "", ""),
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to tell.
+
+    Attributes:
+        recipe: the resolved one.
+        datasets: every dataset that led here by stage, in the order they were made (see :func:`upstream`);
+            ``samples`` must be among them.
+        metrics: of :func:`mmface.evaluate.summary.summarise`.
+        decision: the gate's.
+        version: in the registry.
+        champion: whether it serves now.
+        curl: the command that calls the served model.
+        links: further lines of the lineage, such as the MLflow run.
+        served: PNG that the served model answered with, if it was tried.
+    """
+
+    recipe: Recipe
+    datasets: Mapping[str, Dataset]
+    metrics: Mapping[str, float]
+    decision: Decision
+    version: str
+    champion: bool
+    curl: str
+    links: Mapping[str, str] = field(default_factory=dict)
+    served: bytes | None = None
+
+
+def upstream(uri: str) -> dict[str, Dataset]:
+    """The dataset at ``uri`` and everything it was made from, by stage; inputs stand before what they feed."""
+    found: dict[str, Dataset] = {}
+
+    def visit(at: str) -> None:
+        dataset = open_dataset(at)
+        if dataset.manifest.stage in found:
+            return
+        for source in dataset.manifest.inputs.values():
+            visit(source)
+        found[dataset.manifest.stage] = dataset
+
+    visit(uri)
+    return found
+
+
+def render_report(report: Report) -> str:
+    """The page; equal content gives equal bytes.
+
+    Raises:
+        KeyError: there are no samples among the datasets.
+    """
+    samples = report.datasets["samples"].table()
+    chosen = choose(samples, report.recipe.evaluate.grid)
+    environment = Environment(
+        loader=PackageLoader("mmface.evaluate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"figure": _figure, "seconds": _seconds, "jpeg": inline, "png": inline_png}
+    return environment.get_template("report.html").render(
+        report=report,
+        manifests=[dataset.manifest for dataset in report.datasets.values()],
+        headlines=_headlines(report.metrics),
+        curve=_loss_curve(report.datasets),
+        cards={kind: [_card(row) for row in chosen if row["modality"] == kind] for kind in ("mask", "sketch")},
+        quarantine=_quarantine(report.datasets),
+        example=chosen[0] if chosen else None,
+    )
+
+
+def _headlines(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    found = [
+        {"title": title, "value": metrics[name], "against": against, "reference": metrics.get(reference)}
+        for name, title, against, reference in HEADLINES
+        if name in metrics
+    ]
+    distances = [name for name in metrics if name.startswith("mask/frechet_")]
+    return found + [
+        {"title": name.removeprefix("mask/"), "value": metrics[name], "against": "", "reference": None}
+        for name in distances
+    ]
+
+
+def _loss_curve(datasets: Mapping[str, Dataset]) -> dict[str, Any]:
+    """All phases on one axis of steps: the loss as logged, and by modality, smoothed within its phase."""
+    lines: list[chart.Line] = []
+    borders: list[tuple[float, str]] = []
+    offset = 0.0
+    for stage, dataset in datasets.items():
+        if not stage.startswith("train-"):
+            continue
+        history = [json.loads(line) for line in dataset.read("history.jsonl").splitlines() if line.strip()]
+        borders.append((offset, f"phase {len(borders) + 1}: {stage.rsplit('-', 1)[-1]} px"))
+        for name, style in (("loss", "faint"), ("loss_mask", "mask"), ("loss_sketch", "sketch")):
+            points = [(offset + entry["step"], float(entry[name])) for entry in history if name in entry]
+            lines.append(chart.Line(name, style, points if name == "loss" else chart.smooth(points)))
+        offset += max((entry["step"] for entry in history), default=0)
+    return {
+        "svg": chart.line_chart(lines, label="steps", borders=borders),
+        "steps": int(offset),
+        "phases": len(borders),
+    }
+
+
+def _card(row: Mapping[str, Any]) -> dict[str, Any]:
+    figures = figures_of(row)
+    if row["modality"] == "mask":
+        notes = [f"mIoU {_figure(figures['miou'])}"]
+        if "hair_colour_accuracy" in figures:
+            notes.append("hair colour right" if figures["hair_colour_accuracy"] == 1 else "hair colour wrong")
+    else:
+        notes = [f"edge agreement {_figure(figures['edge_agreement'])}"]
+    return {**row, "notes": notes}
+
+
+def _quarantine(datasets: Mapping[str, Dataset]) -> list[dict[str, Any]]:
+    """Reasons, how often each, and one file to look at."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    examples: dict[tuple[str, str, str], str] = {}
+    for stage, dataset in datasets.items():
+        for row in dataset.quarantine().to_pylist():
+            reason = (stage, str(row["error"]), str(row["message"]))
+            counts[reason] += 1
+            examples.setdefault(reason, str(row["uri"]))
+    return [
+        {"stage": stage, "error": error, "message": message, "count": count, "example": examples[stage, error, message]}
+        for (stage, error, message), count in counts.most_common(20)
+    ]
+
+
+def _figure(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "—"
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.3g}" if abs(value) < 0.1 or abs(value) >= 100 else f"{value:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 60 else f"{int(value) // 60} min {int(value) % 60} s"

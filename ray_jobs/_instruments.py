@@ -1,0 +1,89 @@
+"""How training is watched: lines in the driver's log, figures in the MLflow run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmface import tracking
+from mmface.storage import Store
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+
+
+class Tracker:
+    """Rank 0's way into the MLflow run: every step once, numbered over all phases, however often it was restarted.
+
+    Args:
+        run: id of the MLflow run.
+        uri: of the tracking server.
+        offset: steps of the phases before this one.
+    """
+
+    def __init__(self, run: str, uri: str, offset: int) -> None:
+        os.environ[tracking.TRACKING_VARIABLE] = uri  # a worker's environment need not be the driver's
+        self.run, self.offset = run, offset
+        known = tracking.open_tracking().get_metric_history(self.run, "train/loss")
+        self.last = max((metric.step for metric in known), default=0)
+
+    def log(self, entry: dict[str, float]) -> None:
+        """Logs one entry of the history, unless an earlier attempt did."""
+        step = self.offset + int(entry["step"])
+        if step > self.last:
+            figures = {f"train/{name}": value for name, value in entry.items() if name != "step"}
+            tracking.log_metrics(self.run, figures, step)
+            self.last = step
+
+
+def describe(title: str, entry: dict[str, float], steps: int) -> str:
+    """One line for a person."""
+    minutes, seconds = divmod(round(entry["eta_s"]), 60)
+    return (
+        f"{title}: step {entry['step']:.0f}/{steps}  loss {entry['loss']:.4f}  lr {entry['lr']:.1e}  "
+        f"{entry['images_per_s']:.1f} images/s  ETA {minutes}:{seconds:02d}"
+    )
+
+
+class Progress:
+    """The latest line about a run, in the store: workers may be on other machines, and Ray does not pass on their logs.
+
+    Args:
+        store: where jobs and workers meet.
+        run: name of the run.
+    """
+
+    def __init__(self, store: Store, run: str) -> None:
+        self.store, self.key = store, f"progress/{run}"
+
+    def write(self, line: str) -> None:
+        """Leaves a line for whoever watches."""
+        self.store.write(self.key, line.encode())
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Logs every new line meanwhile."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._show, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self.store.delete(self.key)
+
+    def _show(self, over: threading.Event) -> None:
+        last = ""
+        while True:
+            ending = over.wait(POLL_SECONDS)
+            line = self.store.read(self.key).decode() if self.store.exists(self.key) else ""
+            if line not in ("", last):
+                log.info(line)
+            last = line
+            if ending:
+                return

@@ -1,0 +1,39 @@
+"""Job: the servable model — trained transformer, frozen components, measured figures — in one folder (§8)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmface import stages
+from mmface.dataset import Publisher, open_dataset, published
+from ray_jobs._common import parse_arguments
+
+FOLDER = "bundle"
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Assembles and publishes; returns the dataset's URI."""
+    job = parse_arguments("bundle", argv, needs=["train", "samples"])
+    identity = stages.bundle(job.recipe, job.inputs["train"], job.inputs["samples"])
+    found = published(job.home, identity)
+    if found:
+        return found
+
+    from mmface.bundle import build_pipeline, write_bundle
+    from mmface.evaluate.summary import summarise
+
+    samples = open_dataset(job.inputs["samples"])
+    publisher = Publisher(job.home, identity)
+    with tempfile.TemporaryDirectory() as scratch:
+        trained = open_dataset(job.inputs["train"]).download("transformer", Path(scratch) / "transformer")
+        metrics = summarise(samples.table(), job.recipe)
+        lineage = stages.lineage(job.inputs["samples"])
+        write_bundle(build_pipeline(job.recipe, trained), Path(scratch) / FOLDER, job.recipe, lineage, metrics)
+        publisher.store.upload(Path(scratch) / FOLDER, FOLDER)
+    return publisher.publish({})
+
+
+if __name__ == "__main__":
+    print(main())

@@ -1,0 +1,119 @@
+"""Painting and measuring held-out rows, with tiny random networks."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mmface.config import Evaluate, Recipe
+from mmface.data.conditions import grey_png
+from mmface.data.labels import mask_from_png, mask_to_png
+from mmface.data.records import SAMPLES
+from mmface.evaluate.paint import Paint, choose_prompt, plan, seed_of
+from mmface.evaluate.summary import summarise
+
+
+def _row(i: int) -> dict[str, Any]:
+    """A 40 x 40 picture whose upper half is red hair."""
+    rng = np.random.default_rng(i)
+    pixels = rng.integers(0, 255, (40, 40, 3), np.uint8)
+    pixels[:20] = (168, 70, 32)
+    mask = np.ones((40, 40), np.uint8)
+    mask[:20] = 13
+    sink = BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG")
+    return {
+        "id": hashlib.sha256(sink.getvalue()).hexdigest(),
+        "image": sink.getvalue(),
+        "mask": mask_to_png(mask),
+        "sketch": grey_png(rng.integers(0, 255, (40, 40), np.uint8)),
+        "captions": ["a person with glasses", "a person with short red hair"],
+        "hair_colour": "red",
+    }
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, Any]]:
+    return [_row(i) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def painter(tiny_recipe: Recipe, tiny_transformer: Path) -> Paint:
+    return Paint(tiny_recipe, tiny_transformer)
+
+
+@pytest.fixture(scope="module")
+def samples(painter: Paint, rows: list[dict[str, Any]], tiny_recipe: Recipe) -> pa.Table:
+    return pa.Table.from_pylist(painter(plan(rows, tiny_recipe.evaluate)), schema=SAMPLES)
+
+
+def test_the_plan_is_the_first_rows_by_id_whatever_their_order(rows: list[dict[str, Any]]) -> None:
+    evaluate = Evaluate(n=3, n_sketch=2)
+    planned = [(row["modality"], row["id"]) for row in plan(reversed(rows), evaluate)]
+    ids = sorted(row["id"] for row in rows)
+    assert planned == [
+        *(("mask", one) for one in ids[:3]),
+        *((kind, one) for kind in ("sketch", "unconditional") for one in ids[:2]),
+    ]
+
+
+def test_the_prompt_names_the_hair_where_a_caption_does() -> None:
+    assert choose_prompt(["glasses", "a man with grey hair"]) == "a man with grey hair"
+    assert choose_prompt(["glasses", "a hat"]) == "glasses"
+
+
+def test_seeds_fit_the_service() -> None:
+    assert all(0 <= seed_of(str(i)) < 2**31 for i in range(100))
+
+
+def test_samples_hold_pictures_conditions_and_figures(samples: pa.Table) -> None:
+    found = samples.to_pylist()
+    assert [row["modality"] for row in found] == ["mask"] * 3 + ["sketch"] * 2 + ["unconditional"] * 2
+    for row in found:
+        for column in ("generated", "source", "condition"):
+            assert Image.open(BytesIO(row[column])).size == (32, 32)
+        figures = dict(row["metrics"])
+        assert all(math.isfinite(value) for value in figures.values())
+        assert {"miou", "clip_score", "clip_distance", "lpips_parser", "ssim", "edge_agreement"} <= figures.keys()
+        assert figures["source_hair_colour_accuracy"] == 1
+    assert np.array_equal(np.unique(mask_from_png(found[0]["condition"])), [1, 13])
+
+
+def test_a_picture_depends_on_its_own_row_alone(
+    samples: pa.Table, painter: Paint, rows: list[dict[str, Any]], tiny_recipe: Recipe
+) -> None:
+    last = plan(rows, tiny_recipe.evaluate)[2]
+    alone = painter([last])[0]
+    together = samples.to_pylist()[2]
+    assert alone["id"] == together["id"]
+    difference = np.asarray(Image.open(BytesIO(alone["generated"])), int) - np.asarray(
+        Image.open(BytesIO(together["generated"])), int
+    )
+    assert np.abs(difference).max() <= 1  # a batch's matrix product may round in another way
+
+
+def test_the_summary_names_extractors_counts_and_the_baseline(samples: pa.Table, tiny_recipe: Recipe) -> None:
+    figures = summarise(samples, tiny_recipe)
+    assert figures["mask/n"] == figures["mask/hair_colour_n"] == 3
+    assert figures["sketch/n"] == 2
+    assert figures["mask/frechet_clip_n3"] >= 0
+    assert figures["sketch/edge_agreement_baseline"] == figures["unconditional/edge_agreement"]
+    gain = figures["sketch/edge_agreement"] - figures["unconditional/edge_agreement"]
+    assert figures["sketch/edge_agreement_gain"] == pytest.approx(gain)
+    per_row = [dict(row["metrics"])["miou"] for row in samples.to_pylist()[:3]]
+    assert figures["mask/miou"] == pytest.approx(sum(per_row) / 3)
+    assert all(math.isfinite(value) for value in figures.values())
+
+
+def test_the_summary_shows_a_figure_that_is_not_finite(samples: pa.Table, tiny_recipe: Recipe) -> None:
+    spoilt = samples.to_pylist()
+    spoilt[0]["metrics"] = [(name, math.nan) for name, _ in spoilt[0]["metrics"]]
+    assert math.isnan(summarise(pa.Table.from_pylist(spoilt, schema=SAMPLES), tiny_recipe)["mask/miou"])

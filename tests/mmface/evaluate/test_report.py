@@ -1,0 +1,204 @@
+"""The report over published datasets: self-contained, complete, safe."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mmface.config import Gate, Recipe, parse_recipe
+from mmface.data.conditions import grey_png
+from mmface.data.labels import mask_to_png
+from mmface.data.records import QUARANTINE, SAMPLES
+from mmface.dataset import Identity, Publisher, to_parquet
+from mmface.evaluate import chart
+from mmface.evaluate.gate import decide
+from mmface.evaluate.pictures import grid
+from mmface.evaluate.report import Report, render_report, upstream
+from mmface.storage import Store
+
+METRICS = {
+    "mask/miou": 0.512,
+    "mask/source_miou": 0.81,
+    "mask/hair_colour_accuracy": 0.75,
+    "mask/frechet_zoo-clip_n128": 12.5,
+    "sketch/edge_agreement": 0.6,
+    "sketch/edge_agreement_baseline": 0.3,
+    "sketch/edge_agreement_gain": 0.3,
+    "mask/ssim": float("nan"),
+}
+PROMPT = 'a woman with <b>red</b> hair & a "hat"'
+
+
+def _sample(i: int, modality: str) -> dict[str, Any]:
+    colour = Image.new("RGB", (32, 32), (40 * i, 90, 200))
+    sink = BytesIO()
+    colour.save(sink, "PNG")
+    pixels = np.full((32, 32), 13, np.uint8)
+    return {
+        "id": f"{i:04d}-{modality}",
+        "image_id": f"{i:04d}",
+        "modality": modality,
+        "prompt": PROMPT,
+        "seed": i,
+        "condition": mask_to_png(pixels) if modality == "mask" else grey_png(pixels),
+        "generated": sink.getvalue(),
+        "source": sink.getvalue(),
+        "metrics": [("miou", 0.5), ("edge_agreement", 0.25), ("hair_colour_accuracy", float(i % 2))],
+    }
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return parse_recipe({"name": "demo", "phases": [{"resolution": 32, "steps": 40}], "evaluate": {"grid": 2}})
+
+
+@pytest.fixture(scope="module")
+def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    home = Store(tmp_path_factory.mktemp("home"))
+
+    def publish(stage: str, inputs: dict[str, str], files: dict[str, bytes], counts: dict[str, int]) -> str:
+        publisher = Publisher(home, Identity(stage=stage, version=1, config={}, inputs=inputs))
+        for path, data in files.items():
+            publisher.write(path, data)
+        return publisher.publish(counts)
+
+    lost = [{"id": "x", "uri": "photos/bad.jpg", "stage": "images", "error": "InputError", "message": "truncated"}] * 2
+    images = publish(
+        "images",
+        {},
+        {"quarantine/part-0.parquet": to_parquet(lost, QUARANTINE)},
+        {"in": 12, "out": 7, "quarantined": 2, "duplicates": 1, "filtered": 2},
+    )
+    steps = range(10, 41, 10)
+    history = [{"step": s, "loss": 1 / s, "loss_mask": 1 / s, "loss_sketch": 2 / s} for s in steps]
+    lines = "".join(json.dumps(entry) + "\n" for entry in history).encode()
+    trained = publish("train-0-32", {"images": images}, {"history.jsonl": lines}, {})
+    samples = [_sample(i, kind) for kind in ("mask", "sketch", "unconditional") for i in range(3)]
+    painted = publish(
+        "samples", {"train": trained, "images": images}, {"data/part-0.parquet": to_parquet(samples, SAMPLES)}, {}
+    )
+    return Report(
+        recipe=recipe,
+        datasets=upstream(painted),
+        metrics=METRICS,
+        decision=decide(METRICS, None, Gate(min_mask_miou=0.5, min_hair_colour=0.8)),
+        version="4",
+        champion=False,
+        curl="curl -F 'prompt=x' http://127.0.0.1:8000/v1/generate/mask",
+        links={"MLflow run": "abcdef"},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(report: Report) -> str:
+    return render_report(report)
+
+
+def test_upstream_lists_inputs_before_what_they_feed(report: Report) -> None:
+    assert list(report.datasets) == ["images", "train-0-32", "samples"]
+
+
+def test_the_page_stands_alone(page: str) -> None:
+    assert "<script" not in page
+    for address in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert address.startswith("data:image/")
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_the_page_is_well_formed(page: str) -> None:
+    class Balance(HTMLParser):
+        stack: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag not in ("meta", "img", "br"):
+                self.stack.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None: ...
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.stack.pop() == tag
+
+    parser = Balance()
+    parser.feed(page)
+    assert parser.stack == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version 4",
+        "The gate refused",
+        "mask/hair_colour_accuracy 0.75, &gt;= 0.8 was asked",
+        "frechet_zoo-clip_n128",
+        "12.5",
+        "without the sketch: 0.30",
+        "photos/bad.jpg",
+        "InputError: truncated",
+        "curl -F &#39;prompt=x&#39; http://127.0.0.1:8000/v1/generate/mask",
+        "abcdef",
+        "a woman with &lt;b&gt;red&lt;/b&gt; hair &amp; a &#34;hat&#34;",
+        "hair colour wrong",
+        "edge agreement 0.25",
+        "phase 1: 32 px",
+        "40 steps in 1 phase,",
+        "zoo:parser",
+    ],
+)
+def test_the_page_tells(page: str, text: str) -> None:
+    assert text in page
+
+
+def test_counts_stand_in_the_stage_table(page: str, report: Report) -> None:
+    row = page[page.index("<tr><td>images</td>") :].split("</tr>")[0]
+    assert re.findall(r'<td class="n">(\d+)</td>', row) == ["12", "7", "2", "1", "2"]
+    assert report.datasets["images"].manifest.fingerprint in row
+
+
+def test_the_page_shows_as_many_samples_as_the_recipe_says(page: str) -> None:
+    assert page.count('<figure class="card">') == 2 * 2  # masks and sketches; the baseline is not shown
+
+
+def test_rendering_is_deterministic(page: str, report: Report) -> None:
+    assert render_report(report) == page
+
+
+def test_the_contact_sheet(report: Report) -> None:
+    sheet = Image.open(BytesIO(grid(report.datasets["samples"].table(), 3)))
+    assert sheet.format == "PNG"
+    assert sheet.width > sheet.height  # two lines of three triples
+    colours = {sheet.getpixel((x, 90)) for x in range(sheet.width)}
+    assert {(0, 0, 204), (0, 90, 200), (40, 90, 200)} <= colours  # hair's palette colour, two generated pictures
+
+
+def test_the_contact_sheet_of_nothing() -> None:
+    assert Image.open(BytesIO(grid(pa.Table.from_pylist([], schema=SAMPLES), 3))).size > (0, 0)
+
+
+def test_a_chart_without_points_is_nothing() -> None:
+    assert chart.line_chart([chart.Line("loss", "mask", [(1, float("nan"))])], label="steps") == ""
+
+
+def test_smoothing_keeps_a_constant() -> None:
+    assert [y for _, y in chart.smooth([(i, 3.0) for i in range(5)])] == pytest.approx([3.0] * 5)
+
+
+def test_ticks_are_round() -> None:
+    svg = chart.line_chart([chart.Line("loss", "mask", [(0, 0.0), (700, 1.0)])], label="steps")
+    ticks = re.findall(r'text-anchor="middle">([^<]+)<', svg)
+    assert ticks == ["0", "200", "400", "600"]
+
+
+def test_package_data(report: Report) -> None:
+    import mmface.evaluate
+
+    assert (Path(mmface.evaluate.__file__).parent / "report.html").is_file()

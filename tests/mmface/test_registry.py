@@ -1,0 +1,212 @@
+"""The registry on a real SQLite MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import socket
+import time
+from base64 import b64decode, b64encode
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmface import registry
+from mmface.bundle import build_pipeline, bundle_fingerprint, read_bundle, write_bundle
+from mmface.config import Recipe
+from mmface.data.labels import mask_to_png
+from mmface.errors import RegistryError, ServiceError
+
+LINEAGE = {"samples": "datasets/samples/abc", "code_version": "0.1.0", "phases": ["datasets/train-0-32/def"]}
+METRICS = {"mask/miou": 0.5, "mask/n": 3.0, "mask/hair_colour_accuracy": math.nan}
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow's present schema: making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("MMFACE_HOME", str(folder))
+        registry.open_tracking()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_recipe: Recipe, tiny_transformer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pipeline = build_pipeline(tiny_recipe, tiny_transformer)
+    return write_bundle(pipeline, tmp_path_factory.mktemp("bundle"), tiny_recipe, LINEAGE, METRICS)
+
+
+def _bundle_like(folder: Path, text: str) -> Path:
+    """Registering needs no loadable model, only files."""
+    folder.mkdir()
+    (folder / "README.md").write_text(text)
+    return folder
+
+
+def test_a_bundle_round_trips_bit_by_bit(bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path) -> None:
+    loaded = read_bundle(bundle)
+    assert loaded.recipe == tiny_recipe
+    assert loaded.lineage == LINEAGE
+    assert loaded.metrics["mask/miou"] == 0.5
+    assert math.isnan(loaded.metrics["mask/hair_colour_accuracy"])
+    built = build_pipeline(tiny_recipe, tiny_transformer)
+    asked = {"prompt": "red hair", "condition": None, "modality": "sketch", "seeds": [1], "num_inference_steps": 2}
+    assert torch.equal(loaded.pipeline(**asked, output_type="pt").images, built(**asked, output_type="pt").images)
+
+
+def test_a_bundle_is_safetensors_only_and_names_no_machine(bundle: Path, tiny_recipe: Recipe) -> None:
+    files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert {"model_index.json", "recipe.yaml", "lineage.json", "metrics.json", "README.md"} <= files
+    assert {Path(name).suffix for name in files} <= {".json", ".safetensors", ".yaml", ".md", ".txt", ".jinja"}
+    for path in bundle.rglob("*.json"):
+        assert tiny_recipe.components.vae not in path.read_text()
+        json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_writing_twice_gives_one_fingerprint(
+    bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path, tmp_path: Path
+) -> None:
+    again = write_bundle(build_pipeline(tiny_recipe, tiny_transformer), tmp_path / "b", tiny_recipe, LINEAGE, METRICS)
+    assert bundle_fingerprint(again) == bundle_fingerprint(bundle)
+    (again / "lineage.json").write_text("{}")
+    assert bundle_fingerprint(again) != bundle_fingerprint(bundle)
+
+
+def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"recipe\.yaml"):
+        read_bundle(tmp_path)
+
+
+def test_register_alias_load(bundle: Path, tiny_recipe: Recipe, home: Path) -> None:
+    run = registry.start_run("retrain", {"recipe": "tiny"})
+    version = registry.register_bundle(bundle, run)
+    assert version == "1"
+    assert registry.register_bundle(bundle, registry.start_run("another")) == version  # idempotent
+    assert registry.get_alias("mmface-dit", "champion") is None
+    registry.set_alias("mmface-dit", "champion", version)
+    listed = registry.list_versions()
+    assert [(one.version, one.aliases, one.run_id) for one in listed] == [("1", ("champion",), run)]
+    for name in ("champion", "1"):
+        loaded = registry.load_bundle("mmface-dit", name)
+        assert (loaded.version, loaded.recipe, loaded.lineage) == ("1", tiny_recipe, LINEAGE)
+    assert (home / "mlflow.db").is_file()
+    assert list((home / "mlartifacts").rglob("model_index.json"))
+
+
+def test_mlflow_loads_the_bundle_by_itself(bundle: Path) -> None:
+    import mlflow
+    import pandas as pd
+
+    registry.register_bundle(bundle, registry.start_run("retrain"))
+    client = registry.open_tracking()
+    uri = client.get_model_version_download_uri("mmface-dit", "1")
+    model = mlflow.pyfunc.load_model(uri)
+    mask = b64encode(mask_to_png(np.full((32, 32), 13, np.uint8))).decode()
+    row = {"prompt": "red hair", "modality": "mask", "condition": mask, "seed": 5}
+    painted = model.predict(pd.DataFrame([row]))
+    assert Image.open(BytesIO(b64decode(painted[0]))).size == (32, 32)
+
+
+def test_changed_files_are_noticed(tmp_path: Path, home: Path) -> None:
+    registry.register_bundle(_bundle_like(tmp_path / "one", "x"), registry.start_run("r"))
+    next(home.rglob("README.md")).write_text("y")
+    with pytest.raises(RegistryError, match="changed"):
+        registry.load_bundle("mmface-dit", "1")
+
+
+def test_rollback_walks_back_through_the_champions(tmp_path: Path) -> None:
+    run = registry.start_run("r")
+    versions = [registry.register_bundle(_bundle_like(tmp_path / str(i), str(i)), run) for i in range(3)]
+    assert versions == ["1", "2", "3"]
+    for version in ("1", "2", "2", "3"):  # the second "2" changes nothing
+        registry.set_alias("mmface-dit", "champion", version)
+    assert registry.rollback("mmface-dit") == "2"
+    assert registry.rollback("mmface-dit") == "1"
+    with pytest.raises(RegistryError, match="none before it"):
+        registry.rollback("mmface-dit")
+    assert registry.get_alias("mmface-dit", "champion") == "1"
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="no alias 'champion'"):
+        registry.load_bundle("mmface-dit")
+    with pytest.raises(RegistryError, match="no champion to roll back"):
+        registry.rollback("mmface-dit")
+    assert registry.list_versions("mmface-dit") == []
+    registry.register_bundle(_bundle_like(tmp_path / "one", "x"), registry.start_run("r"))
+    with pytest.raises(RegistryError, match="no version 7; there are 1"):
+        registry.set_alias("mmface-dit", "champion", "7")
+    with pytest.raises(RegistryError, match="no version 7"):
+        registry.load_bundle("mmface-dit", "7")
+    assert registry.get_alias("mmface-dit", "champion") is None
+
+
+def test_a_run_is_logged_and_taken_up_again(tmp_path: Path) -> None:
+    run = registry.start_run("retrain", {"recipe": "tiny"}, key="abc")
+    registry.log_params(run, {"seed": 1})
+    registry.log_metrics(run, {"loss": 1.5}, 10)
+    registry.log_metrics(run, {"loss": 1.0}, 20)
+    (tmp_path / "note.txt").write_text("hello")
+    registry.log_artifact(run, tmp_path / "note.txt")
+    registry.finish_run(run, "FAILED")
+    assert registry.start_run("retrain", key="abc") == run
+    assert registry.start_run("retrain", key="other") != run
+    client = registry.open_tracking()
+    assert client.get_run(run).info.status == "RUNNING"
+    assert [(one.step, one.value) for one in client.get_metric_history(run, "loss")] == [(10, 1.5), (20, 1.0)]
+    assert [one.path for one in client.list_artifacts(run)] == ["note.txt"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_a_dead_server_is_said_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://user:secret@127.0.0.1:{port}")
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match="start it, or unset") as raised:
+        registry.open_tracking()
+    assert time.monotonic() - started < 5
+    assert raised.value.field == "MLFLOW_TRACKING_URI"
+    assert "secret" not in str(raised.value)
+
+
+def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(ServiceError, match="timed out"):
+            registry.open_tracking()
+        assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("uri", "match"), [("./mlruns", "no place"), ("ftp://x/y", "no place"), ("sqlite:////proc/no/x.db", "make")]
+)
+def test_other_places_are_refused(uri: str, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ServiceError, match=match):
+        registry.open_tracking()
+
+
+def test_a_remote_home_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMFACE_HOME", "s3://bucket/prefix")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with pytest.raises(ServiceError, match="not a local folder"):
+        registry.tracking_uri()

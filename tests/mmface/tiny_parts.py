@@ -1,0 +1,117 @@
+"""Tiny random components of every class that the pipeline accepts."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mmface.model import MMFaceDiT
+from mmface.pipeline import MMFacePipeline
+from mmface.sampling import make_scheduler
+
+CHANNELS = 4
+FACTOR = 4
+TOKENS = 12
+TEXT_WIDTH = 16
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    """Spells words letter by letter."""
+    letters = string.ascii_lowercase
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    made = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
+    made.save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def text_encoder() -> CLIPTextModel:
+    torch.manual_seed(1)
+    config = CLIPTextConfig(
+        vocab_size=54,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        bos_token_id=52,
+        eos_token_id=53,
+        pad_token_id=53,
+    )
+    return CLIPTextModel(config).eval()
+
+
+def kl(**options: Any) -> AutoencoderKL:
+    torch.manual_seed(2)
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=CHANNELS,
+        norm_num_groups=4,
+        **options,
+    ).eval()
+
+
+def kl_whitened() -> AutoencoderKL:
+    return kl(latents_mean=(0.1, -0.2, 0.3, 0.0), latents_std=(0.5, 1.0, 2.0, 3.0))
+
+
+def dc() -> AutoencoderDC:
+    torch.manual_seed(3)
+    return AutoencoderDC(
+        latent_channels=CHANNELS,
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()),
+        decoder_qkv_multiscales=((), (), ()),
+        scaling_factor=0.7,
+    ).eval()
+
+
+def dc_whitened() -> AutoencoderDC:
+    """Its constructor knows no such keys; a config may carry them all the same (§4)."""
+    vae = dc()
+    vae.register_to_config(latents_mean=[0.5, 0.0, -0.5, 1.0], latents_std=[2.0, 1.0, 0.5, 0.25])
+    return vae
+
+
+def taesd() -> AutoencoderTiny:
+    torch.manual_seed(4)
+    return AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=CHANNELS,
+    ).eval()
+
+
+VAES = {"kl": kl, "kl_whitened": kl_whitened, "dc": dc, "dc_whitened": dc_whitened, "tiny": taesd}
+
+
+def transformer(**options: Any) -> MMFaceDiT:
+    torch.manual_seed(5)
+    sizes = {"in_channels": 2 * CHANNELS, "hidden_size": 32, "depth": 2, "num_heads": 2, "text_embed_dim": TEXT_WIDTH}
+    model = MMFaceDiT(**{**sizes, **options}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # adaLN starts at zero, which would hide the inputs
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def pipeline(folder: Path, vae: str = "kl", objective: str = "flow", sampler: str = "euler") -> MMFacePipeline:
+    return MMFacePipeline(
+        transformer=transformer(),
+        vae=VAES[vae](),
+        text_encoder=text_encoder(),
+        tokenizer=tokenizer(folder),
+        scheduler=make_scheduler(objective, sampler),
+        sample_size=32,
+    )

@@ -1,0 +1,167 @@
+"""Batches are functions of (seed, phase, step, slot); datasets arrive normalised."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save as save_safetensors
+
+from mmface.data.records import LATENTS, TEXT
+from mmface.dataset import Dataset, Identity, Publisher, open_dataset, to_parquet
+from mmface.errors import DatasetError
+from mmface.storage import Store
+from mmface.train.batches import Batch, Draws, TrainingSet, load_training_set
+
+DRAWS = Draws(seed=3, phase=0, batch_size=4, condition_dropout=0.05, text_dropout=0.05)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    tensors = [(one.latents, other.latents), (one.noise, other.noise), (one.uniform, other.uniform)]
+    for field in fields(one.conditioning):
+        tensors.append((getattr(one.conditioning, field.name), getattr(other.conditioning, field.name)))
+    return one.ids == other.ids and all(torch.equal(a, b) for a, b in tensors)
+
+
+def test_a_slot_does_not_depend_on_who_builds_it(data: TrainingSet):
+    whole = DRAWS.batch(data, 5, range(4))
+    for slot in range(4):
+        alone = DRAWS.batch(data, 5, [slot])
+        assert alone.ids == whole.ids[slot : slot + 1]
+        assert torch.equal(alone.latents[0], whole.latents[slot])
+        assert torch.equal(alone.noise[0], whole.noise[slot])
+        assert torch.equal(alone.conditioning.condition[0], whole.conditioning.condition[slot])
+
+
+def test_step_seed_and_phase_each_change_the_draw(data: TrainingSet):
+    first = DRAWS.batch(data, 0, range(4))
+    assert equal(first, DRAWS.batch(data, 0, range(4)))
+    for other in (replace(DRAWS, seed=4), replace(DRAWS, phase=1)):
+        assert not equal(first, other.batch(data, 0, range(4)))
+    assert not torch.equal(first.noise, DRAWS.batch(data, 1, range(4)).noise)
+
+
+@given(rows=st.integers(1, 23), batch_size=st.integers(1, 9), seed=st.integers(0, 2**31 - 1))
+def test_every_epoch_shows_every_row_once(rows: int, batch_size: int, seed: int):
+    draws = replace(DRAWS, seed=seed, batch_size=batch_size)
+    seen = [row for step in range(3 * rows) for row in draws.rows(rows, step, range(batch_size))]
+    for epoch in range(len(seen) // rows):
+        assert sorted(seen[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
+
+
+def test_epochs_differ_in_order():
+    orders = {tuple(DRAWS.rows(12, step, range(4)) for step in range(3 * i, 3 * i + 3)).__repr__() for i in range(5)}
+    assert len(orders) == 5
+
+
+def test_frequencies_of_modality_captions_and_dropouts(data: TrainingSet):
+    draws = replace(DRAWS, condition_dropout=0.2, text_dropout=0.3)
+    counts: Counter[str] = Counter()
+    uniforms = []
+    for step in range(500):
+        batch = draws.batch(data, step, range(4))
+        condition = batch.conditioning
+        dropped = (condition.condition == 0).flatten(1).all(1)
+        silent = (condition.pooled_projections == torch.from_numpy(data.empty_pooled)).all(1)
+        assert torch.equal(
+            silent, (condition.encoder_hidden_states == torch.from_numpy(data.empty_sequence)).flatten(1).all(1)
+        )
+        counts["dropped"] += int(dropped.sum())
+        counts["silent"] += int(silent.sum())
+        counts["both"] += int((dropped & silent).sum())
+        counts["sketch"] += int(condition.modality.sum())
+        uniforms.append(batch.uniform)
+    n, uniform = 2000, torch.cat(uniforms)
+    expected = {"dropped": 0.2, "silent": 0.3, "both": 0.06, "sketch": 0.5}
+    for name, share in expected.items():
+        assert abs(counts[name] / n - share) < 4 * (share * (1 - share) / n) ** 0.5, name
+    assert ((uniform >= 0) & (uniform < 1)).all()
+    assert abs(float(uniform.mean()) - 0.5) < 0.03
+
+
+def test_condition_and_caption_belong_to_the_row(data: TrainingSet):
+    draws = replace(DRAWS, condition_dropout=0.0, text_dropout=0.0)
+    batch = draws.batch(data, 2, range(4))
+    captions = set()
+    for i, row in enumerate(draws.rows(len(data), 2, range(4))):
+        modality = int(batch.conditioning.modality[i])
+        np.testing.assert_array_equal(batch.conditioning.condition[i], data.conditions[modality][row])
+        said = [k for k in range(3) if np.array_equal(batch.conditioning.pooled_projections[i], data.pooled[row, k])]
+        np.testing.assert_array_equal(batch.conditioning.encoder_hidden_states[i], data.sequence[row, said[0]])
+        captions.add(said[0])
+        assert float((batch.latents[i] - torch.from_numpy(data.image[row])).std()) == pytest.approx(0.1, rel=0.5)
+    assert len(captions) > 1
+
+
+def test_a_vae_without_posterior_adds_no_noise(data: TrainingSet):
+    plain = replace(data, image_std=None)
+    batch = DRAWS.batch(plain, 0, range(4))
+    np.testing.assert_array_equal(batch.latents, data.image[DRAWS.rows(len(data), 0, range(4))])
+
+
+def publish(home: Store, stage: str, parts: list[list[dict]], schema: object, extra: dict, **files: bytes) -> Dataset:
+    publisher = Publisher(home, Identity(stage=stage, version=1, config={}))
+    for number, rows in enumerate(parts):
+        publisher.write(f"data/part-{number:05d}.parquet", to_parquet(rows, schema))
+    for name, content in files.items():
+        publisher.write(f"{name}.safetensors", content)
+    return open_dataset(publisher.publish({}, extra=extra))
+
+
+def datasets(folder: Path, *, logvar: bool = True, damage: bool = False) -> tuple[Dataset, Dataset]:
+    value = np.arange(2 * 2 * 2, dtype=np.float32).reshape(2, 2, 2)
+
+    def latent(key: str, split: str, offset: float) -> dict:
+        row = {"id": key, "split": split, "image_logvar": np.full_like(value, 2.0).tobytes() if logvar else None}
+        row |= {f"{name}_mean": (value + offset + i).tobytes() for i, name in enumerate(("image", "mask", "sketch"))}
+        return row
+
+    parts = [
+        [latent("c", "train", 3.0), latent("a", "train", 1.0)],
+        [latent("b", "test", 2.0), latent("d", "train", 4.0)],
+    ]
+    extra = {"latent_shape": [2, 2, 2], "latent_mean": [1.0, 2.0], "latent_std": [0.5, 4.0]}
+    text = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    said = [
+        {"id": key, "sequence": (text + i).tobytes(), "pooled": (text[:, 0] + i).tobytes()}
+        for i, key in enumerate("abc")
+    ]
+    if damage:
+        said[0]["pooled"] = b"\0" * 8
+    empty = save_safetensors({"sequence": text[0], "pooled": text[0, 0]})
+    home = Store(folder)
+    return (
+        publish(home, "latents-16", parts, LATENTS, extra),
+        publish(home, "text", [said], TEXT, {"text_shape": [2, 3, 4]}, empty=empty),
+    )
+
+
+def test_load_joins_sorts_and_normalises(tmp_path: Path):
+    data = load_training_set(*datasets(tmp_path))
+    assert data.ids.tolist() == [b"a", b"c"]  # b is held out, d has no text
+    value = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
+    mean, std = np.array([1.0, 2.0])[:, None, None], np.array([0.5, 4.0])[:, None, None]
+    for row, offset in enumerate((1.0, 3.0)):
+        np.testing.assert_allclose(data.image[row], (value + offset - mean) / std, rtol=1e-6)
+        np.testing.assert_allclose(data.conditions[0][row], (value + offset + 1 - mean) / std, rtol=1e-6)
+        np.testing.assert_allclose(data.conditions[1][row], (value + offset + 2 - mean) / std, rtol=1e-6)
+    np.testing.assert_allclose(data.image_std[0], np.broadcast_to(np.e / std, (2, 2, 2)), rtol=1e-6)
+    assert data.sequence.shape == (2, 2, 3, 4)
+    assert data.pooled[1, 0, 0] == 2.0
+    assert (data.latent_channels, data.text_width) == (2, 4)
+    assert isinstance(data.image, np.memmap)
+
+
+def test_load_without_posterior(tmp_path: Path):
+    assert load_training_set(*datasets(tmp_path, logvar=False)).image_std is None
+
+
+def test_a_row_of_the_wrong_size_is_refused(tmp_path: Path):
+    with pytest.raises(DatasetError, match="pooled of row a is not 2 x 4 float32"):
+        load_training_set(*datasets(tmp_path, damage=True))

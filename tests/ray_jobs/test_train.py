@@ -1,0 +1,216 @@
+"""Training as a real Ray Train run: two workers, restarts, publishing, and doing nothing the second time."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+
+from mmface import tracking
+from mmface.data.records import LATENTS, TEXT
+from mmface.dataset import Identity, Publisher, open_dataset, to_parquet
+from mmface.errors import InputError, RecipeError, TrainingError
+from mmface.model import MMFaceDiT
+from mmface.storage import Store
+from ray_jobs import train
+
+SETTINGS = {
+    "model": "{hidden_size: 16, depth: 2, num_heads: 2}",
+    "phases.0.steps": "6",
+    "phases.0.batch_size": "6",  # in micro-batches of 3, which two workers cannot share equally
+    "phases.0.accumulation": "2",
+    "phases.1.steps": "4",
+    "phases.1.batch_size": "4",
+    "train.log_every": "2",
+    "train.checkpoint_every": "4",
+    "train.num_workers": "2",
+}
+
+ALONE = {"train.num_workers": "1"}
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@dataclass(frozen=True)
+class Shared:
+    home: Store
+    database: str
+    run: str
+    text: str
+    arguments: list[str]
+    uri: str
+    log: str
+
+
+def publish_latents(home: Store, side: int, *, bad: bool = False) -> str:
+    random = np.random.default_rng(side)
+
+    def latent() -> bytes:
+        return random.standard_normal((2, side, side), dtype=np.float32).tobytes()
+
+    rows = [
+        {"id": f"{i:064d}", "split": "train", "image_logvar": None}
+        | {f"{name}_mean": latent() for name in ("image", "mask", "sketch")}
+        for i in range(9)
+    ]
+    if bad:
+        rows[5]["image_mean"] = np.full((2, side, side), np.nan, np.float32).tobytes()
+    extra = {"latent_shape": [2, side, side], "latent_mean": [0.0, 0.0], "latent_std": [1.0, 1.0]}
+    publisher = Publisher(home, Identity(stage=f"latents-{8 * side}", version=1, config={"bad": bad}))
+    publisher.write("data/part-00000.parquet", to_parquet(rows, LATENTS))
+    return publisher.publish({}, extra=extra)
+
+
+def publish_text(home: Store) -> str:
+    text = np.random.default_rng(0).standard_normal((2, 3, 8), dtype=np.float32)
+    rows = [{"id": f"{i:064d}", "sequence": text.tobytes(), "pooled": text[:, 0].tobytes()} for i in range(9)]
+    publisher = Publisher(home, Identity(stage="text", version=1, config={}))
+    publisher.write("data/part-00000.parquet", to_parquet(rows, TEXT))
+    publisher.write("empty.safetensors", save_safetensors({"sequence": text[0], "pooled": text[0, 0].copy()}))
+    return publisher.publish({}, extra={"text_shape": [2, 3, 8]})
+
+
+def arguments(home: Store, phase: int, *, settings: dict[str, str] | None = None, **inputs: str) -> list[str]:
+    chosen = [part for key, value in {**SETTINGS, **(settings or {})}.items() for part in ("--set", f"{key}={value}")]
+    given = [part for name, uri in inputs.items() for part in ("--inputs", f"{name}={uri}")]
+    return ["--recipe", "demo", "--home", home.uri, "--phase", str(phase), *chosen, *given]
+
+
+def history(uri: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in open_dataset(uri).read("history.jsonl").decode().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Shared:
+    """Phase 0 on two workers that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("shared")
+    home, database = Store(folder / "home"), f"sqlite:///{folder}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(tracking.TRACKING_VARIABLE, database)
+        run = tracking.start_run("test")
+        text = publish_text(home)
+        given = [*arguments(home, 0, latents=publish_latents(home, 4), text=text), "--mlflow-run", run]
+        lines = io.StringIO()
+        logger, handler = logging.getLogger("ray_jobs"), logging.StreamHandler(lines)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        uri = train.main(given)
+        logger.removeHandler(handler)
+    return Shared(home, database, run, text, given, uri, lines.getvalue())
+
+
+def weights(uri: str) -> dict[str, np.ndarray]:
+    return load_safetensors(open_dataset(uri).read("transformer/diffusion_pytorch_model.safetensors"))
+
+
+def test_a_phase_on_two_workers(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert "train 0 (64 px): step 6/6  loss " in shared.log
+    manifest = open_dataset(shared.uri).manifest
+    assert manifest.stage == "train-0-64"
+    assert manifest.extra["steps"] == 6
+    assert manifest.extra["rows"] == 9
+    assert [entry["step"] for entry in history(shared.uri)] == [2, 4, 6]
+    folder = open_dataset(shared.uri).download("transformer", tmp_path)
+    model = MMFaceDiT.from_pretrained(folder, low_cpu_mem_usage=False)
+    assert (model.config.in_channels, model.config.text_embed_dim) == (4, 8)
+    assert not shared.home.list("runs"), "checkpoints are gone once the weights are published"
+    assert not shared.home.list("progress")
+
+    def no_second_time(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(train, "fit", no_second_time)
+    assert train.main(shared.arguments) == shared.uri
+
+
+def test_the_next_phase_counts_on(shared: Shared, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(tracking.TRACKING_VARIABLE, shared.database)
+    latents = publish_latents(shared.home, 8)
+    given = arguments(shared.home, 1, settings=ALONE, latents=latents, text=shared.text, previous=shared.uri)
+    second = train.main([*given, "--mlflow-run", shared.run])
+    assert [entry["step"] for entry in history(second)] == [2, 4]
+    steps = [metric.step for metric in tracking.open_tracking().get_metric_history(shared.run, "train/loss")]
+    assert steps == [2, 4, 6, 8, 10], "numbered over both phases"
+
+
+def test_a_lost_worker_and_a_lost_driver_change_nothing(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The worker dies between two checkpoints, the driver before publishing; one worker where ``shared`` had two."""
+    monkeypatch.setenv(tracking.TRACKING_VARIABLE, f"sqlite:///{tmp_path}/mlflow.db")
+    home, run, marker = Store(tmp_path / "home"), tracking.start_run("test"), tmp_path / "killed"
+
+    def killed_once(config: dict) -> object:
+        import os
+
+        from mmface.train import loop, optim
+
+        def die(step: int, *rest: object) -> float:
+            if step == 5 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), 9)
+            return optim.learning_rate(step, *rest)
+
+        loop.learning_rate = die
+        return worker(config)
+
+    def crash(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    worker = train.train_worker
+    given = arguments(home, 0, settings=ALONE, latents=publish_latents(home, 4), text=publish_text(home))
+    given += ["--mlflow-run", run]
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_worker", killed_once)
+        patch.setattr(train, "publish", crash)
+        with pytest.raises(KeyboardInterrupt):
+            train.main(given)
+    assert marker.exists()
+    moments = {entry.key for entry in home.list("runs") if entry.key.endswith("optimizer.pt")}
+    assert len(moments) == 2
+
+    def publish_kept(*rest: object) -> str:
+        assert moments == {entry.key for entry in home.list("runs") if entry.key.endswith("optimizer.pt")}
+        return publish(*rest)
+
+    publish = train.publish
+    monkeypatch.setattr(train, "publish", publish_kept)
+    again = train.main(given)
+
+    for name, value in weights(shared.uri).items():
+        np.testing.assert_allclose(weights(again)[name], value, atol=1e-5, err_msg=name)
+    for one, two in zip(history(shared.uri), history(again), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    logged = Counter(metric.step for metric in tracking.open_tracking().get_metric_history(run, "train/loss"))
+    assert logged == {2: 1, 4: 1, 6: 1}
+
+
+def test_a_loss_that_is_not_finite_fails_at_once_and_publishes_nothing(tmp_path: Path):
+    home = Store(tmp_path)
+    given = arguments(
+        home,
+        0,
+        settings=ALONE,
+        latents=publish_latents(home, 4, bad=True),
+        text=publish_text(home),
+    )
+    with pytest.raises(TrainingError, match="not finite at step"):
+        train.main(given)
+    assert not home.list("datasets/train-0-64")
+
+
+def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
+    home = Store(tmp_path)
+    with pytest.raises(InputError, match="--inputs previous=URI"):
+        train.main(arguments(home, 1, latents="x/1", text="y/2"))
+    latents, text = publish_latents(home, 4), publish_text(home)
+    with pytest.raises(RecipeError, match="99 workers, but Ray has 2 CPUs"):
+        train.main(arguments(home, 0, settings={"train.num_workers": "99"}, latents=latents, text=text))
