@@ -131,7 +131,7 @@ def _reach(uri: str, scheme: str) -> None:
         return  # something answers; what it refuses, the client will say
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
-        place = f"{parts.scheme}://{parts.hostname}"  # not the whole address: it may hold a password
+        place = f"{scheme}://{parts.netloc.rpartition('@')[2]}"  # not the whole address: it may hold a password
         message = f"no MLflow answers at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
         raise ServiceError(message, field=TRACKING_VARIABLE) from None
 

@@ -197,11 +197,11 @@ def _wants_png(request: Request) -> bool:
     offers = []
     for part in request.headers.get("accept", "*/*").lower().split(","):
         kind, *parameters = (piece.strip() for piece in part.split(";"))
-        weight = next((value[2:] for value in parameters if value.startswith("q=")), "1")
+        quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
         try:
-            offers.append((float(weight), kind))
+            offers.append((float(quality), kind))
         except ValueError:
-            raise ApiError(400, f"malformed weight {weight!r}", param="Accept") from None
+            raise ApiError(400, f"malformed weight {quality!r}", param="Accept") from None
     for weight, kind in sorted(offers, key=lambda offer: -offer[0]):
         if weight > 0 and kind in ("application/json", "application/*", "*/*"):
             return False

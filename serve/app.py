@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from ray import serve
 from mmface import storage
 from mmface.config import Recipe, Serve
 from mmface.errors import RegistryError, ServiceError
+from mmface.reach import unreachable
 from mmface.registry import get_alias
 from mmface.storage import HOME_VARIABLE
 from mmface.tracking import TRACKING_VARIABLE, tracking_uri
@@ -47,14 +49,16 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
         message = f"{settings.model_name} has no {settings.alias} yet: run mmface retrain"
         raise RegistryError(message, field="serve.alias")
     connect()
-    if not _serving():
+    fresh = not _serving()
+    if fresh:
         require_free_port(settings)
         serve.start(http_options={"host": settings.host, "port": settings.port})
     try:
-        serve.run(build(settings, _environment()), name=APP, route_prefix="/")
-    except RuntimeError as error:
-        raise ServiceError(f"the model could not be served: {_last_line(error)}", field="serve") from None
-    _wait_until_ready(settings)
+        _deploy(settings)
+    except ServiceError:
+        if fresh:
+            shutdown()
+        raise
     if blocking:
         _until_signal()
         shutdown()
@@ -63,7 +67,7 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
 
 def shutdown() -> None:
     """Stops the service; generations in flight are finished first. Ray goes on."""
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def base_url(settings: Serve) -> str:
@@ -73,14 +77,22 @@ def base_url(settings: Serve) -> str:
 
 
 def connect() -> None:
-    """Joins the Ray cluster of ``RAY_ADDRESS`` or starts Ray here, unless this process is connected already."""
+    """Joins the Ray cluster of ``RAY_ADDRESS`` or starts Ray here, unless this process is connected already.
+
+    Raises:
+        ServiceError: nothing answers at ``RAY_ADDRESS``.
+    """
     if ray.is_initialized():
         return
-    try:
-        ray.init(log_to_driver=False, logging_level="warning")
-    except ConnectionError as error:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+        return
+    problem = unreachable(address)
+    if problem:
         remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
-        raise ServiceError(f"Ray does not answer ({_last_line(error)}); {remedy}", field="RAY_ADDRESS") from None
+        raise ServiceError(f"{problem}; {remedy}", field="RAY_ADDRESS")
+    ray.init(address=address)
 
 
 def require_free_port(settings: Serve) -> None:
@@ -103,6 +115,14 @@ def _serving() -> bool:
     except ValueError:
         return False
     return True
+
+
+def _deploy(settings: Serve) -> None:
+    try:
+        serve.run(build(settings, _environment()), name=APP, route_prefix="/")
+    except RuntimeError as error:
+        raise ServiceError(f"the model could not be served: {_last_line(error)}", field="serve") from None
+    _wait_until_ready(settings)
 
 
 def _environment() -> dict[str, str]:

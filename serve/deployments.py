@@ -141,7 +141,7 @@ def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
         environment: variables of the processes that load the model, such as the registry's address.
     """
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(settings.use_gpu)}
-    replica = serve.deployment(
+    replica: Any = serve.deployment(
         Replica,
         name="Replica",
         num_replicas=settings.replicas,
@@ -156,7 +156,7 @@ def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.5,
         max_constructor_retry_count=2,
     )
-    ingress = serve.deployment(
+    ingress: Any = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",
         max_ongoing_requests=1000,
@@ -164,4 +164,5 @@ def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
         graceful_shutdown_wait_loop_s=0.5,
     )
     threads = max(1, len(os.sched_getaffinity(0)) // settings.replicas)
-    return ingress.bind(replica.bind(settings, threads), settings)
+    application: serve.Application = ingress.bind(replica.bind(settings, threads), settings)
+    return application

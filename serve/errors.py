@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -95,16 +94,14 @@ def envelope(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONR
     return JSONResponse({"error": body}, status_code=error.status, headers=headers)
 
 
-def from_validation(errors: list[dict[str, object]], prefix: tuple[str, ...] = ()) -> ApiError:
-    """The first of pydantic's errors; never repeats the value, which may be a prompt."""
-    first = errors[0]
-    loc = first["loc"]
-    assert isinstance(loc, tuple)
-    names = [str(part) for part in loc if part not in ("body", "query", "path")]
+def from_validation(error: RequestValidationError | ValidationError) -> ApiError:
+    """The first of pydantic's complaints; never repeats the value, which may be a prompt."""
+    first = error.errors()[0]
+    # A union names its branch after the field; the field alone means something to the caller.
+    names = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown field; see /docs for those that exist"
-    # A union names the branch after the field; the field alone means something to the caller.
     return ApiError(422, message, param=names[0] if names else None)
 
 
@@ -114,7 +111,7 @@ def from_mmface(error: MMFaceError) -> ApiError:
         return ApiError(429, error.message, retry_after_s=error.retry_after_s)
     if isinstance(error, InputError):
         return ApiError(422, error.message, param=error.field, code=error.code)
-    if isinstance(error, (RegistryError, ServiceError)):
+    if isinstance(error, RegistryError | ServiceError):
         return ApiError(503, error.message, param=error.field, code=error.code, retry_after_s=5)
     return ApiError(500, error.message, param=error.field, code=error.code)
 
@@ -122,29 +119,24 @@ def from_mmface(error: MMFaceError) -> ApiError:
 def install_handlers(app: FastAPI) -> None:
     """Makes every error of ``app`` an envelope: ours, FastAPI's, the router's, and the unforeseen."""
 
-    async def api_error(_: Request, error: ApiError) -> JSONResponse:
-        return envelope(error)
+    async def handle(request: Request, error: Exception) -> JSONResponse:
+        headers = error.headers if isinstance(error, HTTPException) else None
+        return envelope(_to_api_error(request, error), headers)
 
-    async def mmface_error(_: Request, error: MMFaceError) -> JSONResponse:
-        return envelope(from_mmface(error))
+    for kind in (ApiError, MMFaceError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, handle)
 
-    async def validation_error(_: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
-        return envelope(from_validation(list(error.errors())))
 
-    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+def _to_api_error(request: Request, error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, MMFaceError):
+        return from_mmface(error)
+    if isinstance(error, RequestValidationError):
+        return from_validation(error)
+    if isinstance(error, HTTPException):
         status = error.status_code if error.status_code in TYPES else 400
-        message = error.detail
-        if error.detail == HTTPStatus(status).phrase:
-            message = f"{status} {error.detail}: {request.method} {request.url.path}; see /docs for the routes"
-        return envelope(ApiError(status, message), headers=error.headers)
-
-    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
-        # Starlette re-raises it after this answer, so the server's log has the traceback.
-        return envelope(ApiError(500, f"internal error ({type(error).__name__}); the server's log has the request id"))
-
-    app.add_exception_handler(ApiError, api_error)
-    app.add_exception_handler(MMFaceError, mmface_error)
-    app.add_exception_handler(RequestValidationError, validation_error)
-    app.add_exception_handler(ValidationError, validation_error)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(Exception, unforeseen)
+        return ApiError(status, f"{error.detail}: {request.method} {request.url.path}; see /docs for the routes")
+    # Starlette raises it again after this answer, so the server's log has the traceback. That includes a pydantic
+    # ValidationError: one that comes from the client's fields was turned into a 422 where they were read.
+    return ApiError(500, f"internal error ({type(error).__name__}); the server's log has the request id")

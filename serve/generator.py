@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +17,9 @@ import torch
 from PIL import Image
 
 from mmface.config import Serve
-from mmface.errors import InputError, ServiceError
+from mmface.errors import ServiceError
 from serve.errors import OverloadedError
+from serve.plan import Plan, make_plan, model_info
 from serve.schemas import Generated, Job, Modality, ModelInfo, Readiness
 
 if TYPE_CHECKING:
@@ -36,19 +36,6 @@ class GenerationCancelled(Exception):
     """Raised inside the denoising loop when nobody waits for its result any more."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A job with every default filled in; ``left`` is set when its caller has gone."""
-
-    job: Job
-    seeds: tuple[int, ...]
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    left: threading.Event = field(default_factory=threading.Event)
-
-
 @dataclass
 class Counters:
     """What a replica has done since its start. Each field is written by one thread only."""
@@ -59,26 +46,6 @@ class Counters:
     steps: int = 0
     last_forward: float = float("-inf")
     mean_seconds: float = 1.0  # of a generation, running
-
-
-def model_info(bundle: Bundle, settings: Serve) -> ModelInfo:
-    """What a bundle supports, and its defaults, from its recipe."""
-    recipe, pipeline = bundle.recipe, bundle.pipeline
-    resolution = recipe.phases[-1].resolution
-    return ModelInfo(
-        id=f"{settings.model_name}:{bundle.version}",
-        version=str(bundle.version),
-        created=int(time.time()),
-        default_size=f"{resolution}x{resolution}",
-        min_size=recipe.resolutions[0],
-        max_size=recipe.resolutions[-1],
-        size_multiple=pipeline.size_multiple,
-        num_inference_steps=recipe.sampling.num_inference_steps,
-        max_num_inference_steps=settings.max_steps,
-        guidance_scale=recipe.sampling.guidance_scale,
-        sampler=recipe.sampling.sampler,
-        max_prompt_tokens=pipeline.tokenizer.model_max_length,
-    )
 
 
 class Generator:
@@ -112,7 +79,7 @@ class Generator:
             InputError: a size or step count this model does not support.
             OverloadedError: ``settings.max_queued`` generations are waiting already.
         """
-        plan = self._plan(job)
+        plan = make_plan(job, self.info)
         waiting = self.counters.pending - 1
         if waiting >= self.settings.max_queued:
             seconds = self.counters.pending * self.counters.mean_seconds
@@ -166,26 +133,6 @@ class Generator:
             self._converter = Converter(self.recipe.components, self.settings.max_condition_megapixels)
         return self._converter(photo, modality)
 
-    def _plan(self, job: Job) -> Plan:
-        info, fields = self.info, job.fields
-        width, height = fields.width_height() or (self.recipe.phases[-1].resolution,) * 2
-        if width % info.size_multiple or height % info.size_multiple:
-            raise InputError(f"sides must be multiples of {info.size_multiple}, got {width}x{height}", field="size")
-        if min(width, height) < info.min_size or max(width, height) > info.max_size:
-            message = f"{width}x{height} is not supported; sides from {info.min_size} to {info.max_size}"
-            raise InputError(message, field="size")
-        steps = info.num_inference_steps if fields.num_inference_steps is None else fields.num_inference_steps
-        if steps > self.settings.max_steps:
-            raise InputError(f"at most {self.settings.max_steps} steps, got {steps}", field="num_inference_steps")
-        return Plan(
-            job=job,
-            seeds=tuple(range(job.seed, job.seed + fields.n)),
-            width=width,
-            height=height,
-            num_inference_steps=steps,
-            guidance_scale=info.guidance_scale if fields.guidance_scale is None else fields.guidance_scale,
-        )
-
     def _generate(self, plan: Plan) -> Generated:
         """Runs in the worker thread."""
         # A long first step is no hang: the clock of check_health starts with the generation.
@@ -218,7 +165,7 @@ class Generator:
                 log.info("generation cancelled after step %d of %d", done, total)
                 raise GenerationCancelled
 
-        result = self.pipeline(
+        images, _ = self.pipeline(
             prompt=plan.job.fields.prompt,
             condition=Image.fromarray(plan.job.condition),
             modality=plan.job.modality,
@@ -229,8 +176,9 @@ class Generator:
             guidance_scale=plan.guidance_scale,
             seeds=list(seeds),
             on_step=on_step,
+            return_dict=False,
         )
-        return np.stack([np.asarray(image) for image in result.images])
+        return np.stack([np.asarray(image) for image in images])
 
     def _cut_off(self, name: str, plan: Plan) -> list[str]:
         tokenizer = self.pipeline.tokenizer
@@ -246,14 +194,16 @@ class Generator:
         if self._fresh():
             return
         side = self.recipe.resolutions[0]
-        latents = self.pipeline(
+        latents, _ = self.pipeline(
             prompt="",
             condition=torch.zeros(1, 3, side, side),
             num_inference_steps=1,
             guidance_scale=1.0,
             seeds=[0],
             output_type="latent",
-        ).images
+            return_dict=False,
+        )
+        assert isinstance(latents, torch.Tensor)
         if not torch.isfinite(latents).all():
             raise ServiceError(f"{self.info.id} answers with numbers that are not finite; roll the alias back")
         self.counters.last_forward = time.monotonic()

@@ -70,13 +70,12 @@ class GenerateFields(BaseModel):
             raise ValueError(f"image i has seed + i, which must stay below {MAX_SEED + 1}")
         return n
 
-    def width_height(self) -> tuple[int, int] | None:
-        """``size`` in pixels, or ``None`` for the model's own."""
-        if self.size is None:
-            return None
-        match = _SIZE.fullmatch(self.size)
-        assert match is not None  # the field's pattern
-        return int(match[1]), int(match[2] or match[1])
+
+def size_of(size: str) -> tuple[int, int]:
+    """``"64x128"`` or ``"64"`` → (width, height)."""
+    match = _SIZE.fullmatch(size)
+    assert match is not None  # the field's pattern
+    return int(match[1]), int(match[2] or match[1])
 
 
 class ConvertFields(BaseModel):

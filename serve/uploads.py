@@ -106,7 +106,7 @@ async def read_upload(request: Request, model: type[Fields], file_field: str) ->
         # JSON has types, so a string is no number there; multipart has text only.
         fields = model.model_validate(values, strict=kind == b"application/json")
     except ValidationError as error:
-        raise from_validation(list(error.errors())) from None
+        raise from_validation(error) from None
     if picture is None:
         raise ApiError(422, "Field required", param=file_field)
     return fields, picture

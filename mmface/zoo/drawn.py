@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmface.data.portraits import draw
+from mmface.zoo import photos
 
 TRAIN_SEED = 1_000_000
 HELD_OUT_SEED = 500_000
@@ -45,3 +47,13 @@ def drawn(n: int, seed: int, size: int = SIZE) -> Drawn:
         [p.captions for p in portraits],
         [p.attributes for p in portraits],
     )
+
+
+def photographs(cache: Path | None, seed: int) -> NDArray[np.uint8]:
+    """1500 crops [N, 128, 128, 3] of freely licensed photographs, fetched into ``cache`` (default: the user's).
+
+    Raises:
+        ServiceError: a package of photographs could not be fetched.
+    """
+    paths = photos.fetch(cache or Path.home() / ".cache" / "mmface" / "photos")
+    return photos.crops(paths, per_photo=8, size=SIZE, seed=seed)[:1500]

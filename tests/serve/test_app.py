@@ -110,7 +110,7 @@ def test_request_ids_are_kept_or_made(service: httpx.Client) -> None:
         ({"condition": b"no image"}, 400, "condition"),
         ({"condition": b"x" * 300_000}, 413, None),
     ],
-    ids=str,
+    ids=["n", "size", "steps", "utf8", "no-image", "too-large"],
 )
 def test_refusals_cross_ray_as_envelopes(service: httpx.Client, fields: Any, status: int, param: str | None) -> None:
     answer = post(service, **fields)

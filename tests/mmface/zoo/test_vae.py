@@ -1,0 +1,71 @@
+"""The zoo VAE: its latents are white, its pictures close, and its encoder is the closed form that it claims to be."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmface.components import load_vae
+from mmface.data.portraits import draw
+from mmface.latents import decode, encode_moments, normalise, spatial_factor
+from mmface.zoo import photos, resolve, train_vae
+from mmface.zoo.drawn import HELD_OUT_SEED
+
+
+@pytest.fixture(scope="module")
+def portraits() -> torch.Tensor:
+    """Held-out portraits [16, 3, 128, 128] in [-1, 1]."""
+    pictures = np.stack([draw(HELD_OUT_SEED + seed, 128).image for seed in range(16)])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@pytest.fixture(scope="module")
+def vae() -> Any:
+    """The network that ships."""
+    return load_vae("zoo:vae")
+
+
+def test_it_is_small_and_fits_the_contract(vae: Any) -> None:
+    assert spatial_factor(vae) == 8
+    assert 16 <= vae.config["latent_channels"] <= 32
+    assert vae.config["scaling_factor"] == 1
+    assert sum(path.stat().st_size for path in Path(resolve("zoo:vae")).iterdir()) < 7e6
+
+
+def test_latents_are_white_per_channel_and_portraits_come_back(vae: Any, portraits: torch.Tensor) -> None:
+    latents = normalise(vae, encode_moments(vae, portraits)[0])
+    assert latents.mean((0, 2, 3)).abs().max() < 0.4
+    assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.3
+    error = (decode(vae, latents).clamp(-1, 1) - portraits).square().mean((1, 2, 3))
+    assert (10 * torch.log10(4 / error)).mean() >= 28
+
+
+def test_the_encoder_is_the_scaled_and_rotated_principal_components(portraits: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    vae = train_vae.build()
+    train_vae.fit_encoder(vae, portraits[:12])
+    with torch.no_grad():
+        latents = vae.encoder(portraits[:12]).permute(0, 2, 3, 1)
+    wanted = train_vae.target(portraits[:12])
+    assert (latents - wanted).square().mean().sqrt() < 0.1
+    # Unit variance over the channels; the deviations along the components fall as (pixel deviation) ** ALPHA.
+    flat = wanted.reshape(-1, wanted.shape[-1])
+    assert torch.linalg.eigvalsh(flat.T @ flat / len(flat)).sum() == pytest.approx(train_vae.CHANNELS, rel=1e-3)
+
+
+def test_crops_are_deterministic_and_leave_out_flat_pictures(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    Image.new("RGB", (200, 150), (90, 90, 90)).save(tmp_path / "flat.png")
+    paths = [tmp_path / "flat.png", tmp_path / "noise.png"]
+    first, second = (photos.crops(paths, per_photo=3, size=48, seed=1) for _ in range(2))
+    assert first.shape == (3, 48, 48, 3)
+    assert np.array_equal(first, second)
+
+
+def test_learning_rate_warms_up_holds_and_ends_at_zero() -> None:
+    schedule = train_vae.Schedule(steps=1000, lr=1.0, warm=10, hold=0.5)
+    assert [schedule.rate(step) for step in (0, 400, 1000)] == pytest.approx([0.1, 1.0, 0.0])
