@@ -156,5 +156,5 @@ def write_report(page: Report, place: Store, mlflow_run: str) -> None:
 def curl_command(recipe: Recipe, prompt: str, mask: str) -> str:
     """The command that asks the served model for the report's first picture."""
     url = f"http://{recipe.serve.host}:{recipe.serve.port}/v1/generate/mask"
-    fields = f"-F condition=@{shlex.quote(mask)} -F {shlex.quote(f'prompt={prompt}')} -F seed=0"
+    fields = f"-F condition=@{shlex.quote(mask)} --form-string {shlex.quote(f'prompt={prompt}')} -F seed=0"
     return f"curl -sS -H 'Accept: image/png' {fields} -o face.png {url}"

@@ -64,8 +64,8 @@ class Latents:
         pixels = torch.stack([row["pixels"] for row in rows])  # [B, 3 pictures, 3, H, W]
         with torch.inference_mode():
             mean, logvar = encode_moments(self.vae, pixels.flatten(0, 1))
-        means = mean.unflatten(0, (-1, 3))
-        logvars = None if logvar is None else logvar.unflatten(0, (-1, 3))
+        means = mean.view(-1, 3, *mean.shape[1:])
+        logvars = None if logvar is None else logvar.view(-1, 3, *mean.shape[1:])
         return [
             {
                 "id": row["id"],

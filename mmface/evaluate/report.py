@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.config import Recipe
-from mmface.dataset import Dataset, open_dataset
+from mmface.dataset import Dataset
 from mmface.evaluate import chart
 from mmface.evaluate.gate import Decision
 from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_png
 
-__all__ = ["Report", "grid", "render_report", "upstream"]
+__all__ = ["Report", "grid", "render_report"]
 
 # What a reader asks first: metric, what it is called, what to read it against.
 HEADLINES = (
@@ -36,7 +36,7 @@ class Report:
 
     Attributes:
         recipe: the resolved one.
-        datasets: every dataset that led here by stage, in the order they were made (see :func:`upstream`);
+        datasets: every dataset that led here by stage, in the order they were made (:func:`mmface.dataset.upstream`);
             ``samples`` must be among them.
         metrics: of :func:`mmface.evaluate.summary.summarise`.
         decision: the gate's.
@@ -56,22 +56,6 @@ class Report:
     curl: str
     links: Mapping[str, str] = field(default_factory=dict)
     served: bytes | None = None
-
-
-def upstream(uri: str) -> dict[str, Dataset]:
-    """The dataset at ``uri`` and everything it was made from, by stage; inputs stand before what they feed."""
-    found: dict[str, Dataset] = {}
-
-    def visit(at: str) -> None:
-        dataset = open_dataset(at)
-        if dataset.manifest.stage in found:
-            return
-        for source in dataset.manifest.inputs.values():
-            visit(source)
-        found[dataset.manifest.stage] = dataset
-
-    visit(uri)
-    return found
 
 
 def render_report(report: Report) -> str:

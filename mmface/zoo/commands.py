@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from mmface.zoo import NAMES, PREFIX, measure, resolve, train_clip, train_parser, train_sketch, train_vae
 
-_TRAINERS = {
+_TRAINERS: dict[str, Callable[[Path], None]] = {
     "vae": train_vae.train,
     "clip": train_clip.train,
     "parser": train_parser.train,

@@ -37,7 +37,7 @@ from mmface.zoo.drawn import TRAIN_SEED, drawn
 
 CHANNELS, FACTOR, CROP = 16, 8, 64
 ALPHA = 0.5
-STEPS_PER_MINUTE = 100  # on two unshared cores
+STEPS_PER_MINUTE = 100  # about what one core does
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_unknown_key_in_a_file_lists_the_known_ones():
 
 
 def test_unknown_recipe_lists_the_known_ones():
-    with pytest.raises(RecipeError, match="known: .*demo"):
+    with pytest.raises(RecipeError, match=r"known: .*demo"):
         load_recipe("no-such")
 
 

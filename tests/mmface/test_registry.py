@@ -6,8 +6,10 @@ import json
 import math
 import shutil
 import socket
+import threading
 import time
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -59,6 +61,27 @@ def _bundle_like(folder: Path, text: str) -> Path:
     return folder
 
 
+@pytest.fixture
+def server(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """MLflow's own server, with proxied artifacts, in a thread; its address."""
+    from mlflow.server import app, handlers
+    from werkzeug.serving import make_server
+
+    shutil.copy(migrated, tmp_path / "server.db")
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", f"sqlite:///{tmp_path / 'server.db'}")
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", "mlflow-artifacts:/")
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", (tmp_path / "artifacts").as_uri())
+    monkeypatch.setenv("_MLFLOW_SERVER_SERVE_ARTIFACTS", "true")
+    for store in ("_tracking_store", "_model_registry_store", "_artifact_repo"):
+        monkeypatch.setattr(handlers, store, None)  # they are opened once a process
+    running = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{running.server_port}"
+    running.shutdown()
+    thread.join()
+
+
 def test_a_bundle_round_trips_bit_by_bit(bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path) -> None:
     loaded = read_bundle(bundle)
     assert loaded.recipe == tiny_recipe
@@ -107,6 +130,18 @@ def test_register_alias_load(bundle: Path, tiny_recipe: Recipe, home: Path) -> N
         assert (loaded.version, loaded.recipe, loaded.lineage) == ("1", tiny_recipe, LINEAGE)
     assert (home / "mlflow.db").is_file()
     assert list((home / "mlartifacts").rglob("model_index.json"))
+
+
+def test_a_server_registers_and_gives_back(server: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    run = registry.start_run("retrain", key="abc")
+    registry.log_metrics(run, {"loss": 1.0}, 1)
+    version = registry.register_bundle(bundle, run)
+    assert registry.register_bundle(bundle, run) == version
+    registry.set_alias("mmface-dit", "champion", version)
+    assert registry.load_bundle("mmface-dit").lineage == LINEAGE
+    with pytest.raises(RegistryError, match="no alias 'nobody'"):
+        registry.load_bundle("mmface-dit", "nobody")
 
 
 def test_mlflow_loads_the_bundle_by_itself(bundle: Path) -> None:

@@ -129,7 +129,7 @@ def test_missing_folder(folder, missing: str):
 
 
 def test_empty_folder(tmp_path):
-    with pytest.raises(InputError, match="no .jpg"):
+    with pytest.raises(InputError, match=r"no \.jpg"):
         list_collection(Source(images=str(tmp_path)))
 
 

@@ -18,11 +18,11 @@ from mmface.config import Gate, Recipe, parse_recipe
 from mmface.data.conditions import grey_png
 from mmface.data.labels import mask_to_png
 from mmface.data.records import QUARANTINE, SAMPLES
-from mmface.dataset import Identity, Publisher, to_parquet
+from mmface.dataset import Identity, Publisher, to_parquet, upstream
 from mmface.evaluate import chart
 from mmface.evaluate.gate import decide
 from mmface.evaluate.pictures import grid
-from mmface.evaluate.report import Report, render_report, upstream
+from mmface.evaluate.report import Report, render_report
 from mmface.storage import Store
 
 METRICS = {

@@ -50,7 +50,7 @@ def test_the_encoder_is_the_scaled_and_rotated_principal_components(portraits: t
     with torch.no_grad():
         latents = vae.encoder(portraits[:12]).permute(0, 2, 3, 1)
     wanted = train_vae.target(portraits[:12])
-    assert (latents - wanted).square().mean().sqrt() < 0.1
+    assert (latents - wanted).square().mean().sqrt() < 0.15
     # Unit variance over the channels; the deviations along the components fall as (pixel deviation) ** ALPHA.
     flat = wanted.reshape(-1, wanted.shape[-1])
     assert torch.linalg.eigvalsh(flat.T @ flat / len(flat)).sum() == pytest.approx(train_vae.CHANNELS, rel=1e-3)
