@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mmface.components import load_parser, load_sketcher
 from mmface.config import Recipe
 from mmface.data.labels import mask_from_png, mask_to_png
-from mmface.data.pixels import center_square
+from mmface.data.pixels import center_square, to_tensor
 from mmface.data.records import CONDITIONS
 from mmface.data.sources import open_image
 from mmface.data.stage import Result, Row, map_rows
@@ -28,6 +28,7 @@ from mmface.errors import InputError
 
 MAX_SIDE = 512
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
+SKETCH_BATCH = 8
 SKETCH_SIDE = 320  # what public U²-Net checkpoints were trained at; smaller pictures are kept at their size
 
 
@@ -57,16 +58,21 @@ class Sketcher:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-        """Grey sketches [H, W], each at its picture's size."""
-        return [self._draw(image) for image in images]
+        """Grey sketches [H, W] of square pictures, each at its picture's size; equal sizes are drawn together."""
+        sketches: dict[int, NDArray[np.uint8]] = {}
+        for width in sorted({image.width for image in images}):
+            places = [place for place, image in enumerate(images) if image.width == width]
+            for start in range(0, len(places), SKETCH_BATCH):
+                batch = places[start : start + SKETCH_BATCH]
+                sketches.update(zip(batch, self._draw([images[place] for place in batch], width), strict=True))
+        return [sketches[place] for place in range(len(images))]
 
-    def _draw(self, image: Image.Image) -> NDArray[np.uint8]:
-        side = min(SKETCH_SIDE, image.width)
-        small = image if side == image.width else image.resize((side, side), Image.Resampling.LANCZOS)
-        pixels = torch.from_numpy(np.asarray(small, np.float32).copy()).permute(2, 0, 1)[None] / 255
+    def _draw(self, images: Sequence[Image.Image], width: int) -> NDArray[np.uint8]:
+        side = min(SKETCH_SIDE, width)
+        pixels = torch.stack([to_tensor(image, side) for image in images]).add(1).div(2)
         drawn: Any = self.model(pixels)
-        full = F.interpolate(drawn, size=(image.height, image.width), mode="bilinear", antialias=True)
-        grey: NDArray[np.uint8] = full[0, 0].clamp(0, 1).mul(255).round().numpy().astype(np.uint8)
+        full = F.interpolate(drawn, size=(width, width), mode="bilinear", antialias=True)
+        grey: NDArray[np.uint8] = full[:, 0].clamp(0, 1).mul(255).round().numpy().astype(np.uint8)
         return grey
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 
 from mmface import stages
 from mmface.config import Recipe, load_recipe
-from mmface.dataset import Publisher, open_dataset
+from mmface.data.records import IMAGES, QUARANTINE
+from mmface.dataset import Publisher, open_dataset, to_parquet
 from mmface.errors import StageError
 from mmface.storage import Store
 from ray_jobs import captions, conditions, images, latents, portraits, text
@@ -101,22 +103,17 @@ def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, 
 
 
 def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Store, collection: Path, tmp_path: Path):
-    whole = prepare(home, collection)["images"]
+    whole = images.main(arguments(home, collection))
     elsewhere = Store(tmp_path / "elsewhere")
     identity = stages.images(recipe(collection))
     half = Publisher(elsewhere, identity)
     # What a kill leaves: some finished parts and no manifest.
-    first = open_dataset(whole).part("data/part-00000.parquet")
-    rows = first.to_pylist()
-    from mmface.data.records import IMAGES, QUARANTINE
-    from mmface.dataset import to_parquet
-
+    rows = open_dataset(whole).part("data/part-00000.parquet").to_pylist()
     half.write("quarantine/part-00000.parquet", to_parquet([], QUARANTINE))
     half.write("work/part-00000.parquet", to_parquet(rows, IMAGES))
-    stamp = (tmp_path / "elsewhere" / identity.key / "work/part-00000.parquet").stat().st_mtime_ns
-    assert stamp
     resumed = images.main(arguments(elsewhere, collection))
     assert content(resumed) == content(whole)
+    assert not elsewhere.list(f"{identity.key}/work")
 
 
 def prepare(home: Store, folder: Path) -> dict[str, str]:
@@ -135,8 +132,6 @@ def recipe(folder: Path) -> Recipe:
 
 
 def jpeg(path: Path) -> bytes:
-    from io import BytesIO
-
     sink = BytesIO()
     Image.open(path).save(sink, "JPEG")
     return sink.getvalue()

@@ -174,11 +174,11 @@ def test_a_lost_worker_and_a_lost_driver_change_nothing(
         with pytest.raises(KeyboardInterrupt):
             train.main(given)
     assert marker.exists()
-    moments = {entry.key for entry in home.list("runs") if entry.key.endswith("optimizer.pt")}
-    assert len(moments) == 2
+    # Ray deletes old checkpoints in the background, so only the newest is sure to be the same later.
+    newest = max(moments(home))
 
     def publish_kept(*rest: object) -> str:
-        assert moments == {entry.key for entry in home.list("runs") if entry.key.endswith("optimizer.pt")}
+        assert max(moments(home)) == newest
         return publish(*rest)
 
     publish = train.publish
@@ -191,6 +191,11 @@ def test_a_lost_worker_and_a_lost_driver_change_nothing(
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     logged = Counter(metric.step for metric in tracking.open_tracking().get_metric_history(run, "train/loss"))
     assert logged == {2: 1, 4: 1, 6: 1}
+
+
+def moments(home: Store) -> list[str]:
+    """Optimizer states of a run's checkpoints, whose names count up in time."""
+    return [entry.key for entry in home.list("runs") if entry.key.endswith("optimizer.pt")]
 
 
 def test_a_loss_that_is_not_finite_fails_at_once_and_publishes_nothing(tmp_path: Path):

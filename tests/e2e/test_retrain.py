@@ -1,0 +1,96 @@
+"""The main job in small, with every real part: Prefect, Ray Data, Ray Train, MLflow, Ray Serve over HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flows.cli import main
+from mmface.registry import list_versions
+from mmface.storage import Store
+
+SMALL = [
+    "source.portraits.n=24",
+    "source.portraits.size=64",
+    "data.min_size=32",
+    "data.holdout=0.3",
+    "model.hidden_size=64",
+    "model.depth=2",
+    "model.num_heads=4",
+    "phases.0.resolution=32",
+    "phases.0.steps=6",
+    "phases.0.batch_size=4",
+    "phases.1.resolution=64",
+    "phases.1.steps=6",
+    "phases.1.batch_size=4",
+    "sampling.num_inference_steps=2",
+    "evaluate.n=4",
+    "evaluate.n_sketch=2",
+    "evaluate.grid=2",
+    "gate.min_mask_miou=0",
+    "gate.min_hair_colour=0",
+]
+
+
+def run(*settings: str) -> int:
+    return main(["retrain", "--recipe", "demo", *(part for one in [*SMALL, *settings] for part in ("--set", one))])
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_photographs_to_a_served_champion_then_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    home = Store(tmp_path / "home")
+    monkeypatch.setenv("MMFACE_HOME", home.uri)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    port = f"serve.port={free_port()}"
+
+    assert run(port) == 0
+    out = capsys.readouterr().out
+    assert "version 1 is the champion" in out
+    assert f"http://127.0.0.1:{port.rsplit('=', 1)[1]}/v1/generate/mask" in out
+    manifests = {
+        entry.key: home.read(entry.key) for entry in home.list("datasets") if entry.key.endswith("manifest.json")
+    }
+    stages = {json.loads(data)["stage"] for data in manifests.values()}
+    assert stages == {
+        *("portraits", "images", "conditions", "captions", "text", "latents-32", "latents-64"),
+        *("train-0-32", "train-1-64", "samples", "bundle"),
+    }
+    report = next(entry.key for entry in home.list("reports") if entry.key.endswith("report.html"))
+    page = home.read(report).decode()
+    assert "data:image/jpeg;base64," in page
+    assert "curl" in page
+    served = Image.open(BytesIO(home.read(report.replace("report.html", "served.png"))))
+    assert served.size == (64, 64)
+    assert served.info["mmface:model_version"] == "1"
+    assert [one.aliases for one in list_versions()] == [("challenger", "champion")]
+
+    assert run(port) == 0
+    assert {entry.key for entry in home.list("datasets") if entry.key.endswith("manifest.json")} == set(manifests)
+    assert all(home.read(key) == data for key, data in manifests.items())
+    assert len(list_versions()) == 1
+
+    drawing = tmp_path / "mask.png"
+    drawing.write_bytes(home.read(report.replace("report.html", "mask.png")))
+    painted = tmp_path / "face.png"
+    given = ["generate", "--mask", str(drawing), "--prompt", "red hair", "--seed", "3", "--out", str(painted)]
+    assert main(given) == 0
+    first = painted.read_bytes()
+    assert main(given) == 0
+    assert Image.open(BytesIO(first)).tobytes() == Image.open(painted).tobytes()
+
+    assert run(port, "gate.min_mask_miou=1") == 0
+    assert "was turned down" in capsys.readouterr().out
+    assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
