@@ -91,8 +91,8 @@ def _set_up_logging() -> None:
     for name in ("flows", "ray_jobs", "mmface", "serve"):
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.execution.streaming_executor").setLevel(logging.WARNING)
+    for name in ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,ray_jobs,mmface",
@@ -101,6 +101,7 @@ def _set_up_logging() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)

@@ -44,7 +44,8 @@ class Release:
     def summary(self) -> str:
         """What the terminal shows last."""
         title = f"version {self.version} {'is the champion' if self.champion else 'was turned down'}: {self.reason}"
-        figures = [f"  {name:44}{value:10.4f}" for name, value in sorted(self.metrics.items())]
+        shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
+        figures = [f"  {name:44}{value:10.4f}" for name, value in sorted(shown.items())]
         return "\n".join([title, *figures, f"report: {self.report}", "serve:  mmface serve", f"call:   {self.curl}"])
 
 
