@@ -44,7 +44,7 @@ def test_help_imports_nothing_heavy():
         (["generate", "--prompt", "x", "--mask", "{words}", "--n", "0"], "--n"),
         (["rollback"], "alias"),
         (["serve", "--set", "serve.port=0"], "serve.port"),
-        (["serve"], "alias"),
+        (["serve"], "serve.alias"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
