@@ -22,6 +22,8 @@ def paint(arguments: Namespace) -> list[Path]:
     modality = "mask" if arguments.mask else "sketch"
     data = _read(arguments.mask or arguments.sketch, f"--{modality}")
 
+    import numpy as np
+
     from mmface.data.labels import mask_from_png
     from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
     from mmface.data.sources import open_image
@@ -48,7 +50,7 @@ def paint(arguments: Namespace) -> list[Path]:
     request_id = secrets.token_hex(8)
     for path, image, seed in zip(paths, painted.images, painted.seeds, strict=True):
         made = Provenance(name, bundle.version, seed, request_id, steps, guidance, sampling.sampler)
-        path.write_bytes(encode_png(image, made))
+        path.write_bytes(encode_png(np.asarray(image), made))
     return paths
 
 
