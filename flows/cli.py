@@ -109,7 +109,7 @@ def _set_up_logging() -> None:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     from flows.preflight import check
-    from mmface.config import load_recipe
+    from mmface.recipes import load_recipe
 
     sources = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
     given = [f"source.{name}={_absolute(value)}" for name, value in sources.items() if value]
@@ -130,7 +130,7 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from mmface.config import load_recipe
+    from mmface.recipes import load_recipe
     from mmface.storage import home
     from serve.app import run
 

@@ -12,8 +12,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.jobs import Job, run_job, save_recipe
 from flows.release import Release, release
 from mmface import stages, tracking
-from mmface.config import Recipe, parse_recipe
+from mmface.config import Recipe
 from mmface.dataset import Identity, published
+from mmface.recipes import parse_recipe
 from mmface.storage import Store, home
 
 log = logging.getLogger(__name__)

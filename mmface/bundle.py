@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 
 from mmface.components import load_text_encoder, load_vae
-from mmface.config import Recipe, load_recipe
+from mmface.config import Recipe
 from mmface.data.labels import mask_from_png
 from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
 from mmface.errors import RegistryError
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
+from mmface.recipes import load_recipe
 from mmface.sampling import make_scheduler
 
 RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metrics.json", "README.md", "MLmodel"

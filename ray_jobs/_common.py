@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from mmface.config import Recipe, load_recipe
+from mmface.config import Recipe
 from mmface.data.records import QUARANTINE
 from mmface.data.stage import Row, Stage
 from mmface.dataset import (
@@ -26,6 +26,7 @@ from mmface.dataset import (
 )
 from mmface.errors import ServiceError, StageError
 from mmface.reach import unreachable
+from mmface.recipes import load_recipe
 from mmface.storage import Store, home
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mmface.data.u2net import LITE, U2Net
 from mmface.zoo.drawn import TRAIN_SEED, drawn, photographs
+from mmface.zoo.fit import Plan, fit
 
 _CROP = 80
 
@@ -104,11 +105,9 @@ def train(
     rng = np.random.default_rng(seed)
     data = drawn(portraits, TRAIN_SEED)
     model = U2Net(plan=LITE).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
     photos = photographs(cache, seed)
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 20) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
+
+    def loss(step: int) -> Tensor:
         if step % 3 == 2:
             chosen = torch.from_numpy(photos[rng.integers(0, len(photos), batch)])
             pixels, ink = _crops(chosen.permute(0, 3, 1, 2).float() / 255, None, rng)
@@ -117,12 +116,8 @@ def train(
             pixels, ink = _crops(data.pixels(at), data.labels(at), rng)
         maps = model.logits(_disturb(pixels, rng))
         # Deep supervision as in the paper: every side map draws the picture too.
-        loss = torch.stack([F.binary_cross_entropy_with_logits(one, ink) for one in maps]).sum()
-        loss = loss + 2 * F.l1_loss(torch.sigmoid(maps[0]), ink)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if step % 20 == 0:
-            print(f"sketch step {step} of {steps}: loss {loss.item():.3f}", flush=True)
+        every = torch.stack([F.binary_cross_entropy_with_logits(one, ink) for one in maps]).sum()
+        return every + 2 * F.l1_loss(torch.sigmoid(maps[0]), ink)
+
+    fit("sketch", model, loss, Plan(steps, rate=2e-3, warm=20, weight_decay=1e-4))
     model.half().save_pretrained(out)

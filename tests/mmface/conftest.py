@@ -10,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from mmface.config import Recipe, parse_recipe
+from mmface.config import Recipe
+from mmface.recipes import parse_recipe
 
 SIDE = 32
 TOKENS = 16

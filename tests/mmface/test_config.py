@@ -2,8 +2,9 @@
 
 import pytest
 
-from mmface.config import RECIPES, Phase, Recipe, fingerprint, load_recipe, parse_recipe
+from mmface.config import Phase, Recipe, fingerprint
 from mmface.errors import RecipeError
+from mmface.recipes import RECIPES, load_recipe, parse_recipe
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))

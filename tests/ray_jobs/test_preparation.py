@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from mmface import stages
-from mmface.config import Recipe, load_recipe
+from mmface.config import Recipe
 from mmface.data.records import IMAGES, QUARANTINE
 from mmface.dataset import Publisher, open_dataset, to_parquet
 from mmface.errors import StageError
+from mmface.recipes import load_recipe
 from mmface.storage import Store
 from ray_jobs import captions, conditions, images, latents, portraits, text
 

@@ -19,11 +19,12 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from mmface.config import Recipe, parse_recipe
+from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
 from mmface.data.u2net import U2Net
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline
+from mmface.recipes import parse_recipe
 from mmface.sampling import make_scheduler
 
 TOKENS = 16

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from mmface.config import Gate, Recipe, parse_recipe
+from mmface.config import Gate, Recipe
 from mmface.data.conditions import grey_png
 from mmface.data.labels import mask_to_png
 from mmface.data.records import QUARANTINE, SAMPLES
@@ -23,6 +23,7 @@ from mmface.evaluate import chart
 from mmface.evaluate.gate import decide
 from mmface.evaluate.pictures import grid
 from mmface.evaluate.report import Report, render_report
+from mmface.recipes import parse_recipe
 from mmface.storage import Store
 
 METRICS = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmface.config import Recipe, parse_recipe
+from mmface.config import Recipe
+from mmface.recipes import parse_recipe
 from mmface.train.batches import TrainingSet
 
 ROWS, CAPTIONS, TOKENS, WIDTH, CHANNELS, SIDE = 10, 3, 5, 12, 2, 4

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmface.config import Recipe, load_recipe
+from mmface.config import Recipe
 from mmface.errors import RecipeError, TrainingError
 from mmface.model import MMFaceDiT
+from mmface.recipes import load_recipe
 from mmface.train.loop import Hooks, make_state, train_phase
 from mmface.train.optim import learning_rate
 from mmface.train.state import TrainState, load_checkpoint, read_history, read_summary, save_checkpoint

@@ -1,0 +1,94 @@
+"""The recipes that ship, and how one is read: a short YAML file over the defaults, then ``--set`` overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mmface.config import Recipe
+from mmface.errors import RecipeError
+
+RECIPES = Path(__file__).parent
+
+
+def load_recipe(recipe: str, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
+    """Reads a recipe by name (``demo``), path or YAML text saved by :meth:`Recipe.to_yaml`, then applies overrides.
+
+    Args:
+        recipe: name of a file in ``mmface/recipes``, or a path ending in ``.yaml``.
+        overrides: ``key.path=value`` strings; list items by index, values in YAML syntax.
+
+    Raises:
+        RecipeError: no such recipe, bad YAML, unknown key, or a value out of range; names the key and the remedy.
+    """
+    tree = _read_yaml(recipe)
+    if overrides:
+        # They apply to the resolved tree, so that list items and defaults can be reached by path.
+        tree = parse_recipe(tree).model_dump(mode="json")
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree)
+
+
+def parse_recipe(tree: dict[str, Any]) -> Recipe:
+    """Validates a plain tree; every error is one line that names the key."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "recipe"
+        if first["type"] == "extra_forbidden":
+            siblings = _known_keys(first["loc"][:-1])
+            raise RecipeError(f"unknown key; known here: {', '.join(siblings)}", field=field) from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise RecipeError(f"{message} (got {first['input']!r:.80})", field=field) from None
+
+
+def _read_yaml(recipe: str) -> dict[str, Any]:
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        raise RecipeError(f"no recipe {recipe!r}; known: {known}, or a path ending in .yaml", field="recipe")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}", field="recipe") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} must hold a mapping of keys", field="recipe")
+    return tree
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, found, text = override.partition("=")
+    if not found or not key:
+        raise RecipeError(f"expected key.path=value, got {override!r}", field="--set")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"value {text!r} is not valid YAML", field=key) from None
+    node: Any = tree
+    *parents, last = key.split(".")
+    for parent in parents:
+        node = node[_step(node, parent, key)]
+    node[_step(node, last, key)] = value
+
+
+def _step(node: Any, part: str, key: str) -> Any:
+    if isinstance(node, list):
+        if not part.isdigit() or int(part) >= len(node):
+            raise RecipeError(f"{part!r} is not an index below {len(node)}", field=key)
+        return int(part)
+    if not isinstance(node, dict) or part not in node:
+        known = ", ".join(node) if isinstance(node, dict) else "nothing below"
+        raise RecipeError(f"unknown key {part!r}; known here: {known}", field=key)
+    return part
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    node: Any = Recipe().model_dump()
+    for part in loc:
+        node = node[0] if isinstance(part, int) else node[part]
+    return list(node)
