@@ -8,7 +8,7 @@ import logging
 import math
 import shlex
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -110,6 +110,9 @@ def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
     compared = current not in (None, version) and recipe.gate.max_frechet_ratio_to_champion is not None
     champion = registry.load_bundle(name).metrics if compared else None
     decision = decide(metrics, champion, recipe.gate)
+    if registry.was_rolled_back(name, version):
+        objection = f"version {version} was rolled back: change the recipe, or give it the alias in MLflow"
+        decision = replace(decision, passed=False, objection=objection)
     log.info("gate: version %s %s: %s", version, "passed" if decision.passed else "failed", decision.reason)
     if decision.passed and current != version:
         registry.set_alias(name, registry.CHAMPION, version)

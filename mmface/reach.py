@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from urllib.parse import urlsplit
 
+from mmface.errors import ServiceError
+
 SECONDS = 3.0
+
+
+def ray_address() -> str | None:
+    """``RAY_ADDRESS``, None where Ray is to be started on this machine.
+
+    Raises:
+        ServiceError: nothing answers there.
+    """
+    address = os.environ.get("RAY_ADDRESS") or None
+    problem = unreachable(address) if address else None
+    if problem:
+        remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
+        raise ServiceError(f"{problem}; {remedy}", field="RAY_ADDRESS")
+    return address
 
 
 def unreachable(address: str) -> str | None:

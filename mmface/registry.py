@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MODEL = "mmface-dit"
 CHAMPION = "champion"
 FINGERPRINT_TAG = "mmface.bundle"
+ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: it was champion and had to go
 PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version: who held the alias before it
 ARTIFACT = "bundle"
 
@@ -125,8 +126,16 @@ def rollback(name: str = MODEL, alias: str = CHAMPION) -> str:
         raise RegistryError(f"version {current} is the first {alias} of {name}: there is none before it", field="alias")
     _require(client, name, previous)
     with mlflow_errors():
+        client.set_model_version_tag(name, current, ROLLED_BACK_TAG, alias)
         client.set_registered_model_alias(name, alias, previous)
     return previous
+
+
+def was_rolled_back(name: str, version: str) -> bool:
+    """Whether an operator took an alias away from this version."""
+    _require(client := open_tracking(), name, version)
+    with mlflow_errors():
+        return ROLLED_BACK_TAG in client.get_model_version(name, version).tags
 
 
 def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:

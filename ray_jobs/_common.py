@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from mmface.dataset import (
     read_rows,
     to_parquet,
 )
-from mmface.errors import ServiceError, StageError
-from mmface.reach import unreachable
+from mmface.errors import StageError
+from mmface.reach import ray_address
 from mmface.recipes import load_recipe
 from mmface.storage import Store, home
 
@@ -74,12 +73,8 @@ def connect_ray() -> None:
 
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS")
+    address = ray_address()
     if address:
-        problem = unreachable(address)
-        if problem:
-            remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
-            raise ServiceError(f"{problem}; {remedy}", field="RAY_ADDRESS")
         ray.init(address=address)
     else:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", configure_logging=False)

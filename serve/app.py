@@ -16,7 +16,7 @@ from ray import serve
 from mmface import storage
 from mmface.config import Recipe, Serve
 from mmface.errors import RegistryError, ServiceError
-from mmface.reach import unreachable
+from mmface.reach import ray_address
 from mmface.registry import get_alias
 from mmface.storage import HOME_VARIABLE
 from mmface.tracking import TRACKING_VARIABLE, tracking_uri
@@ -84,15 +84,11 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if not address:
+    address = ray_address()
+    if address:
+        ray.init(address=address)
+    else:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
-        return
-    problem = unreachable(address)
-    if problem:
-        remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
-        raise ServiceError(f"{problem}; {remedy}", field="RAY_ADDRESS")
-    ray.init(address=address)
 
 
 def require_free_port(settings: Serve) -> None:

@@ -27,15 +27,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """All questions asked; the candidate passes when every answer does."""
+    """All questions asked; the candidate passes when every answer does and nothing else speaks against it."""
 
     passed: bool
     checks: tuple[Check, ...]
+    objection: str = ""
 
     @property
     def reason(self) -> str:
         """One line: what failed, or that nothing did."""
-        failed = [check.reason for check in self.checks if not check.passed]
+        failed = [check.reason for check in self.checks if not check.passed] + [self.objection] * bool(self.objection)
         return "; ".join(failed) if failed else f"passed {len(self.checks)} checks"
 
     def to_dict(self) -> dict[str, Any]:
