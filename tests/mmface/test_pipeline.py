@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_parts
+import tiny
 import torch
 from PIL import Image
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> MMFacePipeline:
-    return tiny_parts.pipeline(folder)
+    return tiny.pipeline(folder)
 
 
 def masks(count: int) -> list[Image.Image]:
@@ -48,10 +48,10 @@ def public(config: Any) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("vae", tiny_parts.VAES)
+@pytest.mark.parametrize("vae", tiny.VAES)
 @pytest.mark.parametrize(("objective", "sampler"), [("flow", "euler"), ("flow", "unipc"), ("ddpm", "dpmpp")])
 def test_saving_and_loading_is_bit_exact(folder, tmp_path, vae, objective, sampler) -> None:
-    first = tiny_parts.pipeline(folder, vae, objective, sampler)
+    first = tiny.pipeline(folder, vae, objective, sampler)
     first.save_pretrained(tmp_path)
     second = MMFacePipeline.from_pretrained(tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
@@ -137,7 +137,7 @@ def test_cancelling_leaves_no_trace(pipeline) -> None:
 
 
 def test_sampler_changes_within_the_objective(folder) -> None:
-    pipeline = tiny_parts.pipeline(folder, objective="ddpm", sampler="dpmpp")
+    pipeline = tiny.pipeline(folder, objective="ddpm", sampler="dpmpp")
     pipeline.set_sampler("heun")
     assert type(pipeline.scheduler) is type(make_scheduler("ddpm", "heun"))
     assert latents(pipeline).isfinite().all()
@@ -146,8 +146,8 @@ def test_sampler_changes_within_the_objective(folder) -> None:
 
 
 def test_bfloat16(folder) -> None:
-    exact = latents(tiny_parts.pipeline(folder))
-    half = latents(tiny_parts.pipeline(folder).to(dtype=torch.bfloat16))
+    exact = latents(tiny.pipeline(folder))
+    half = latents(tiny.pipeline(folder).to(dtype=torch.bfloat16))
     assert half.dtype == torch.float32
     assert (half - exact).norm() < 0.1 * exact.norm()
 
@@ -195,7 +195,7 @@ def test_bad_input_names_the_field(pipeline, given, field) -> None:
     ("changes", "field"), [({"in_channels": 10}, "components.vae"), ({"text_embed_dim": 8}, "components.text_encoder")]
 )
 def test_components_must_fit(folder, changes, field) -> None:
-    fitting = tiny_parts.pipeline(folder).components
+    fitting = tiny.pipeline(folder).components
     with pytest.raises(RecipeError) as error:
-        MMFacePipeline(**{**fitting, "transformer": tiny_parts.transformer(**changes)})
+        MMFacePipeline(**{**fitting, "transformer": tiny.transformer(**changes)})
     assert error.value.field == field

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_parts
+import tiny
 import torch
 
 from mmface.text import encode_text
@@ -13,18 +13,18 @@ from mmface.text import encode_text
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory):
-    return tiny_parts.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return tiny.tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_last_but_one_layer_without_norm(tokenizer) -> None:
-    encoder = tiny_parts.text_encoder()
+    encoder = tiny.text_encoder()
     sequence, pooled = encode_text(tokenizer, encoder, ["red hair", ""])
-    assert sequence.shape == (2, tiny_parts.TOKENS, tiny_parts.TEXT_WIDTH)
-    assert pooled.shape == (2, tiny_parts.TEXT_WIDTH)
+    assert sequence.shape == (2, tiny.TOKENS, tiny.TEXT_WIDTH)
+    assert pooled.shape == (2, tiny.TEXT_WIDTH)
 
     seen: list[torch.Tensor] = []
     encoder.encoder.layers[-1].register_forward_pre_hook(lambda _, args, kwargs: seen.append(args[0]), with_kwargs=True)
-    ids = tokenizer(["red hair", ""], padding="max_length", max_length=tiny_parts.TOKENS, return_tensors="pt").input_ids
+    ids = tokenizer(["red hair", ""], padding="max_length", max_length=tiny.TOKENS, return_tensors="pt").input_ids
     with torch.no_grad():
         output = encoder(ids)
     torch.testing.assert_close(sequence, seen[0])
@@ -33,14 +33,14 @@ def test_last_but_one_layer_without_norm(tokenizer) -> None:
 
 
 def test_long_prompts_are_cut_and_neighbours_do_not_matter(tokenizer) -> None:
-    encoder = tiny_parts.text_encoder()
+    encoder = tiny.text_encoder()
     long = "a face with red hair and green eyes"
     both, _ = encode_text(tokenizer, encoder, [long, "hat"])
     alone, _ = encode_text(tokenizer, encoder, ["hat"])
-    assert both.shape[1] == tiny_parts.TOKENS
+    assert both.shape[1] == tiny.TOKENS
     torch.testing.assert_close(both[1:], alone)
 
 
 def test_loaded_tokenizer_spells_as_it_was_built(tmp_path: Path) -> None:
-    made = tiny_parts.tokenizer(tmp_path)
+    made = tiny.tokenizer(tmp_path)
     assert made("ab").input_ids == [52, 0, 27, 53]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_parts
+import tiny
 import torch
 
 from mmface.latents import (
@@ -32,9 +32,9 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize("name", tiny_parts.VAES)
+@pytest.mark.parametrize("name", tiny.VAES)
 def test_shapes_and_moments(name: str, images: torch.Tensor) -> None:
-    vae = tiny_parts.VAES[name]()
+    vae = tiny.VAES[name]()
     mean, logvar = encode_moments(vae, images)
     assert mean.shape == (2, latent_channels(vae), 16 // spatial_factor(vae), 32 // spatial_factor(vae))
     if name.startswith("kl"):
@@ -46,9 +46,9 @@ def test_shapes_and_moments(name: str, images: torch.Tensor) -> None:
     assert decoded.abs().max() <= 1
 
 
-@pytest.mark.parametrize("name", tiny_parts.VAES)
+@pytest.mark.parametrize("name", tiny.VAES)
 def test_normalisation(name: str, images: torch.Tensor) -> None:
-    vae = tiny_parts.VAES[name]()
+    vae = tiny.VAES[name]()
     mean, std = normalisation(vae, 4)
     torch.testing.assert_close(mean, torch.tensor(EXPECTED[name][0]))
     torch.testing.assert_close(std, torch.tensor(EXPECTED[name][1]))
@@ -58,14 +58,14 @@ def test_normalisation(name: str, images: torch.Tensor) -> None:
 
 
 def test_released_vae_is_scaled_and_not_shifted(images: torch.Tensor) -> None:
-    vae = tiny_parts.kl(scaling_factor=0.3611, shift_factor=0.1159)
+    vae = tiny.kl(scaling_factor=0.3611, shift_factor=0.1159)
     raw, _ = encode_moments(vae, images)
     torch.testing.assert_close(normalise(vae, raw), raw * 0.3611)
 
 
 @pytest.mark.parametrize("name", ["kl_whitened", "dc_whitened"])
 def test_whitening_survives_saving(tmp_path: Path, name: str) -> None:
-    vae = tiny_parts.VAES[name]()
+    vae = tiny.VAES[name]()
     vae.save_pretrained(tmp_path)
     again = type(vae).from_pretrained(tmp_path)
     for saved, given in zip(normalisation(again, 4), normalisation(vae, 4), strict=True):

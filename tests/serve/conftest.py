@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+import tiny
+from service import tiny_recipe
 from starlette.testclient import TestClient
-from tiny import tiny_networks, tiny_pipeline, tiny_recipe
 
 from mmface.bundle import Bundle
 from serve.api import create_app
@@ -16,8 +16,8 @@ from serve.generator import Generator
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root = Path(tmp_path_factory.mktemp("tiny"))
-    return Bundle(tiny_pipeline(root / "tokenizer"), "7", tiny_recipe(tiny_networks(root)), {}, {})
+    root = tmp_path_factory.mktemp("tiny")
+    return Bundle(tiny.pipeline(root / "tokenizer"), "7", tiny_recipe(tiny.components(root)), {}, {})
 
 
 @pytest.fixture

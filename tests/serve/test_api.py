@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from service import mask_png, pixels, png, sketch_png
 from starlette.testclient import TestClient
-from tiny import mask_png, pixels, png, sketch_png
 
 MASK = "/v1/generate/mask"
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -40,7 +40,7 @@ def test_health_readiness_and_models(client: TestClient) -> None:
     assert ready.headers["X-Model-Version"] == "7"
     (model,) = client.get("/v1/models").json()["data"]
     assert (model["id"], model["default_size"], model["min_size"], model["size_multiple"]) == (
-        "mmface-dit:7", "64x64", 32, 4,
+        "mmface-dit:7", "64x64", 32, 8,
     )  # fmt: skip
 
 

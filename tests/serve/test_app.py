@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import mask_png, pixels, png, sketch_png, tiny_recipe
+from service import mask_png, pixels, png, sketch_png, tiny_recipe
 
 from mmface.bundle import Bundle, write_bundle
 from mmface.errors import RegistryError, ServiceError

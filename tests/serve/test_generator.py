@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from tiny import mask_png, tiny_recipe
+from service import mask_png, tiny_recipe
 
 from mmface.bundle import Bundle
 from mmface.errors import InputError, ServiceError

@@ -1,4 +1,4 @@
-"""Tiny random components of every class that the pipeline accepts."""
+"""Tiny random networks of every class that production uses; one tokenizer that spells letter by letter."""
 
 from __future__ import annotations
 
@@ -8,16 +8,32 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
 
+from mmface.data.labels import LABELS
+from mmface.data.u2net import U2Net
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 
 CHANNELS = 4
 FACTOR = 4
-TOKENS = 12
+TOKENS = 16
 TEXT_WIDTH = 16
+SIDE = 32
+_TOWER = {"hidden_size": TEXT_WIDTH, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+_TEXT = {"vocab_size": 54, "max_position_embeddings": TOKENS}
+_TEXT |= {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
@@ -31,18 +47,31 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
 
 def text_encoder() -> CLIPTextModel:
     torch.manual_seed(1)
-    config = CLIPTextConfig(
-        vocab_size=54,
-        hidden_size=TEXT_WIDTH,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=TOKENS,
-        bos_token_id=52,
-        eos_token_id=53,
-        pad_token_id=53,
+    return CLIPTextModel(CLIPTextConfig(**_TOWER, **_TEXT)).eval()
+
+
+def clip() -> CLIPModel:
+    torch.manual_seed(6)
+    vision = {**_TOWER, "image_size": SIDE, "patch_size": 8}
+    config = CLIPConfig(text_config={**_TOWER, **_TEXT}, vision_config=vision, projection_dim=TEXT_WIDTH)
+    return CLIPModel(config).eval()
+
+
+def parser() -> SegformerForSemanticSegmentation:
+    torch.manual_seed(7)
+    config = SegformerConfig(
+        depths=[1] * 4,
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1] * 4,
+        decoder_hidden_size=16,
+        num_labels=len(LABELS),
     )
-    return CLIPTextModel(config).eval()
+    return SegformerForSemanticSegmentation(config).eval()
+
+
+def sketcher() -> U2Net:
+    torch.manual_seed(8)
+    return U2Net().eval()
 
 
 def kl(**options: Any) -> AutoencoderKL:
@@ -115,3 +144,17 @@ def pipeline(folder: Path, vae: str = "kl", objective: str = "flow", sampler: st
         scheduler=make_scheduler(objective, sampler),
         sample_size=32,
     )
+
+
+def components(root: Path) -> dict[str, str]:
+    """A recipe's ``components``: each in a folder of its own below ``root``."""
+    square = {"height": SIDE, "width": SIDE}
+    kl().save_pretrained(root / "vae")
+    clip().save_pretrained(root / "clip")
+    tokenizer(root / "clip")
+    CLIPImageProcessor(size=square, crop_size=square).save_pretrained(root / "clip")
+    parser().save_pretrained(root / "parser")
+    SegformerImageProcessor(size=square).save_pretrained(root / "parser")
+    sketcher().save_pretrained(root / "sketcher")
+    folders = {"vae": "vae", "text_encoder": "clip", "clip": "clip", "parser": "parser", "sketcher": "sketcher"}
+    return {role: str(root / folder) for role, folder in folders.items()}

@@ -1,0 +1,50 @@
+"""A recipe for a tiny service, and drawings to send to it."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmface.config import Recipe
+from mmface.data.labels import mask_to_png
+from mmface.recipes import parse_recipe
+
+
+def tiny_recipe(components: dict[str, str] | None = None, **serve: Any) -> Recipe:
+    """32 and 64 pixels, three steps."""
+    phases = [{"resolution": 32, "steps": 1}, {"resolution": 64, "steps": 1}]
+    sampling = {"num_inference_steps": 3, "guidance_scale": 2.0}
+    limits = {"max_steps": 1000, "max_queued": 2, "max_upload_bytes": 200_000, "max_condition_megapixels": 1.0}
+    tree = {"name": "tiny", "phases": phases, "sampling": sampling, "serve": limits | serve}
+    return parse_recipe(tree | {"components": components or {}})
+
+
+def mask_png(side: int = 64) -> bytes:
+    """A label-index mask with a head on cloth."""
+    labels = Image.new("L", (side, side), 0)
+    draw = ImageDraw.Draw(labels)
+    draw.rectangle((0, side * 3 // 4, side, side), fill=18)
+    draw.ellipse((side // 4, side // 8, side * 3 // 4, side * 7 // 8), fill=1)
+    return mask_to_png(np.asarray(labels))
+
+
+def sketch_png(side: int = 64) -> bytes:
+    """Dark lines on white."""
+    sketch = Image.new("L", (side, side), 255)
+    ImageDraw.Draw(sketch).ellipse((side // 4, side // 8, side * 3 // 4, side * 7 // 8), outline=0)
+    return png(sketch)
+
+
+def png(image: Image.Image) -> bytes:
+    """``image`` as a PNG file."""
+    sink = BytesIO()
+    image.save(sink, "PNG")
+    return sink.getvalue()
+
+
+def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A PNG file's pixels."""
+    return np.asarray(Image.open(BytesIO(data)))
