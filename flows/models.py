@@ -23,6 +23,7 @@ def paint(arguments: Namespace) -> list[Path]:
     data = _read(arguments.mask or arguments.sketch, f"--{modality}")
 
     import numpy as np
+    from diffusers.utils.logging import disable_progress_bar
 
     from mmface.data.labels import mask_from_png
     from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
@@ -30,6 +31,7 @@ def paint(arguments: Namespace) -> list[Path]:
     from mmface.registry import load_bundle
     from serve.pictures import Provenance, encode_png
 
+    disable_progress_bar()  # of loading, which takes a second
     drawing = open_image(data, field=f"--{modality}")
     name, _, version = arguments.model.partition("@")
     bundle = load_bundle(name, version or "champion")

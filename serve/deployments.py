@@ -33,10 +33,12 @@ class Replica:
 
     def __init__(self, settings: Serve, threads: int) -> None:
         import torch
+        from diffusers.utils.logging import disable_progress_bar
 
         from mmface.registry import load_bundle
         from serve.generator import Generator
 
+        disable_progress_bar()  # of loading, in a log
         # Ray limits OpenMP to the CPUs an actor reserves; denoising wants what the machine has.
         torch.set_num_threads(threads)
         bundle = load_bundle(settings.model_name, settings.alias)
