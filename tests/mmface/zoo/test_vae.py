@@ -1,4 +1,4 @@
-"""The zoo VAE: its latents are white, its pictures close, and its encoder is the closed form that it claims to be."""
+"""The zoo VAE: its latents are white and its pictures close."""
 
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,12 @@ def test_latents_are_white_per_channel_and_portraits_come_back(vae: Any, portrai
     assert (10 * torch.log10(4 / error)).mean() >= 28
 
 
-def test_the_encoder_is_the_scaled_and_rotated_principal_components(portraits: torch.Tensor) -> None:
+def test_the_whiteness_loss_is_zero_for_white_latents_alone() -> None:
     torch.manual_seed(0)
-    vae = train_vae.build()
-    train_vae.fit_encoder(vae, portraits[:12])
-    with torch.no_grad():
-        latents = vae.encoder(portraits[:12]).permute(0, 2, 3, 1)
-    wanted = train_vae.target(portraits[:12])
-    assert (latents - wanted).square().mean().sqrt() < 0.15
-    # Unit variance over the channels; the deviations along the components fall as (pixel deviation) ** ALPHA.
-    flat = wanted.reshape(-1, wanted.shape[-1])
-    assert torch.linalg.eigvalsh(flat.T @ flat / len(flat)).sum() == pytest.approx(train_vae.CHANNELS, rel=1e-3)
+    white = torch.randn(64, train_vae.CHANNELS, 32, 32)
+    assert train_vae.whiteness_loss(white) < 0.001
+    assert train_vae.whiteness_loss(white + 1) == pytest.approx(1, abs=0.05)
+    assert train_vae.whiteness_loss(2 * white) == pytest.approx(9, abs=0.2)
 
 
 def test_crops_are_deterministic_and_leave_out_flat_pictures(tmp_path: Path) -> None:
@@ -64,8 +59,3 @@ def test_crops_are_deterministic_and_leave_out_flat_pictures(tmp_path: Path) -> 
     first, second = (photos.crops(paths, per_photo=3, size=48, seed=1) for _ in range(2))
     assert first.shape == (3, 48, 48, 3)
     assert np.array_equal(first, second)
-
-
-def test_learning_rate_warms_up_holds_and_ends_at_zero() -> None:
-    schedule = train_vae.Schedule(steps=1000, lr=1.0, warm=10, hold=0.5)
-    assert [schedule.rate(step) for step in (0, 400, 1000)] == pytest.approx([0.1, 1.0, 0.0])

@@ -14,12 +14,12 @@ from mmface.text import encode_text
 from mmface.zoo import NAMES, resolve
 from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, Drawn, drawn
 from mmface.zoo.measure import as_table, draw_sketches, hair_word_accuracy, load_photos, psnr
-from mmface.zoo.train_clip import build_tokenizer, retrieval
+from mmface.zoo.train_clip import TOKENS, build_tokenizer, retrieval
 from mmface.zoo.train_parser import disturb, per_label_iou, predict
 from mmface.zoo.train_sketch import target
 
-# What the shipped weights reach, less a margin: they must not get worse. The aims stand in mmface/zoo/README.md.
-PARSER_MIOU, SKETCH_CORRELATION, CLIP_RETRIEVAL, HAIR_WORDS = 0.45, 0.70, 0.45, 0.8
+# The aims of mmface/zoo/README.md; the sketch has what it reaches, less a margin.
+PARSER_MIOU, SKETCH_CORRELATION, CLIP_RETRIEVAL, HAIR_WORDS = 0.75, 0.70, 0.60, 0.8
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def test_clip_finds_captions_and_hair_colours(held_out: Drawn) -> None:
 
 def test_the_text_encoder_reads_any_text_at_its_length() -> None:
     tokenizer, encoder = load_text_encoder("zoo:clip")
-    assert tokenizer.model_max_length == encoder.config.max_position_embeddings == 40
+    assert tokenizer.model_max_length == encoder.config.max_position_embeddings == TOKENS
     sequence, pooled = encode_text(tokenizer, encoder, ["", "A man with red hair.", "日本 Zürich \x07 q", "x " * 200])
-    assert sequence.shape[:2] == (4, 40)
+    assert sequence.shape[:2] == (4, TOKENS)
     assert torch.isfinite(sequence).all()
     assert torch.isfinite(pooled).all()
     one, other = encode_text(tokenizer, encoder, ["A man with red hair.", "A man with white hair."])[1]
