@@ -127,7 +127,7 @@ class Phase(Section):
 class Train(Section):
     """The optimiser and the machinery around it (§5)."""
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device multiplies it natively
     gradient_checkpointing: bool = False
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)

@@ -101,5 +101,15 @@ def _synchronised(transformer: nn.Module, last: bool) -> contextlib.AbstractCont
     return contextlib.nullcontext()
 
 
+def computes_in_bf16(train: Train, device: torch.device) -> bool:
+    """Whether matrix products run in bfloat16: as the recipe says; ``auto`` where the device multiplies it natively."""
+    if train.precision != "auto":
+        return train.precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def _precision(train: Train, world: World) -> torch.autocast:
-    return torch.autocast(world.device.type, torch.bfloat16, enabled=train.precision == "bf16")
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=computes_in_bf16(train, world.device))

@@ -16,7 +16,7 @@ from mmface.recipes import load_recipe
 from mmface.train.loop import Hooks, make_state, train_phase
 from mmface.train.optim import learning_rate
 from mmface.train.state import TrainState, load_checkpoint, read_history, read_summary, save_checkpoint
-from mmface.train.step import World
+from mmface.train.step import World, computes_in_bf16
 
 WALL_TIME = {"images_per_s", "data_wait", "eta_s"}
 
@@ -132,6 +132,15 @@ def test_savings_change_little(recipe, data, tmp_path, setting):
     tolerance = 1e-5 if "gradient_checkpointing" in setting else 0.05
     assert saving.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=tolerance)
     assert all(parameter.dtype == torch.float32 for parameter in saving.model.parameters())
+
+
+def test_auto_precision_is_bf16_where_the_processor_multiplies_it(recipe, monkeypatch):
+    for capabilities, native in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        precisions = {"auto": native, "bf16": True, "fp32": False}
+        for precision, wanted in precisions.items():
+            train = changed(recipe, precision=precision).train
+            assert computes_in_bf16(train, torch.device("cpu")) is wanted
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_sample(recipe, data, tmp_path):
