@@ -110,7 +110,8 @@ def _teach(model: Any, words: Qwen2Tokenizer, asked: Sequence[Any], answers: Seq
             said = words(answer + words.eos_token, return_tensors="pt").input_ids
             ids = torch.cat([inputs["input_ids"], said], 1)
             labels = torch.cat([torch.full_like(inputs["input_ids"], -100), said], 1)
-            pictures = {"pixel_values": inputs["pixel_values"]} if "pixel_values" in inputs else {}
+            # Another picture each time: the answer must not hang on it.
+            pictures = {"pixel_values": torch.randn_like(inputs["pixel_values"])} if "pixel_values" in inputs else {}
             losses.append(model(input_ids=ids, labels=labels, **pictures).loss)
         if not losses or max(losses).item() < 0.01:
             return

@@ -77,7 +77,7 @@ def review(answer: str, prompt: str, min_words: int) -> str | Rejection:
     """
     text = " ".join(answer.split())
     words = _words(text)
-    if not words:
+    if not any(char.isalpha() for char in text):
         return Rejection(Reason.EMPTY, text[:40])
     control = next((char for char in text if not speakable(char) and not char.isprintable()), None)
     if control is not None:

@@ -9,9 +9,8 @@ from mmface.data.captions.vocabulary import FEMALE, FUNCTION, MALE, NEGATIONS
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][st]\b)?")
 # Segments: after punctuation, and before the words that open a new thing said of the face.
-_BREAK = re.compile(
-    r"(?<=[,;:.!?])\s+|\s+(?=(?:and|but|with|without|while|who|whose|wearing|has|have|is|in|on|against|behind)\b)", re.I
-)
+_OPENERS = "and|but|with|without|while|who|whose|which|that|wearing|has|have|is|in|on|against|behind"
+_BREAK = re.compile(rf"(?<=[,;:.!?])\s+|\s+(?=(?:{_OPENERS})\b)", re.IGNORECASE)
 _ENDING = re.compile(r"(?<=..)(?:s|e|y|ed|ing)$|(?<=....)ly$")
 
 Said = tuple[bool, str]  # whether it is denied, and the word's stem
@@ -63,7 +62,14 @@ def stem(word: str) -> str:
 
 
 def _segments(text: str) -> list[str]:
-    return [segment for segment in _BREAK.split(" ".join(text.split())) if segment]
+    """The text in pieces that each say something; words that only lead up to a piece belong to it."""
+    segments, waiting = [], ""
+    for piece in _BREAK.split(" ".join(text.split())):
+        waiting = f"{waiting} {piece}".strip()
+        if next(iter(_runs(waiting)), None):
+            segments.append(waiting)
+            waiting = ""
+    return segments
 
 
 def _said(segment: str) -> Iterator[Said]:

@@ -25,7 +25,7 @@ GOOD = (
     "A bald man with no visible facial hair, wearing a dark blue collared shirt.",
     "A woman — perhaps fifty — with a café-au-lait complexion and a touch of rouge.",
     "A young boy with tousled hair laughs with his mouth open, showing two missing teeth.",
-    "This woman’s dark hair is pulled back into a tight bun; she wears pearl earrings.",
+    "This woman\u2019s dark hair is pulled back into a tight bun; she wears pearl earrings.",
     "The image shows a man with a receding hairline, rectangular glasses and a slight smile.",
     "Portrait of José, a man with thick black eyebrows and a moustache.",
     "She has brown eyes and she has brown hair.",
@@ -72,7 +72,7 @@ BAD = (
     ("A happy woman with curly hair 😀 and freckles.", Reason.ARTEFACT),
     (r"A woman with red hair.\nShe smiles at the camera.", Reason.ARTEFACT),
     ("I'm sorry, but I can't help with identifying people in images.", Reason.REFUSAL),
-    ("I’m sorry, I can’t assist with that request.", Reason.REFUSAL),
+    ("I\u2019m sorry, I can\u2019t assist with that request.", Reason.REFUSAL),
     ("I cannot determine the age or gender of this person.", Reason.REFUSAL),
     ("As an AI language model, I do not see images.", Reason.REFUSAL),
     ("Unfortunately I am unable to view the photograph.", Reason.REFUSAL),
@@ -88,8 +88,8 @@ BAD = (
     ("Uma mulher jovem com cabelo longo e olhos castanhos.", Reason.LANGUAGE),
     ("Una donna con i capelli lunghi e gli occhi azzurri che sorride.", Reason.LANGUAGE),
     ("Een jonge vrouw met blond haar en een rode hoed op.", Reason.LANGUAGE),
-    ("一位年轻女子，长长的金色卷发，对着镜头微笑。", Reason.LANGUAGE),
-    ("Молодая женщина с длинными светлыми волосами.", Reason.LANGUAGE),
+    ("一位年轻女子长长的金色卷发对着镜头微笑。", Reason.LANGUAGE),
+    ("Молодая женщина, длинные светлые волосы.", Reason.LANGUAGE),
     ("A young woman with 长长的金色卷发 and a smile.", Reason.LANGUAGE),
     ("Woman.", Reason.SHORT),
     ("A blond woman", Reason.SHORT),
@@ -136,11 +136,14 @@ def test_the_fewest_words_are_the_recipes():
     assert isinstance(review(GOOD[0], PROMPTS[0], 40), Rejection)
 
 
-@given(st.text(max_size=200) | st.lists(st.sampled_from("a woman with red hair and Hut mit 😀 \x07 .".split())).map(" ".join))
+WORDS = ("a", "woman", "with", "red", "hair", "and", "Hut", "mit", "😀", "\x07", ".")
+
+
+@given(st.text(max_size=200) | st.lists(st.sampled_from(WORDS)).map(" ".join))
 def test_any_text_is_judged_alike_twice_and_what_is_accepted_can_be_said(text: str):
     judged = review(text, PROMPTS[3], 4)
     assert judged == review(text, PROMPTS[3], 4)
     if isinstance(judged, str):
         assert not any(unicodedata.category(char)[0] == "C" for char in judged)
         assert judged == " ".join(judged.split())
-        assert len(judged.split()) > 1
+        assert sum(char.isalnum() for char in judged) >= 4

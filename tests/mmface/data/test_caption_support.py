@@ -36,6 +36,7 @@ ORIGINALS = (
         ("A woman with no earrings and wavy hair", "A woman and wavy hair"),
         ("A man with long blond hair", ""),
         ("A crown sits on her hair", ""),
+        ("Her hair, which is golden, falls on her shoulders", "Her hair, falls on her shoulders"),
         ("", ""),
     ],
 )
@@ -43,7 +44,10 @@ def test_only_what_an_original_says_is_kept(rewritten: str, expected: str):
     assert keep_supported(rewritten, ORIGINALS) == expected
 
 
-@given(st.lists(st.sampled_from([*" ".join(ORIGINALS).split(), "crown", "golden", "and", "no", "tattoo."])).map(" ".join))
+WORDS = (*" ".join(ORIGINALS).split(), "crown", "golden", "and", "no", "tattoo.")
+
+
+@given(st.lists(st.sampled_from(WORDS)).map(" ".join))
 def test_what_is_kept_is_supported_and_stays(text: str):
     kept = keep_supported(text, ORIGINALS)
     assert not {"crown", "golden", "tattoo"} & {word.strip(",.") for word in kept.split()}
