@@ -97,11 +97,10 @@ class Questions:
         from mmface.data.captions.ask import again
         from mmface.data.captions.rules import Rejection, review
 
-        settings = self.recipe.captioning
         for row in recorded(Publisher(self.store, self.identity), part, attempt):
-            judged = review(row["answer"], row["prompt"], settings.min_words)
+            judged = review(row["answer"], row["prompt"], self.recipe.captioning.min_words)
             if isinstance(judged, Rejection):
-                yield row["id"], row["slot"], again(settings.prompts[row["slot"]], judged.reason)
+                yield row["id"], row["slot"], again(row["prompt"], judged.reason)
 
 
 class RecordedAnswers:

@@ -44,7 +44,7 @@ class Captioner(Protocol):
 
 
 def again(prompt: str, reason: Reason) -> str:
-    """The prompt of the next try: greedy decoding would repeat itself, so the question says what was wrong."""
+    """The prompt of the next try. Greedy decoding would repeat itself, so every try adds what was wrong."""
     return f"{prompt} {_REMINDERS[reason]}"
 
 

@@ -34,9 +34,9 @@ def cap(text: str, limit: int, count: Callable[[str], int]) -> str:
     def tokens(length: int) -> int:
         return count(_join(words[:length]))
 
-    fits = bisect_right(range(1, len(words) + 1), limit, key=tokens)
-    if fits < len(words):
-        fits = _pause(words[:fits])
+    fits = len(words)
+    if tokens(fits) > limit:
+        fits = _pause(words[: bisect_right(range(1, fits + 1), limit, key=tokens)])
     kept = _join(words[:fits])
     if not kept:
         raise InputError("a caption has no word that fits the tokenizer", field="captions")

@@ -22,9 +22,9 @@ def clean(text: str) -> str:
 def speakable(char: str) -> bool:
     """Neither a control character (any of Unicode's C categories) nor a pictograph or its modifiers."""
     category = unicodedata.category(char)
-    if category == "Sk":  # skin tones of pictographs; the ASCII circumflex and backtick are of the category too
-        return char.isascii()
-    return category[0] != "C" and category not in ("So", "Me") and not "\ufe00" <= char <= "\ufe0f"
+    if char <= "\u00ff":  # degree sign, backtick and circumflex share their categories with pictographs
+        return category[0] != "C"
+    return category[0] != "C" and category not in ("So", "Sk", "Me") and not "\ufe00" <= char <= "\ufe0f"
 
 
 def _gap(char: str) -> str:

@@ -28,9 +28,9 @@ class Rewriter(Protocol):
         ...
 
 
-def instruct(captions: Sequence[str], *, reminded: bool = False) -> str:
-    """The instruction for the captions of one picture."""
-    text = f"{INSTRUCTION} {REMINDER}" if reminded else INSTRUCTION
+def instruct(captions: Sequence[str], *, reminders: int = 0) -> str:
+    """The instruction for the captions of one picture; another reminder each time that the answer was no array."""
+    text = " ".join([INSTRUCTION, *[REMINDER] * reminders])
     return f"{text.format(count=len(captions))}\n\n{json.dumps(list(captions), ensure_ascii=False, indent=0)}"
 
 

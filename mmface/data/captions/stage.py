@@ -92,7 +92,7 @@ class Captions:
                 judged = review(answer, draft.prompts[at], self.settings.min_words)
                 if isinstance(judged, Rejection):
                     draft.rejections[judged.reason] += 1
-                    draft.prompts[at] = again(self.settings.prompts[at], judged.reason)
+                    draft.prompts[at] = again(draft.prompts[at], judged.reason)
                 else:
                     draft.captions[at] = judged
 
@@ -104,7 +104,7 @@ class Captions:
             waiting = [draft for draft in drafts if not draft.rewritten]
             if not waiting:
                 return
-            asked = [instruct(_texts(draft), reminded=attempt > 0) for draft in waiting]
+            asked = [instruct(_texts(draft), reminders=attempt) for draft in waiting]
             for draft, answer in zip(waiting, self.rewriter(asked), strict=True):
                 parsed = parse(answer, self.count)
                 if isinstance(parsed, Rejection):

@@ -105,7 +105,7 @@ def test_what_is_left_fits_begins_like_the_text_and_stays(text: str, limit: int,
         ("the end <|endoftext|> is not <|startoftext|>near", "the end is not near"),
         ("cafe\u0301 au lait", "café au lait"),
         ("a lone \ud800 surrogate and \ue000 private use", "a lone surrogate and private use"),
-        ("plain ^ASCII` (50%) & more", "plain ^ASCII` (50%) & more"),
+        ("plain ^ASCII` (50%, 45°) & more", "plain ^ASCII` (50%, 45°) & more"),
         ("😀 \x07", ""),
     ],
 )

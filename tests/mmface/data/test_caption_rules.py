@@ -36,6 +36,7 @@ GOOD = (
     "A teenage girl with braces looks at something below the camera, her head turned three quarters.",
     "Here, a man with dreadlocks is seen from the side against a brick wall.",
     "A smiling person with very, very long eyelashes and pink lipstick.",
+    "A man in three-quarter view, his head turned about 45° to the right.",
     "An infant with rosy cheeks and a wide-eyed, surprised expression.",
     "woman, dark skin, afro, gold nose ring, laughing, bright studio light, 3/4 view",
 )

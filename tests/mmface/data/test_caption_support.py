@@ -82,7 +82,7 @@ def test_the_instruction_carries_the_captions_and_their_number():
     text = instruct(ORIGINALS)
     assert "3 strings" in text
     assert json.loads(text.partition("\n\n")[2]) == list(ORIGINALS)
-    assert len(instruct(ORIGINALS, reminded=True)) > len(text)
+    assert len(instruct(ORIGINALS, reminders=2)) > len(text)
 
 
 @pytest.mark.parametrize("prefix", ["", "\n ", "<think>\nThe second one denies glasses: [1].\n</think>\n\n"])
