@@ -57,7 +57,7 @@ def _device() -> Finding:
 
 
 def _zoo() -> Iterator[Finding]:
-    for name in sorted({value for value in Components().model_dump().values() if value.startswith("zoo:")}):
+    for name in sorted({value for value in Components().model_dump().values() if str(value).startswith("zoo:")}):
         try:
             yield Finding(name, f"{describe(name)} {component_identity(name)}")
         except (MMFaceError, OSError) as error:

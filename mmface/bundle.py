@@ -180,7 +180,7 @@ def _card(recipe: Recipe, lineage: Mapping[str, Any], metrics: Mapping[str, floa
     sources = "\n".join(
         f"- {name}: `{value}`" for name, value in lineage.items() if isinstance(value, str | int | float)
     )
-    parts = "\n".join(f"- {role}: `{name}`" for role, name in recipe.components.model_dump().items())
+    parts = "\n".join(f"- {role}: `{name}`" for role, name in recipe.components.model_dump().items() if name)
     size = recipe.phases[-1].resolution
     return CARD_TEXT.format(
         name=recipe.name, objective=recipe.objective.name, size=size, parts=parts, figures=figures, sources=sources

@@ -22,7 +22,7 @@ def component_identity(name: str) -> str:
         return f"hub:{name}"
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".txt"):
+        if file.suffix in (".safetensors", ".json", ".txt", ".jinja"):
             digest.update(file.relative_to(path).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
@@ -80,6 +80,32 @@ def load_sketcher(name: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def load_captioner(name: str) -> tuple[Any, Any]:
+    """``(model, processor)`` of an InternVLForConditionalGeneration (the hub's ``…-hf`` repositories).
+
+    Raises:
+        InputError: no such model, or one of another class.
+    """
+    from transformers import InternVLForConditionalGeneration, InternVLProcessor
+
+    path, options = _locate_type(name, "internvl", "components.captioner", "facts, or InternVL")
+    model = _frozen_large(InternVLForConditionalGeneration, path, options)
+    return model, InternVLProcessor.from_pretrained(path, **options)
+
+
+def load_rewriter(name: str) -> tuple[Any, Any]:
+    """``(model, tokenizer)`` of a Qwen3ForCausalLM; the tokenizer pads on the left.
+
+    Raises:
+        InputError: no such model, or one of another class.
+    """
+    from transformers import AutoTokenizer, Qwen3ForCausalLM
+
+    path, options = _locate_type(name, "qwen3", "components.rewriter", "Qwen3")
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
+    return _frozen_large(Qwen3ForCausalLM, path, options), tokenizer
+
+
 def describe(name: str) -> str:
     """``name`` with what it resolves to, for ``mmface doctor`` and model cards."""
     path = Path(resolve(name))
@@ -98,6 +124,32 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
         raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
     repository, _, revision = name.partition("@")
     return repository, {"revision": revision} if revision else {}
+
+
+def _locate_type(name: str, model_type: str, field: str, wanted: str) -> tuple[str, dict[str, Any]]:
+    """Where a model is, once its config was found to be of ``model_type``."""
+    from transformers import PreTrainedConfig
+
+    role = field.rpartition(".")[2]
+    try:
+        path, options = _locate(name)
+        found = PreTrainedConfig.get_config_dict(path, **options)[0].get("model_type")
+    except (InputError, OSError) as error:
+        message = f"no {role} {name!r}: {str(error).splitlines()[0]}; give {wanted} by hub id or local folder"
+        raise InputError(message, field=field) from None
+    if found != model_type:
+        raise InputError(f"no {role} {name!r}: it is {found!r}; give {wanted} by hub id or local folder", field=field)
+    return path, options
+
+
+def _frozen_large(cls: Any, path: str, options: dict[str, str]) -> Any:
+    """Billions of parameters: in bfloat16 on a GPU if there is one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return _frozen(cls, path, options)
+    model = cls.from_pretrained(path, use_safetensors=True, dtype=torch.bfloat16, **options)
+    return model.to("cuda").eval().requires_grad_(False)
 
 
 def _frozen(cls: Any, path: str, options: dict[str, str]) -> Any:

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mmface.data.caption_prompts import PROMPTS
+
 Objective = Literal["flow", "ddpm"]
 Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -65,6 +67,24 @@ class Components(Section):
     parser: str = "zoo:parser"
     sketcher: str = "zoo:sketch"
     captioner: str = "facts"
+    rewriter: str | None = None
+
+    @model_validator(mode="after")
+    def _rewriter(self) -> Components:
+        if self.rewriter is not None and self.captioner == "facts":
+            raise ValueError("rewriter has nothing to rewrite: measured facts agree; set captioner to a model")
+        return self
+
+
+class Captioning(Section):
+    """How a captioning model is asked and what its answers must be (paper §3.1). Measured facts ask nothing."""
+
+    prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = PROMPTS
+    max_new_tokens: PositiveInt = 128
+    min_words: PositiveInt = 4
+    retries: Annotated[int, Field(ge=0, le=5)] = 2
+    batch_size: PositiveInt = 8
+    engine: Literal["transformers", "vllm"] = "transformers"
 
 
 class Model(Section):
@@ -195,6 +215,7 @@ class Recipe(Section):
     source: Source = Source()
     data: Data = Data()
     components: Components = Components()
+    captioning: Captioning = Captioning()
     model: Model = Model()
     objective: ObjectiveConfig = ObjectiveConfig()
     phases: tuple[Phase, ...] = Field(default=(Phase(resolution=256, epochs=300),), min_length=1)
@@ -203,6 +224,13 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     serve: Serve = Serve()
+
+    @model_validator(mode="after")
+    def _enough_prompts(self) -> Recipe:
+        wanted, given = self.data.captions_per_image, len(self.captioning.prompts)
+        if self.components.captioner != "facts" and given < wanted:
+            raise ValueError(f"captioning.prompts: {given} prompts for data.captions_per_image {wanted}; give as many")
+        return self
 
     @property
     def resolutions(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ VERSIONS = {
     "portraits": 1,
     "images": 1,
     "conditions": 1,
-    "captions": 1,
+    "captions": 2,
     "latents": 1,
     "text": 1,
     "train": 1,
@@ -60,12 +60,19 @@ def conditions(recipe: Recipe, images: str) -> Identity:
 
 def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, capped by the text encoder's tokenizer."""
+    config: dict[str, Any] = _data(recipe, {"captions_per_image", "max_megapixels"})
+    models = []
+    if recipe.components.captioner == "facts":
+        config["captioner"] = "facts"
+    else:
+        config["captioning"] = recipe.captioning.model_dump(mode="json", exclude={"batch_size"})
+        models = ["captioner", *(["rewriter"] if recipe.components.rewriter else [])]
     return Identity(
         stage="captions",
         version=VERSIONS["captions"],
-        config={"captioner": recipe.components.captioner, **_data(recipe, {"captions_per_image", "max_megapixels"})},
+        config=config,
         inputs={"images": images, "conditions": conditions},
-        weights=_weights(recipe, "text_encoder"),
+        weights=_weights(recipe, "text_encoder", *models),
     )
 
 

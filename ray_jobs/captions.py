@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmface import stages
-from ray_jobs._common import PartWorker, parse_arguments, run_stage
+from mmface.dataset import Publisher, open_dataset, published
+from ray_jobs._common import PartWorker, parse_arguments, part_names, run_stage
+from ray_jobs._vllm import Questions, RecordedWorker, record_answers, require_vllm, vllm
 
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
     job = parse_arguments("captions", argv, needs=["images", "conditions"])
-    identity = stages.captions(job.recipe, job.inputs["images"], job.inputs["conditions"])
+    recipe = job.recipe
+    identity = stages.captions(recipe, job.inputs["images"], job.inputs["conditions"])
+    found = published(job.home, identity)
+    if found:
+        return found
+    recorded = recipe.captioning.engine == "vllm" and recipe.components.captioner != "facts"
 
     def make() -> PartWorker:
+        if recorded:
+            return RecordedWorker(identity, job.home, recipe)
         from mmface.data.captions import Captions
 
-        return PartWorker(identity, job.home, Captions(job.recipe))
+        return PartWorker(identity, job.home, Captions(recipe))
 
-    return run_stage(identity, job.home, make, job.recipe)
+    if recorded:
+        require_vllm()
+        parts = part_names(open_dataset(job.inputs["images"]))
+        ask = vllm(Questions(identity, job.home, recipe))
+        record_answers(Publisher(job.home, identity), parts, 1 + recipe.captioning.retries, ask)
+    return run_stage(identity, job.home, make, recipe)
 
 
 if __name__ == "__main__":

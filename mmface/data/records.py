@@ -41,6 +41,7 @@ CAPTIONS = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("hair_colour", pa.string()),  # measured from the mask's hair pixels, or null
         ("captioner", pa.string()),  # "supplied" | "facts" | a model's name
+        ("rejections", pa.map_(pa.string(), pa.int32())),  # answers that the rules or the check refused, by reason
     ]
 )
 

@@ -44,7 +44,8 @@ def parse_recipe(tree: dict[str, Any]) -> Recipe:
             siblings = _known_keys(first["loc"][:-1])
             raise RecipeError(f"unknown key; known here: {', '.join(siblings)}", field=field) from None
         message = first["msg"].removeprefix("Value error, ")
-        raise RecipeError(f"{message} (got {first['input']!r:.80})", field=field) from None
+        given = f" (got {first['input']!r:.80})" if first["loc"] else ""
+        raise RecipeError(f"{message}{given}", field=field) from None
 
 
 def _read_yaml(recipe: str) -> dict[str, Any]:

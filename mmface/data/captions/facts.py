@@ -1,28 +1,19 @@
-"""The ``captions`` stage: supplied captions, or sentences made of measured facts (§7).
+"""The ``facts`` captioner: sentences made of what was measured in the picture (§7).
 
-The ``facts`` captioner looks at the label mask and the pixels under it and says only what it measured: the hair's
-colour and length, hat, glasses, earrings, necklace, an open mouth. It is deterministic and named as such in every row.
+It looks at the label mask and the pixels under it and says only what it measured: the hair's colour and length, hat,
+glasses, earrings, necklace, an open mouth. It is deterministic and named as such in every row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmface.components import load_text_encoder
-from mmface.config import Recipe
 from mmface.data.colour import nearest_word
-from mmface.data.conditions import square_picture
-from mmface.data.labels import LABELS, mask_from_png
+from mmface.data.labels import LABELS
 from mmface.data.portraits import HAIR_COLOURS
-from mmface.data.records import CAPTIONS
-from mmface.data.stage import Result, Row, map_rows
-from mmface.errors import InputError
 
 SEEN = 0.002  # share of the picture from which on a part counts as present
 
@@ -77,46 +68,6 @@ def describe_facts(facts: Facts, count: int) -> list[str]:
         f"someone with {hair}{plus_worn} looks at the camera",
     ]
     return [sentences[i % len(sentences)] for i in range(count)]
-
-
-class Captions:
-    """Rows of ``images`` joined with ``conditions`` to rows of :data:`CAPTIONS`."""
-
-    name = "captions"
-    schema: pa.Schema = CAPTIONS
-
-    def __init__(self, recipe: Recipe) -> None:
-        if recipe.components.captioner != "facts":
-            message = f"no captioner {recipe.components.captioner!r}; known: facts (supplied captions are preferred)"
-            raise InputError(message, field="components.captioner")
-        self.count = recipe.data.captions_per_image
-        self.max_megapixels = recipe.data.max_megapixels
-        self.tokenizer: Any = load_text_encoder(recipe.components.text_encoder)[0]
-
-    def __call__(self, rows: Sequence[Row]) -> Result:
-        """Exactly ``data.captions_per_image`` captions for each row."""
-        return map_rows(self.name, rows, self._caption)
-
-    def _caption(self, row: Row) -> Row:
-        picture = square_picture(row["image"], self.max_megapixels)
-        facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]))
-        supplied = [text.strip() for text in row["captions"] or () if text.strip()]
-        texts = supplied or describe_facts(facts, self.count)
-        return {
-            "id": row["id"],
-            "captions": [self._cap(texts[i % len(texts)]) for i in range(self.count)],
-            "hair_colour": facts.hair_colour,
-            "captioner": "supplied" if supplied else "facts",
-        }
-
-    def _cap(self, text: str) -> str:
-        """Drops trailing words until the caption fits the tokenizer, start and end tokens included."""
-        words = text.split()
-        while words and len(self.tokenizer(" ".join(words))["input_ids"]) > self.tokenizer.model_max_length:
-            words.pop()
-        if not words:
-            raise InputError("a caption has no word that fits the tokenizer", field="captions")
-        return " ".join(words)
 
 
 def _hair_length(mask: NDArray[np.uint8]) -> str:

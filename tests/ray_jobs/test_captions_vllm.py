@@ -1,0 +1,135 @@
+"""Answers that vLLM gives in passes of its own: recorded by part, tried again, resumed, and read by the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mmface import stages
+from mmface.config import Recipe
+from mmface.data.labels import mask_to_png
+from mmface.data.portraits import draw
+from mmface.data.records import CONDITIONS, IMAGES, QUARANTINE
+from mmface.dataset import Identity, Publisher, read_rows, to_parquet
+from mmface.errors import RecipeError
+from mmface.recipes import parse_recipe
+from mmface.storage import Store
+from ray_jobs import captions
+from ray_jobs._vllm import Questions, RecordedWorker, _answer, _request, record_answers
+
+PARTS = ["part-00000.parquet", "part-00001.parquet"]
+GOOD = "A young woman with long red hair smiles at the camera."
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return parse_recipe(
+        {
+            "data": {"captions_per_image": 2},
+            "components": {"captioner": "some/model"},
+            "captioning": {"engine": "vllm", "prompts": ["Say who it is.", "Say what they wear."], "retries": 1},
+        }
+    )
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def identity(home: Store, recipe: Recipe) -> Identity:
+    """Of captions over two parts: two pictures and one with supplied captions; one picture and one broken file."""
+    images = Publisher(home, Identity(stage="images", version=1, config={}))
+    conditions = Publisher(home, Identity(stage="conditions", version=1, config={}))
+    rows = [[picture("a"), picture("b"), picture("c", ["a man"])], [picture("d"), {**picture("e"), "image": b"junk"}]]
+    for part, some in zip(PARTS, rows, strict=True):
+        for publisher, schema in ((images, IMAGES), (conditions, CONDITIONS)):
+            publisher.write(f"data/{part}", to_parquet(some, schema))
+    uris = [publisher.publish({}) for publisher in (images, conditions)]
+    return stages.captions(recipe, *uris)
+
+
+def picture(name: str, supplied: list[str] | None = None) -> dict[str, Any]:
+    portrait = draw(3, 64)
+    sink = BytesIO()
+    Image.fromarray(portrait.image).save(sink, "PNG")
+    return {"id": name, "image": sink.getvalue(), "mask": mask_to_png(portrait.mask), "captions": supplied}
+
+
+class Engine:
+    """Answers out of order; refuses to name anybody at first and for good about picture "d"."""
+
+    def __init__(self, questions: Questions) -> None:
+        self.questions = questions
+        self.passes: list[tuple[int, list[str]]] = []
+        self.stop_after: int | None = None
+
+    def __call__(self, parts: Sequence[str], attempt: int) -> Iterator[dict[str, Any]]:
+        self.passes.append((attempt, list(parts)))
+        rows = [row for part in parts for row in self.questions(part, attempt)]
+        for count, row in enumerate(reversed(rows)):
+            if count == self.stop_after:
+                raise KeyboardInterrupt
+            assert row["image"].startswith("data:image/png;base64,")
+            shy = row["id"] == "d" or (row["slot"] == 0 and attempt == 0)
+            yield {**row, "answer": "I'm sorry, I can't help with that." if shy else GOOD}
+
+
+def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, identity: Identity, recipe: Recipe):
+    engine = Engine(Questions(identity, home, recipe))
+    publisher = Publisher(home, identity)
+    record_answers(publisher, PARTS, 2, engine)
+    assert engine.passes == [(0, PARTS), (1, PARTS)]
+
+    worker = RecordedWorker(identity, home, recipe)
+    assert [worker.run(part) for part in PARTS] == [3, 2]
+    rows = [row for part in PARTS for row in read_rows(publisher.store.read(f"data/{part}"))]
+    assert {row["id"]: row["captions"] for row in rows} == {"a": [GOOD] * 2, "b": [GOOD] * 2, "c": ["a man"] * 2}
+    assert [row["rejections"] for row in rows] == [[("refusal", 1)], [("refusal", 1)], []]
+    assert [row["captioner"] for row in rows] == ["some/model", "some/model", "supplied"]
+    aside = read_rows(publisher.store.read(f"quarantine/{PARTS[1]}"))
+    assert QUARANTINE.names == list(aside[0])
+    assert {row["id"]: row["message"] for row in aside}[
+        "d"
+    ] == "0 of 2 captions after 2 tries each; refused: 4x refusal"
+    assert {row["id"] for row in aside} == {"d", "e"}
+
+    publisher.publish({"in": 5, "out": 3, "quarantined": 2})
+    assert not publisher.store.list("work")
+
+
+def test_a_pass_that_was_killed_goes_on_with_the_parts_that_have_no_answers(
+    home: Store, identity: Identity, recipe: Recipe
+):
+    engine = Engine(Questions(identity, home, recipe))
+    engine.stop_after = 3  # the second part's two answers came first
+    with pytest.raises(KeyboardInterrupt):
+        record_answers(Publisher(home, identity), PARTS, 2, engine)
+    engine.stop_after = None
+    record_answers(Publisher(home, identity), PARTS, 2, engine)
+    assert engine.passes == [(0, PARTS), (0, PARTS[:1]), (1, PARTS)]
+
+
+def test_what_vllm_is_asked_and_what_its_answer_becomes():
+    asked = _request("Say it.", "data:image/png;base64,AA", 9)
+    assert asked["sampling_params"] == {"temperature": 0.0, "max_tokens": 9}
+    assert asked["messages"][0]["content"][1] == {"type": "text", "text": "Say it."}
+    row = {"part": "p", "id": "a", "slot": 0, "prompt": "Say it.", "of": 1, "generated_text": "A man with a be"}
+    assert _answer({**row, "num_generated_tokens": 9}, 9)["answer"] == "A man with a"
+    assert _answer({**row, "num_generated_tokens": 8}, 9)["answer"] == "A man with a be"
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_without_vllm_the_job_says_what_to_do_before_it_starts_anything(home: Store, identity: Identity):
+    settings = ["components.captioner=some/model", "captioning.engine=vllm"]
+    given = [part for one in settings for part in ("--set", one)]
+    inputs = [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]
+    with pytest.raises(RecipeError, match=r"captioning.engine: vllm is not installed here; pip install 'ray\[llm\]'"):
+        captions.main(["--recipe", "demo", "--home", home.uri, *given, *inputs])
