@@ -139,7 +139,9 @@ def transformer(**options: Any) -> MMFaceDiT:
     return model
 
 
-def pipeline(folder: Path, vae: str = "kl", objective: str = "flow", sampler: str = "euler") -> MMFacePipeline:
+def pipeline(
+    folder: Path, vae: str = "kl", objective: str = "flow", sampler: str = "euler", **options: Any
+) -> MMFacePipeline:
     return MMFacePipeline(
         transformer=transformer(),
         vae=VAES[vae](),
@@ -147,6 +149,7 @@ def pipeline(folder: Path, vae: str = "kl", objective: str = "flow", sampler: st
         tokenizer=tokenizer(folder),
         scheduler=make_scheduler(objective, sampler),
         sample_size=32,
+        **options,
     )
 
 
