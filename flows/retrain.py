@@ -49,11 +49,14 @@ def retrain(recipe: dict[str, Any]) -> Release:
     conditions = stage(run, stages.conditions(recipe_, images), "conditions")
     captions = stage(run, stages.captions(recipe_, images, conditions), "captions")
     text = stage(run, stages.text(recipe_, captions), "text")
+    # One job makes every resolution: the first that is missing runs it, the next ones are found.
+    latents = {
+        size: stage(run, stages.latents(recipe_, size, images, conditions), "latents") for size in recipe_.resolutions
+    }
     trained: list[str] = []
     for i, phase in enumerate(recipe_.phases):
-        latents = stage(run, stages.latents(recipe_, phase.resolution, images, conditions), "latents", i)
         previous = trained[-1] if trained else None
-        trained.append(stage(run, stages.train(recipe_, i, latents, text, previous), "train", i))
+        trained.append(stage(run, stages.train(recipe_, i, latents[phase.resolution], text, previous), "train", i))
     samples = stage(run, stages.samples(recipe_, trained[-1], images, conditions, captions), "samples")
     bundle = stage(run, stages.bundle(recipe_, trained[-1], samples), "bundle")
     return release(recipe_, run.home, bundle, run.mlflow_run)

@@ -55,6 +55,7 @@ def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipe
         scheduler=make_scheduler(recipe.objective.name, recipe.sampling.sampler),
         sample_size=recipe.phases[-1].resolution,
         mask_resize=recipe.data.mask_resize,
+        text_padding=recipe.data.text_padding,
     )
 
 

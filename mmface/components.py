@@ -14,10 +14,14 @@ from typing import Any
 from mmface.errors import InputError
 from mmface.zoo import resolve
 
+CHECKPOINT = ".safetensors"
+
 
 def component_identity(name: str) -> str:
     """What a fingerprint says about a component: the hash of a folder's files, or the hub id with its revision."""
     path = Path(resolve(name))
+    if name.endswith(CHECKPOINT) and path.is_file():
+        return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
     if not path.is_dir():
         return f"hub:{name}"
     digest = hashlib.sha256()
@@ -70,13 +74,20 @@ def load_parser(name: str) -> tuple[Any, Any]:
 
 
 def load_sketcher(name: str) -> Any:
-    """The U²-Net that draws sketches."""
+    """The U²-Net that draws sketches: a folder or hub id, or one safetensors file with a public checkpoint's keys."""
     import torch
 
     from mmface.data.u2net import U2Net
 
-    path, options = _locate(name)
-    model = U2Net.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32, **options)
+    if name.endswith(CHECKPOINT):
+        model = U2Net.from_checkpoint(Path(name))
+    else:
+        path, options = _locate(name)
+        model, report = U2Net.from_pretrained(
+            path, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, **options
+        )
+        if report["missing_keys"] or report["unexpected_keys"]:
+            raise InputError(f"{name}: its weights are not those of the U²-Net in its config", field="components")
     return model.eval().requires_grad_(False)
 
 

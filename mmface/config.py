@@ -11,15 +11,25 @@ import json
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mmface.data.caption_prompts import PROMPTS
 
 Objective = Literal["flow", "ddpm"]
 Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
+TextPadding = Literal["exact", "trimmed"]  # see mmface.text
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("give [lowest, highest]")
+    return limits
+
+
+Limits = Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
@@ -44,6 +54,14 @@ class Source(Section):
     portraits: Portraits = Portraits()
 
 
+class Quality(Section):
+    """Usual figures of a picture, as shares; a row outside of one is flagged as an outlier and kept."""
+
+    face_area: Limits = (0.05, 0.8)
+    label_coverage: Limits = (0.25, 1.0)
+    edge_density: Limits = (0.001, 0.4)
+
+
 class Data(Section):
     """Preparation: what is kept, what is set aside, how rows are grouped."""
 
@@ -55,7 +73,10 @@ class Data(Section):
     shard_rows: PositiveInt = 64
     workers: PositiveInt = 2
     captions_per_image: Annotated[int, Field(ge=1, le=20)] = 10
+    parse_flip: bool = False
+    quality: Quality = Quality()
     mask_resize: Literal["nearest", "lanczos"] = "nearest"
+    text_padding: TextPadding = "exact"
 
 
 class Components(Section):

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mmface.config import TextPadding
 from mmface.data.pixels import to_pil
 from mmface.errors import InputError, RecipeError
 from mmface.latents import decode, encode_moments, latent_channels, normalise, spatial_factor
@@ -54,6 +55,7 @@ class MMFacePipeline(DiffusionPipeline):
         scheduler: of :func:`mmface.sampling.make_scheduler`.
         sample_size: default height and width in pixels.
         mask_resize: how masks were resized in training; ``"lanczos"`` for the released models (§6).
+        text_padding: how prompts were encoded in training (:mod:`mmface.text`); ``"exact"`` for the released models.
 
     Raises:
         RecipeError: the components do not fit each other.
@@ -76,6 +78,7 @@ class MMFacePipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         sample_size: int = 256,
         mask_resize: str = "nearest",
+        text_padding: TextPadding = "exact",
     ) -> None:
         super().__init__()
         channels, in_channels = latent_channels(vae), transformer.config["in_channels"]
@@ -90,7 +93,7 @@ class MMFacePipeline(DiffusionPipeline):
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self.register_to_config(  # type: ignore[no-untyped-call]
-            sample_size=sample_size, mask_resize=mask_resize
+            sample_size=sample_size, mask_resize=mask_resize, text_padding=text_padding
         )
 
     @property
@@ -199,13 +202,16 @@ class MMFacePipeline(DiffusionPipeline):
         else:
             mean, _ = encode_moments(self.vae, pixels)
             condition = _spread(normalise(self.vae, mean), count)
-        sequence, pooled = encode_text(self.tokenizer, self.text_encoder, request.prompts)
+        sequence, pooled = self._encode_text(request.prompts)
         modality = torch.tensor([MODALITIES.index(name) for name in request.modalities])
         conditioning = Conditioning(condition, _spread(sequence, count), _spread(pooled, count), modality)
         return conditioning.to(self._execution_device, self.transformer.dtype)
 
+    def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        return encode_text(self.tokenizer, self.text_encoder, prompts, self.config["text_padding"])
+
     def _negative(self, request: Request, conditioning: Conditioning) -> Conditioning:
-        sequence, pooled = encode_text(self.tokenizer, self.text_encoder, request.negative_prompts)
+        sequence, pooled = self._encode_text(request.negative_prompts)
         count = len(request.seeds)
         negative = conditioning.with_text(_spread(sequence, count), _spread(pooled, count))
         return negative.to(self._execution_device, self.transformer.dtype)

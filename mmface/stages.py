@@ -17,10 +17,10 @@ from mmface.dataset import Identity, upstream
 VERSIONS = {
     "portraits": 1,
     "images": 1,
-    "conditions": 1,
+    "conditions": 2,
     "captions": 2,
-    "latents": 1,
-    "text": 1,
+    "latents": 2,
+    "text": 2,
     "train": 1,
     "samples": 1,
     "bundle": 1,
@@ -52,7 +52,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
     return Identity(
         stage="conditions",
         version=VERSIONS["conditions"],
-        config=_data(recipe, {"max_megapixels"}),
+        config=_data(recipe, {"max_megapixels", "parse_flip", "quality"}),
         inputs={"images": images},
         weights=_weights(recipe, "parser", "sketcher"),
     )
@@ -92,7 +92,7 @@ def text(recipe: Recipe, captions: str) -> Identity:
     return Identity(
         stage="text",
         version=VERSIONS["text"],
-        config=_data(recipe, {"captions_per_image"}),
+        config=_data(recipe, {"captions_per_image", "text_padding"}),
         inputs={"captions": captions},
         weights=_weights(recipe, "text_encoder"),
     )
@@ -127,7 +127,7 @@ def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: 
             "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"grid", "batch_size"}),
             "sampling": recipe.sampling.model_dump(mode="json"),
             "resolution": recipe.phases[-1].resolution,
-            **_data(recipe, {"mask_resize", "max_megapixels"}),
+            **_data(recipe, {"mask_resize", "max_megapixels", "text_padding"}),
         },
         inputs={"train": train, "images": images, "conditions": conditions, "captions": captions},
         weights=_weights(recipe, "vae", "text_encoder", "clip", "parser", "sketcher"),

@@ -1,30 +1,87 @@
-"""Job: VAE moments of every photograph, mask and sketch at the resolution of one training phase."""
+"""Job: VAE moments of every photograph, mask and sketch, at every resolution of the recipe in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 
 from mmface import stages
-from mmface.dataset import published
-from ray_jobs._common import PartWorker, parse_arguments, run_stage
+from mmface.config import Recipe
+from mmface.data.stage import Row, Stage
+from mmface.dataset import Identity, Publisher, open_dataset, published
+from mmface.storage import Store
+from ray_jobs._common import PartWorker, join_parts, parse_arguments, part_names, run_parts, run_stage
 
 
-def main(argv: Sequence[str] | None = None) -> str:
-    """Runs the stage at the resolution of ``--phase``; returns the dataset's URI."""
+class Sized(PartWorker):
+    """Parts at one resolution, whose rows ``read`` has for every other resolution too."""
+
+    def __init__(self, identity: Identity, store: Store, stage: Stage, read: Callable[[str], list[Row]]) -> None:
+        super().__init__(identity, store, stage)
+        self.read = read
+
+    def rows(self, part: str) -> list[Row]:
+        """The part's rows."""
+        return self.read(part)
+
+
+class OnePass:
+    """One part at every resolution: its rows are read, and their pictures decoded, once.
+
+    Args:
+        identities: the datasets by resolution; they have the same inputs.
+        mark: folder of the last dataset where a file stands for each part that is done.
+    """
+
+    def __init__(self, identities: Mapping[int, Identity], store: Store, recipe: Recipe, mark: str) -> None:
+        from mmface.components import load_vae
+        from mmface.data.latents import Latents, Originals
+
+        *_, last = identities.values()
+        inputs = [open_dataset(uri) for uri in last.inputs.values()]
+        read = lru_cache(maxsize=1)(lambda part: join_parts(inputs, part))
+        vae, self.originals = load_vae(recipe.components.vae), Originals(recipe.data.max_megapixels)
+        self.workers = [
+            Sized(identity, store, Latents(recipe, resolution, vae, self.originals), read)
+            for resolution, identity in identities.items()
+        ]
+        self.publisher, self.mark = Publisher(store, last), mark
+
+    def run(self, part: str) -> int:
+        """Makes what is missing of ``part``; returns the number of rows that went in."""
+        missing = [worker for worker in self.workers if not worker.publisher.store.exists(f"data/{part}")]
+        counts = [worker.run(part) for worker in missing]
+        self.originals.forget()
+        self.publisher.write(f"{self.mark}/{part}", b"")
+        return max(counts, default=0)
+
+
+def main(argv: Sequence[str] | None = None) -> list[str]:
+    """Makes the resolutions that are not published yet; returns the URIs of all, smallest first."""
     job = parse_arguments("latents", argv, needs=["images", "conditions"])
-    resolution = job.recipe.phases[job.phase].resolution
-    identity = stages.latents(job.recipe, resolution, job.inputs["images"], job.inputs["conditions"])
-    found = published(job.home, identity)
-    if found:
-        return found
+    inputs = [job.inputs[name] for name in ("images", "conditions")]
+    identities = {size: stages.latents(job.recipe, size, *inputs) for size in job.recipe.resolutions}
+    missing = {size: identity for size, identity in identities.items() if not published(job.home, identity)}
+    if missing:
+        make_missing(missing, job.home, job.recipe)
+    return [job.home.child(identity.key).uri for identity in identities.values()]
 
+
+def make_missing(missing: Mapping[int, Identity], store: Store, recipe: Recipe) -> None:
+    """One pass over the parts, then each dataset is checked and published by itself."""
+    from mmface.components import load_vae
     from mmface.data.latents import Latents
 
-    def make() -> PartWorker:
-        return PartWorker(identity, job.home, Latents(job.recipe, resolution))
-
-    return run_stage(identity, job.home, make, job.recipe, extra=Latents(job.recipe, resolution).extra())
+    *_, last = missing.values()
+    mark = f"work/pass-{'-'.join(map(str, missing))}"
+    parts = part_names(open_dataset(last.inputs["images"]))
+    make = partial(OnePass, missing, store, recipe, mark)
+    run_parts(Publisher(store, last), parts, make, recipe.data.workers, folder=mark)
+    vae = load_vae(recipe.components.vae)
+    for size, identity in missing.items():
+        stage = Latents(recipe, size, vae)
+        run_stage(identity, store, partial(PartWorker, identity, store, stage), recipe, extra=stage.extra())
 
 
 if __name__ == "__main__":
-    print(main())
+    print(*main(), sep="\n")

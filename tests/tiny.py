@@ -80,10 +80,14 @@ def kl(**options: Any) -> AutoencoderKL:
         block_out_channels=(8, 8, 16),
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=CHANNELS,
         norm_num_groups=4,
-        **options,
+        **{"latent_channels": CHANNELS, **options},
     ).eval()
+
+
+def kl_flux() -> AutoencoderKL:
+    """Sixteen channels and a shift that the released models do not apply (§4)."""
+    return kl(latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159)
 
 
 def kl_whitened() -> AutoencoderKL:
@@ -135,7 +139,9 @@ def transformer(**options: Any) -> MMFaceDiT:
     return model
 
 
-def pipeline(folder: Path, vae: str = "kl", objective: str = "flow", sampler: str = "euler") -> MMFacePipeline:
+def pipeline(
+    folder: Path, vae: str = "kl", objective: str = "flow", sampler: str = "euler", **options: Any
+) -> MMFacePipeline:
     return MMFacePipeline(
         transformer=transformer(),
         vae=VAES[vae](),
@@ -143,6 +149,7 @@ def pipeline(folder: Path, vae: str = "kl", objective: str = "flow", sampler: st
         tokenizer=tokenizer(folder),
         scheduler=make_scheduler(objective, sampler),
         sample_size=32,
+        **options,
     )
 
 

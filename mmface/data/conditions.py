@@ -6,7 +6,7 @@ grey PNG with dark lines on white paper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -15,11 +15,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from mmface.components import load_parser, load_sketcher
-from mmface.config import Recipe
-from mmface.data.labels import mask_from_png, mask_to_png
+from mmface.config import Quality, Recipe
+from mmface.data.labels import LABELS, MIRRORED, mask_from_png, mask_to_png
 from mmface.data.pixels import center_square, to_tensor
 from mmface.data.records import CONDITIONS
 from mmface.data.sources import open_image
@@ -28,26 +29,43 @@ from mmface.errors import InputError
 
 MAX_SIDE = 512
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
-SKETCH_BATCH = 8
+PARSE_BATCH = 8
 SKETCH_SIDE = 320  # what public U²-Net checkpoints were trained at; smaller pictures are kept at their size
 
 
 class Parser:
-    """Photograph to label mask, by a SegFormer."""
+    """Photograph to label mask, by a SegFormer.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        flip: average the logits with those of the mirrored picture, left and right labels swapped back.
+        batch: pictures in each pass. A short last batch is filled up, because what a convolution rounds to can depend
+            on the size of the batch, and a mask must not depend on how many pictures came with it.
+    """
+
+    def __init__(self, name: str, *, flip: bool = False, batch: int = 1) -> None:
         self.model, self.processor = load_parser(name)
+        self.flip, self.batch = flip, batch
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
         """Label masks [H, W], each at its picture's size."""
-        inputs = self.processor(images=list(images), return_tensors="pt")
-        logits = self.model(pixel_values=inputs["pixel_values"]).logits
-        masks = []
-        for image, scores in zip(images, logits, strict=True):
-            full = F.interpolate(scores[None], size=(image.height, image.width), mode="bilinear", align_corners=False)
-            masks.append(full[0].argmax(0).numpy().astype(np.uint8))
+        masks: list[NDArray[np.uint8]] = []
+        for start in range(0, len(images), self.batch):
+            some = list(images[start : start + self.batch])
+            filled = some + [some[-1]] * (self.batch - len(some))
+            pixels = self.processor(images=filled, return_tensors="pt")["pixel_values"]
+            for image, scores in zip(some, self._logits(pixels), strict=False):
+                size = (image.height, image.width)
+                full = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)
+                masks.append(full[0].argmax(0).numpy().astype(np.uint8))
         return masks
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=pixels).logits
+        if not self.flip:
+            return logits
+        mirrored: Tensor = self.model(pixel_values=pixels.flip(-1)).logits
+        return (logits + mirrored.flip(-1)[:, MIRRORED]) / 2
 
 
 class Sketcher:
@@ -58,21 +76,17 @@ class Sketcher:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-        """Grey sketches [H, W] of square pictures, each at its picture's size; equal sizes are drawn together."""
-        sketches: dict[int, NDArray[np.uint8]] = {}
-        for width in sorted({image.width for image in images}):
-            places = [place for place, image in enumerate(images) if image.width == width]
-            for start in range(0, len(places), SKETCH_BATCH):
-                batch = places[start : start + SKETCH_BATCH]
-                sketches.update(zip(batch, self._draw([images[place] for place in batch], width), strict=True))
-        return [sketches[place] for place in range(len(images))]
+        """Grey sketches [H, W] of square pictures, each at its picture's size.
 
-    def _draw(self, images: Sequence[Image.Image], width: int) -> NDArray[np.uint8]:
-        side = min(SKETCH_SIDE, width)
-        pixels = torch.stack([to_tensor(image, side) for image in images]).add(1).div(2)
-        drawn: Any = self.model(pixels)
-        full = F.interpolate(drawn, size=(width, width), mode="bilinear", antialias=True)
-        grey: NDArray[np.uint8] = full[:, 0].clamp(0, 1).mul(255).round().numpy().astype(np.uint8)
+        One by one: a sketch must not depend on the pictures beside it, and a CPU is faster so.
+        """
+        return [self._draw(image) for image in images]
+
+    def _draw(self, image: Image.Image) -> NDArray[np.uint8]:
+        pixels = to_tensor(image, min(SKETCH_SIDE, image.width)).add(1).div(2)
+        drawn: Any = self.model(pixels[None])
+        full = F.interpolate(drawn, size=(image.height, image.width), mode="bilinear", antialias=True)
+        grey: NDArray[np.uint8] = full[0, 0].clamp(0, 1).mul(255).round().numpy().astype(np.uint8)
         return grey
 
 
@@ -84,33 +98,28 @@ class Conditions:
 
     def __init__(self, recipe: Recipe) -> None:
         self.max_megapixels = recipe.data.max_megapixels
+        self.usual = recipe.data.quality
         self.parser_name = recipe.components.parser
-        self.parser = Parser(recipe.components.parser)
+        self.parser = Parser(recipe.components.parser, flip=recipe.data.parse_flip, batch=PARSE_BATCH)
         self.sketcher = Sketcher(recipe.components.sketcher)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         """Decodes row by row, runs the networks on what decoded."""
         decoded = map_rows(self.name, rows, self._decode)
-        images = [row["picture"] for row in decoded.rows]
-        if not images:
-            return decoded
-        parsed = iter(
-            self.parser([row["picture"] for row in decoded.rows if row["labels"] is None])
-            if any(row["labels"] is None for row in decoded.rows)
-            else ()
-        )
-        sketches = self.sketcher(images)
+        parsed = iter(self.parser([row["picture"] for row in decoded.rows if row["labels"] is None]))
+        sketches = self.sketcher([row["picture"] for row in decoded.rows])
         result = Result(quarantined=decoded.quarantined)
         for row, sketch in zip(decoded.rows, sketches, strict=True):
             supplied = row["labels"] is not None
             labels = row["labels"] if supplied else next(parsed)
+            figures = measure(labels, sketch)
             result.rows.append(
                 {
                     "id": row["id"],
                     "mask": mask_to_png(labels),
                     "sketch": grey_png(sketch),
-                    "face_area": float(np.isin(labels, FACE_LABELS).mean()),
-                    "edge_density": float((sketch < 128).mean()),
+                    **figures,
+                    "outlier": outlier(figures, self.usual),
                     "mask_origin": "supplied" if supplied else self.parser_name,
                 }
             )
@@ -128,6 +137,25 @@ class Conditions:
             raise InputError(message, field="mask")
         square = center_square(Image.fromarray(labels))
         return np.asarray(square.resize(picture.size, Image.Resampling.NEAREST))
+
+
+def measure(labels: NDArray[np.uint8], sketch: NDArray[np.uint8]) -> dict[str, float]:
+    """The figures of :data:`CONDITIONS` for a mask [H, W] and a sketch [H, W], each a share of 1."""
+    return {
+        "face_area": float(np.isin(labels, FACE_LABELS).mean()),
+        "label_coverage": len(np.unique(labels)) / len(LABELS),
+        "edge_density": float((sketch < 128).mean()),
+    }
+
+
+def outlier(figures: Mapping[str, float], usual: Quality) -> str | None:
+    """Name of the first figure outside its limits.
+
+    The limits stand in the recipe, rather than in the other rows of the dataset: so a row keeps its flag when the
+    collection grows, and a part can be written once.
+    """
+    limits: dict[str, tuple[float, float]] = usual.model_dump()
+    return next((name for name, (low, high) in limits.items() if not low <= figures[name] <= high), None)
 
 
 def square_picture(data: bytes, max_megapixels: float) -> Image.Image:

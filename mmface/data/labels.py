@@ -24,6 +24,10 @@ PALETTE: NDArray[np.uint8] = np.array(
     np.uint8,
 )  # fmt: skip
 
+# What each label becomes when the picture is mirrored: a left eye is then a right eye.
+MIRRORED: NDArray[np.intp] = np.arange(len(LABELS))
+MIRRORED[[4, 5, 6, 7, 8, 9]] = [5, 4, 7, 6, 9, 8]
+
 _MAX_PIXELS = 4096 * 4096
 _REMEDY = "give a palette or grey PNG of label indices 0..18, or an RGB PNG in the CelebAMask-HQ palette"
 
@@ -49,7 +53,7 @@ def mask_to_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def mask_from_png(data: bytes) -> NDArray[np.uint8]:
-    """Label indices [H, W] of a palette, grey (index) or RGB (exact palette colours) image file.
+    """Label indices [H, W] of a palette, grey (index) or RGB (exact palette colours, or grey indices) image file.
 
     Raises:
         InputError: not an image, another mode, or a colour or label that is not among the 19.
@@ -87,6 +91,9 @@ def _from_palette(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    # No colour of the palette but black is grey, so grey pixels can only be indices.
+    if (rgb == rgb[..., :1]).all():
+        return _checked(rgb[..., 0])
     codes = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     known = PALETTE.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     order = np.argsort(known)

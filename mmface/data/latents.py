@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from mmface.components import load_vae
 from mmface.config import Recipe
@@ -17,67 +20,88 @@ from mmface.data.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
 from mmface.data.records import LATENTS
 from mmface.data.sources import open_image
 from mmface.data.stage import Result, Row, map_rows
-from mmface.latents import encode_moments, normalisation
+from mmface.latents import encode_moments, latent_channels, normalisation, spatial_factor
 
-CHUNK = 16
+
+@dataclass(frozen=True)
+class Original:
+    """A row's pictures at the size they are stored in, at most 512 pixels a side."""
+
+    image: Image.Image
+    mask: NDArray[np.uint8]
+    sketch: Image.Image
+
+
+class Originals:
+    """Decodes rows, each once until :meth:`forget`, however many resolutions ask for it."""
+
+    def __init__(self, max_megapixels: float) -> None:
+        self.max_megapixels = max_megapixels
+        self._kept: dict[str, Original] = {}
+
+    def __call__(self, row: Row) -> Original:
+        """The row's pictures. Raises InputError if one cannot be decoded."""
+        if row["id"] not in self._kept:
+            self._kept[row["id"]] = Original(
+                square_picture(row["image"], self.max_megapixels),
+                mask_from_png(row["mask"]),
+                open_image(row["sketch"], field="sketch").convert("L"),
+            )
+        return self._kept[row["id"]]
+
+    def forget(self) -> None:
+        """Frees what was decoded."""
+        self._kept.clear()
 
 
 class Latents:
-    """Rows of ``images`` joined with ``conditions`` to rows of :data:`LATENTS`, in float32."""
+    """Rows of ``images`` joined with ``conditions`` to rows of :data:`LATENTS`, in float32.
+
+    A row's three pictures go through the encoder together and without those of other rows: what a convolution rounds
+    to can depend on the size of the batch, and a row's bytes must not depend on its neighbours.
+
+    Args:
+        resolution: side of the square pictures that are encoded, in pixels.
+        vae, originals: those of other resolutions, to share them.
+    """
 
     schema: pa.Schema = LATENTS
 
-    def __init__(self, recipe: Recipe, resolution: int) -> None:
+    def __init__(self, recipe: Recipe, resolution: int, vae: Any = None, originals: Originals | None = None) -> None:
         self.name = f"latents-{resolution}"
         self.resolution = resolution
-        self.max_megapixels = recipe.data.max_megapixels
         self.mask_resize = recipe.data.mask_resize
-        self.vae: Any = load_vae(recipe.components.vae)
+        self.originals = originals or Originals(recipe.data.max_megapixels)
+        self.vae: Any = vae or load_vae(recipe.components.vae)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """One encoder pass for photograph, mask and sketch of each chunk of rows."""
-        decoded = map_rows(self.name, rows, self._decode)
-        result = Result(quarantined=decoded.quarantined)
-        for start in range(0, len(decoded.rows), CHUNK):
-            result.rows.extend(self._encode(decoded.rows[start : start + CHUNK]))
-        return result
+        """One encoder pass a row."""
+        return map_rows(self.name, rows, self._encode)
 
     def extra(self) -> dict[str, Any]:
         """Shape and normalisation of the stored moments, for the manifest."""
-        probe, _ = encode_moments(self.vae, torch.zeros(1, 3, self.resolution, self.resolution))
-        mean, std = normalisation(self.vae, probe.shape[1])
-        return {"latent_shape": list(probe.shape[1:]), "latent_mean": mean.tolist(), "latent_std": std.tolist()}
+        channels, side = latent_channels(self.vae), self.resolution // spatial_factor(self.vae)
+        mean, std = normalisation(self.vae, channels)
+        return {"latent_shape": [channels, side, side], "latent_mean": mean.tolist(), "latent_std": std.tolist()}
 
-    def _decode(self, row: Row) -> Row:
-        picture = square_picture(row["image"], self.max_megapixels)
-        size = self.resolution
-        pixels = torch.stack(
-            [
-                to_tensor(picture, size),
-                mask_to_tensor(mask_from_png(row["mask"]), size, resize=self.mask_resize),
-                sketch_to_tensor(open_image(row["sketch"], field="sketch").convert("L"), size),
-            ]
-        )
-        return {"id": row["id"], "split": row["split"], "pixels": pixels}
-
-    def _encode(self, rows: list[Row]) -> list[Row]:
-        pixels = torch.stack([row["pixels"] for row in rows])  # [B, 3 pictures, 3, H, W]
-        with torch.inference_mode():
-            mean, logvar = encode_moments(self.vae, pixels.flatten(0, 1))
-        means = mean.view(-1, 3, *mean.shape[1:])
-        logvars = None if logvar is None else logvar.view(-1, 3, *mean.shape[1:])
-        return [
-            {
-                "id": row["id"],
-                "split": row["split"],
-                "image_mean": _bytes(means[i, 0]),
-                "image_logvar": None if logvars is None else _bytes(logvars[i, 0]),
-                "mask_mean": _bytes(means[i, 1]),
-                "sketch_mean": _bytes(means[i, 2]),
-            }
-            for i, row in enumerate(rows)
+    @torch.inference_mode()
+    def _encode(self, row: Row) -> Row:
+        original, size = self.originals(row), self.resolution
+        pixels = [
+            to_tensor(original.image, size),
+            mask_to_tensor(original.mask, size, resize=self.mask_resize),
+            sketch_to_tensor(original.sketch, size),
         ]
+        mean, logvar = encode_moments(self.vae, torch.stack(pixels))
+        return {
+            "id": row["id"],
+            "split": row["split"],
+            "image_mean": _bytes(mean[0]),
+            "image_logvar": None if logvar is None else _bytes(logvar[0]),
+            "mask_mean": _bytes(mean[1]),
+            "sketch_mean": _bytes(mean[2]),
+        }
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    return np.ascontiguousarray(tensor.float().numpy(), dtype="<f4").tobytes()
+    return np.ascontiguousarray(tensor.float().cpu().numpy(), dtype="<f4").tobytes()

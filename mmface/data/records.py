@@ -29,8 +29,10 @@ CONDITIONS = pa.schema(
         ("id", pa.string()),
         ("mask", pa.binary()),
         ("sketch", pa.binary()),
-        ("face_area", pa.float32()),
-        ("edge_density", pa.float32()),
+        ("face_area", pa.float32()),  # share of the picture from skin to lower lip
+        ("label_coverage", pa.float32()),  # share of the 19 labels that the mask holds
+        ("edge_density", pa.float32()),  # share of the sketch that is dark
+        ("outlier", pa.string()),  # the first of these figures outside data.quality, or null
         ("mask_origin", pa.string()),  # "supplied" | the parser's name
     ]
 )
@@ -57,8 +59,17 @@ LATENTS = pa.schema(
     ]
 )
 
-# float32 [captions, L, D] and [captions, D] (``extra.text_shape`` = [captions, L, D]).
-TEXT = pa.schema([("id", pa.string()), ("sequence", pa.binary()), ("pooled", pa.binary())])
+# A row's different captions, each without the tokens at its end that are the empty prompt's, bit for bit
+# (``empty.safetensors``); ``extra.text_shape`` = [captions, L, D]. float32.
+TEXT = pa.schema(
+    [
+        ("id", pa.string()),
+        ("places", pa.list_(pa.int32())),  # of each caption among the different ones
+        ("lengths", pa.list_(pa.int32())),  # stored tokens of each different caption
+        ("sequence", pa.binary()),  # [sum of lengths, D]
+        ("pooled", pa.binary()),  # [different captions, D]
+    ]
+)
 
 # One painted held-out row: what was asked, what came out, and its figures.
 SAMPLES = pa.schema(

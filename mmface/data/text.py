@@ -1,4 +1,10 @@
-"""The ``text`` stage: every caption through the text encoder once, so that training never runs it (§6)."""
+"""The ``text`` stage: every caption through the text encoder once, so that training never runs it (§6).
+
+What is stored gives back what :func:`mmface.text.encode_text` returned, bit for bit: a caption is kept without the
+tokens at its end that equal the empty prompt's, and captions that a picture has twice are kept once.
+
+Shapes: S different captions of a picture, L text tokens, D text width.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from safetensors.torch import save
+from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from mmface.components import load_text_encoder
 from mmface.config import Recipe
@@ -17,46 +23,56 @@ from mmface.data.stage import Result, Row
 from mmface.text import encode_text
 
 EMPTY_FILE = "empty.safetensors"
-CHUNK = 64
+
+Floats = NDArray[np.float32]
 
 
 class Text:
-    """Rows of ``captions`` to rows of :data:`TEXT`, in float32; equal captions are encoded once a batch."""
+    """Rows of ``captions`` to rows of :data:`TEXT`, in float32.
+
+    A row's captions go through the encoder together and without those of other rows: what a matrix product rounds to
+    can depend on its size, and a row's bytes must not depend on its neighbours.
+    """
 
     name = "text"
     schema: pa.Schema = TEXT
 
     def __init__(self, recipe: Recipe) -> None:
         self.count = recipe.data.captions_per_image
+        self.padding = recipe.data.text_padding
         self.tokenizer: Any
         self.text_encoder: Any
         self.tokenizer, self.text_encoder = load_text_encoder(recipe.components.text_encoder)
+        self.empty_sequence, self.empty_pooled = (one[0] for one in self._encode([""]))
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """Sequences [captions, L, D] and pooled [captions, D] of each row."""
-        unique = sorted({caption for row in rows for caption in row["captions"]})
-        place = {caption: i for i, caption in enumerate(unique)}
-        with torch.inference_mode():
-            chunks = [
-                encode_text(self.tokenizer, self.text_encoder, unique[i : i + 64]) for i in range(0, len(unique), 64)
-            ]
-        sequence = torch.cat([chunk[0] for chunk in chunks]).float().numpy()
-        pooled = torch.cat([chunk[1] for chunk in chunks]).float().numpy()
-        result = Result()
-        for row in rows:
-            at = [place[caption] for caption in row["captions"]]
-            result.rows.append(
-                {
-                    "id": row["id"],
-                    "sequence": np.ascontiguousarray(sequence[at], "<f4").tobytes(),
-                    "pooled": np.ascontiguousarray(pooled[at], "<f4").tobytes(),
-                }
-            )
-        return result
+        """Encodes each row's captions."""
+        return Result([self._row(row) for row in rows])
 
     def empty(self) -> tuple[bytes, dict[str, Any]]:
         """The empty prompt as a safetensors file (``sequence`` [L, D], ``pooled`` [D]) and the manifest's ``extra``."""
-        with torch.inference_mode():
-            sequence, pooled = encode_text(self.tokenizer, self.text_encoder, [""])
-        file = save({"sequence": sequence[0].float().contiguous(), "pooled": pooled[0].float().contiguous()})
-        return file, {"text_shape": [self.count, *sequence.shape[1:]]}
+        file = save({"sequence": self.empty_sequence, "pooled": self.empty_pooled})
+        return file, {"text_shape": [self.count, *self.empty_sequence.shape]}
+
+    def _row(self, row: Row) -> Row:
+        captions = list(dict.fromkeys(row["captions"]))
+        sequence, pooled = self._encode(captions)
+        lengths = own_lengths(sequence, self.empty_sequence)
+        return {
+            "id": row["id"],
+            "places": [captions.index(caption) for caption in row["captions"]],
+            "lengths": lengths,
+            "sequence": b"".join(one[:length].tobytes() for one, length in zip(sequence, lengths, strict=True)),
+            "pooled": pooled.tobytes(),
+        }
+
+    def _encode(self, captions: list[str]) -> tuple[Floats, Floats]:
+        encoded = encode_text(self.tokenizer, self.text_encoder, captions, self.padding)
+        sequence, pooled = (np.ascontiguousarray(one.float().cpu().numpy(), "<f4") for one in encoded)
+        return sequence, pooled
+
+
+def own_lengths(sequence: Floats, empty: Floats) -> list[int]:
+    """How many tokens of each of [S, L, D] stand before those at its end that are ``empty`` [L, D], bit for bit."""
+    differs = (sequence.view(np.int32) != empty.view(np.int32)).any(-1)
+    return [int(np.flatnonzero(one).max(initial=-1)) + 1 for one in differs]

@@ -5,14 +5,19 @@ Shape letters: B batch, H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mmface.errors import InputError
 
 
 class Stage(NamedTuple):
@@ -116,6 +121,25 @@ class U2Net(ModelMixin, ConfigMixin):
             self.add_module(f"side{i}", nn.Conv2d(channels, 1, 3, padding=1))
         self.outconv = nn.Conv2d(6, 1, 1)
 
+    @classmethod
+    def from_checkpoint(cls, path: Path) -> U2Net:
+        """The network of a safetensors file with a public checkpoint's keys; full or lite, its shapes say.
+
+        Raises:
+            InputError: no such file, or not exactly the tensors of a U²-Net.
+        """
+        try:
+            state = load_file(path)
+            model: U2Net = cls(plan=[_channels(state, name) for name in _HEIGHTS])
+            model.load_state_dict(state)
+        except FileNotFoundError:
+            raise InputError(f"no file {path}", field="components.sketcher") from None
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            remedy = "save the state dict of a public checkpoint as safetensors"
+            raise InputError(f"{path} is no U²-Net ({reason}); {remedy}", field="components.sketcher") from error
+        return model
+
     def logits(self, pixels: Tensor) -> list[Tensor]:
         """Fused map and the six side maps before the sigmoid, each [B, 1, H, W], for deep supervision.
 
@@ -145,3 +169,8 @@ class U2Net(ModelMixin, ConfigMixin):
         fused = torch.sigmoid(self.logits(pixels)[0])
         config: Any = self.config
         return 1 - fused if config.dark_lines else fused
+
+
+def _channels(state: Mapping[str, Tensor], name: str) -> tuple[int, int, int]:
+    entry, first = (state[f"{name}.{block}.conv_s1.weight"] for block in ("rebnconvin", "rebnconv1"))
+    return entry.shape[1], first.shape[0], entry.shape[0]

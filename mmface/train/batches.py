@@ -3,12 +3,11 @@
 A slot is a place in the global batch. Which rank fills it does not matter, so any number of workers sees the same
 batches and a resumed run sees those of the run that was never interrupted.
 
-Shapes: R rows, K captions an image, B slots, C latent channels, H W latent size, L text tokens, D text width.
+Shapes: R rows, B slots, C latent channels, H W latent size, L text tokens, D text width.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,14 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from mmface.dataset import Dataset
 from mmface.errors import DatasetError
 from mmface.model import Conditioning
-
-Floats = npt.NDArray[np.float32]
+from mmface.train.mapped import Floats, Rows, floats, mapped
+from mmface.train.texts import Texts, load_texts
 
 # Names of the random streams: second word of the Philox key.
 _ORDER, _SAMPLE = 0, 1
@@ -39,18 +37,14 @@ class TrainingSet:
         image: [R, C, H, W] normalised posterior mean of the photograph.
         image_std: [R, C, H, W] posterior deviation in normalised units; None for a VAE without a posterior.
         conditions: normalised latents of mask and sketch, [R, C, H, W] each, in the order of ``MODALITIES``.
-        sequence, pooled: [R, K, L, D] and [R, K, D] encoded captions.
-        empty_sequence, empty_pooled: [L, D] and [D], the empty prompt.
+        texts: encoded captions of the rows.
     """
 
     ids: npt.NDArray[np.bytes_]
     image: Floats
     image_std: Floats | None
     conditions: tuple[Floats, Floats]
-    sequence: Floats
-    pooled: Floats
-    empty_sequence: Floats
-    empty_pooled: Floats
+    texts: Texts
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -63,7 +57,7 @@ class TrainingSet:
     @property
     def text_width(self) -> int:
         """D."""
-        return int(self.pooled.shape[-1])
+        return int(self.texts.pooled.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -143,12 +137,12 @@ class Draws:
         if data.image_std is not None:
             latents = latents + data.image_std[row] * random.standard_normal(latents.shape, dtype=np.float32)
         drawing = int(modality < 0.5)
-        said = int(caption * data.pooled.shape[1])
-        condition, sequence, pooled = data.conditions[drawing][row], data.sequence[row, said], data.pooled[row, said]
+        condition = data.conditions[drawing][row]
         if keep_condition < self.condition_dropout:
             condition = np.zeros_like(condition)
-        if keep_text < self.text_dropout:
-            sequence, pooled = data.empty_sequence, data.empty_pooled
+        sequence, pooled = data.texts.empty_sequence, data.texts.empty_pooled
+        if keep_text >= self.text_dropout:
+            sequence, pooled = data.texts.read(row, int(caption * data.texts.captions))
         return {
             "latents": latents,
             "noise": random.standard_normal(latents.shape, dtype=np.float32),
@@ -172,13 +166,10 @@ def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
     """
     split = latents.table(["id", "split"]).to_pydict()
     spoken = set(text.table(["id"]).column("id").to_pylist())
-    ids = sorted(
-        key for key, part in zip(split["id"], split["split"], strict=True) if part == "train" and key in spoken
-    )
+    ids = [key for key, part in zip(split["id"], split["split"], strict=True) if part == "train" and key in spoken]
     if not ids:
         raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
-    rows = {key: row for row, key in enumerate(ids)}
-
+    rows = Rows(ids)
     shape = tuple(latents.manifest.extra["latent_shape"])
     mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
     drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
@@ -190,35 +181,19 @@ def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
         np.exp(0.5 * image_std, out=image_std)
         image_std /= std
 
-    captions, tokens, width = text.manifest.extra["text_shape"]
-    empty = load_safetensors(text.read("empty.safetensors"))
     return TrainingSet(
-        ids=np.array([key.encode() for key in ids]),
+        ids=np.array([key.encode() for key in rows.ids]),
         image=drawn["image_mean"],
         image_std=image_std,
         conditions=(drawn["mask_mean"], drawn["sketch_mean"]),
-        sequence=_read(text, "sequence", rows, (captions, tokens, width)),
-        pooled=_read(text, "pooled", rows, (captions, width)),
-        empty_sequence=empty["sequence"].float().numpy(),
-        empty_pooled=empty["pooled"].float().numpy(),
+        texts=load_texts(text, rows),
     )
 
 
-def _read(dataset: Dataset, column: str, rows: dict[str, int], shape: tuple[int, ...]) -> Floats:
-    """One column of float32 bytes, row by row into an unnamed mapped file: freed with the process, however it ends."""
-    with tempfile.TemporaryFile(prefix="mmface-") as file:
-        array = np.memmap(file, np.float32, "w+", shape=(len(rows), *shape))
-    for part in dataset.parts():
-        table = dataset.part(part.path, ["id", column])
-        for key, value in zip(table.column("id").to_pylist(), table.column(column), strict=True):
-            row = rows.get(key)
-            if row is None:
-                continue
-            found = np.frombuffer(value.as_buffer() or b"", "<f4") if value.is_valid else np.empty(0, "<f4")
-            if found.size != array[row].size:
-                wanted = " x ".join(map(str, shape))
-                raise DatasetError(f"{column} of row {key} is not {wanted} float32", field=dataset.manifest.stage)
-            array[row] = found.reshape(shape)
+def _read(dataset: Dataset, column: str, rows: Rows, shape: tuple[int, ...]) -> Floats:
+    array = mapped(len(rows), *shape)
+    for row, (value,) in rows.read(dataset, [column]):
+        array[row] = floats(value, shape, f"{column} of row {rows.ids[row]}", dataset)
     return array
 
 

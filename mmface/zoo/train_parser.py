@@ -12,16 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
-from mmface.data.labels import LABELS
+from mmface.data.labels import LABELS, MIRRORED
 from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, drawn, photographs
 from mmface.zoo.fit import Plan, fit
 
 PIXELS = 128
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# A mirrored left eye is a right eye.
-_MIRRORED = torch.arange(len(LABELS))
-for _left, _right in ((4, 5), (6, 7), (8, 9)):
-    _MIRRORED[_left], _MIRRORED[_right] = _right, _left
 
 
 def build_model() -> SegformerForSemanticSegmentation:
@@ -64,7 +60,7 @@ def disturb(pixels: Tensor, labels: Tensor, backdrops: Tensor, rng: np.random.Ge
     swap = torch.from_numpy(rng.random(n) < 0.4).view(n, 1, 1, 1) & (labels[:, None] == 0)
     pixels = torch.where(swap, backdrops, pixels)
     if rng.random() < 0.5:
-        pixels, labels = pixels.flip(-1), _MIRRORED[labels.flip(-1)]
+        pixels, labels = pixels.flip(-1), torch.from_numpy(MIRRORED)[labels.flip(-1)]
     angle, scale = rng.normal(0, 0.14, n), np.exp(rng.uniform(-0.3, 0.25, n))
     shift = rng.uniform(-0.15, 0.15, (n, 2))
     cos, sin = np.cos(angle) / scale, np.sin(angle) / scale

@@ -79,6 +79,14 @@ def test_one_value_serves_all(pipeline) -> None:
     torch.testing.assert_close(mixed[1:], latents(pipeline, modality="sketch", seeds=2), rtol=1e-5, atol=1e-5)
 
 
+def test_prompts_are_encoded_as_in_training(pipeline, folder, tmp_path) -> None:
+    trimmed = tiny.pipeline(folder, text_padding="trimmed")
+    trimmed.save_pretrained(tmp_path)
+    again = MMFacePipeline.from_pretrained(tmp_path)
+    assert torch.equal(latents(again), latents(trimmed))
+    assert not torch.equal(latents(trimmed), latents(pipeline))
+
+
 def test_everything_has_influence(pipeline) -> None:
     plain = latents(pipeline)
     for change in (

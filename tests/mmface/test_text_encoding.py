@@ -32,6 +32,22 @@ def test_last_but_one_layer_without_norm(tokenizer) -> None:
     torch.testing.assert_close(pooled, output.last_hidden_state[torch.arange(2), ends])
 
 
+def test_trimmed_padding_is_that_of_the_empty_prompt_whatever_stands_beside_it(tokenizer) -> None:
+    encoder = tiny.text_encoder()
+    prompts = ["red hair", "a hat", ""]
+    exact, pooled = encode_text(tokenizer, encoder, prompts)
+    trimmed, same = encode_text(tokenizer, encoder, prompts, "trimmed")
+    empty, _ = encode_text(tokenizer, encoder, [""])
+    assert torch.equal(pooled, same)
+    for i, prompt in enumerate(prompts):
+        said = len(tokenizer(prompt).input_ids)
+        assert torch.equal(trimmed[i, :said], exact[i, :said])
+        assert torch.equal(trimmed[i, said:], empty[0, said:])
+    # The encoder is causal and masks no padding: what stands there depends on the prompt.
+    assert (exact[0, said:] - empty[0, said:]).abs().max() > 0.1
+    assert torch.equal(encode_text(tokenizer, encoder, prompts[:1], "trimmed")[0][0, 12:], trimmed[0, 12:])
+
+
 def test_long_prompts_are_cut_and_neighbours_do_not_matter(tokenizer) -> None:
     encoder = tiny.text_encoder()
     long = "a face with red hair and green eyes"

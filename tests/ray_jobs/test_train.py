@@ -71,7 +71,8 @@ def publish_latents(home: Store, side: int, *, bad: bool = False) -> str:
 
 def publish_text(home: Store) -> str:
     text = np.random.default_rng(0).standard_normal((2, 3, 8), dtype=np.float32)
-    rows = [{"id": f"{i:064d}", "sequence": text.tobytes(), "pooled": text[:, 0].tobytes()} for i in range(9)]
+    said = {"places": [0, 1], "lengths": [3, 3], "sequence": text.tobytes(), "pooled": text[:, 0].tobytes()}
+    rows = [{"id": f"{i:064d}", **said} for i in range(9)]
     publisher = Publisher(home, Identity(stage="text", version=1, config={}))
     publisher.write("data/part-00000.parquet", to_parquet(rows, TEXT))
     publisher.write("empty.safetensors", save_safetensors({"sequence": text[0], "pooled": text[0, 0].copy()}))

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from mmface.components import component_identity, load_sketcher
 from mmface.data.u2net import FULL, LITE, U2Net
+from mmface.errors import InputError
 
 
 @pytest.mark.parametrize(("plan", "parameters"), [(FULL, 44_009_869), (LITE, 1_131_181)])
@@ -36,10 +39,71 @@ def test_keys_and_shapes_of_the_public_checkpoints() -> None:
         "outconv.weight": ((1, 6, 1, 1), (1, 6, 1, 1)),
     }
     assert {name: (full[name], lite[name]) for name in known} == known
-    # RSU-7 has 14 convolutions, each level less two fewer; RSU-4F has 8. Seven convolutions end the net.
-    convolutions = [name for name in full if name.endswith("conv_s1.weight")]
-    assert len(convolutions) == 2 * (14 + 12 + 10 + 8 + 8) + 8
-    assert "stage4.rebnconv5.conv_s1.weight" not in full
+
+
+def published_keys() -> set[str]:
+    """The public checkpoints' keys, by the blocks that the paper's figure 5 and table 1 name."""
+    five = {1: 7, 2: 6, 3: 5, 4: 4}
+    heights = {f"stage{i}": five.get(i, 0) for i in range(1, 7)} | {f"stage{i}d": five.get(i, 0) for i in range(1, 6)}
+    blocks = []
+    for stage, height in heights.items():
+        levels = height or 4  # RSU-4F: dilated, no pooling
+        names = ["in", *(str(i) for i in range(1, levels + 1)), *(f"{i}d" for i in range(1, levels))]
+        blocks += [f"{stage}.rebnconv{name}" for name in names]
+    statistics = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    ends = [*(f"side{i}" for i in range(1, 7)), "outconv"]
+    return (
+        {f"{block}.conv_s1.{name}" for block in blocks for name in ("weight", "bias")}
+        | {f"{block}.bn_s1.{name}" for block in blocks for name in statistics}
+        | {f"{end}.{name}" for end in ends for name in ("weight", "bias")}
+    )
+
+
+@pytest.mark.parametrize("plan", [FULL, LITE])
+def test_the_keys_are_exactly_the_published_ones(plan: tuple[tuple[int, int, int], ...]) -> None:
+    with torch.device("meta"):
+        assert set(U2Net(plan=plan).state_dict()) == published_keys()
+
+
+def test_a_public_checkpoint_as_safetensors_loads_strictly(tmp_path: Path) -> None:
+    state = U2Net(plan=LITE).state_dict()
+    path = tmp_path / "u2netp.safetensors"
+    save_file(state, path)
+    loaded = load_sketcher(str(path))
+    assert {name: tuple(value.shape) for name, value in state.items()} == {
+        name: tuple(value.shape) for name, value in loaded.state_dict().items()
+    }
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    assert not loaded.training
+    assert component_identity(str(path)).startswith("u2netp.safetensors:")
+
+    for broken in ({"side1.weight": None}, {"more": torch.zeros(1)}, {"stage3.rebnconvin.conv_s1.weight": None}):
+        changed = {name: value for name, value in {**state, **broken}.items() if value is not None}
+        save_file(changed, path)
+        with pytest.raises(InputError, match="no U²-Net") as caught:
+            load_sketcher(str(path))
+        assert caught.value.field == "components.sketcher"
+    path.write_bytes(b"pickle")
+    with pytest.raises(InputError, match="no U²-Net"):
+        load_sketcher(str(path))
+    with pytest.raises(InputError, match="no file"):
+        load_sketcher(str(tmp_path / "other.safetensors"))
+
+
+def test_the_full_network_is_told_by_its_shapes(tmp_path: Path) -> None:
+    save_file(U2Net(plan=FULL).state_dict(), tmp_path / "u2net.safetensors")
+    loaded = load_sketcher(str(tmp_path / "u2net.safetensors"))
+    assert tuple(map(tuple, loaded.config.plan)) == FULL
+
+
+def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    model = U2Net(plan=LITE)
+    model.save_pretrained(tmp_path)
+    state = model.state_dict()
+    del state["outconv.weight"]
+    save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(InputError, match="weights are not those"):
+        load_sketcher(str(tmp_path))
 
 
 @torch.inference_mode()

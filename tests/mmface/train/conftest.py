@@ -8,6 +8,7 @@ import pytest
 from mmface.config import Recipe
 from mmface.recipes import parse_recipe
 from mmface.train.batches import TrainingSet
+from mmface.train.texts import Texts
 
 ROWS, CAPTIONS, TOKENS, WIDTH, CHANNELS, SIDE = 10, 3, 5, 12, 2, 4
 
@@ -40,8 +41,12 @@ def data() -> TrainingSet:
         image=normal(*latent),
         image_std=np.full(latent, 0.1, np.float32),
         conditions=(normal(*latent), normal(*latent)),
-        sequence=normal(ROWS, CAPTIONS, TOKENS, WIDTH),
-        pooled=normal(ROWS, CAPTIONS, WIDTH),
-        empty_sequence=normal(TOKENS, WIDTH),
-        empty_pooled=normal(WIDTH),
+        texts=Texts(
+            place=np.arange(ROWS * CAPTIONS).reshape(ROWS, CAPTIONS),
+            start=np.arange(ROWS * CAPTIONS + 1) * TOKENS,
+            sequence=normal(ROWS * CAPTIONS * TOKENS, WIDTH),
+            pooled=normal(ROWS * CAPTIONS, WIDTH),
+            empty_sequence=normal(TOKENS, WIDTH),
+            empty_pooled=normal(WIDTH),
+        ),
     )

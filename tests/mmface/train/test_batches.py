@@ -68,9 +68,9 @@ def test_frequencies_of_modality_captions_and_dropouts(data: TrainingSet):
         batch = draws.batch(data, step, range(4))
         condition = batch.conditioning
         dropped = (condition.condition == 0).flatten(1).all(1)
-        silent = (condition.pooled_projections == torch.from_numpy(data.empty_pooled)).all(1)
+        silent = (condition.pooled_projections == torch.from_numpy(data.texts.empty_pooled)).all(1)
         assert torch.equal(
-            silent, (condition.encoder_hidden_states == torch.from_numpy(data.empty_sequence)).flatten(1).all(1)
+            silent, (condition.encoder_hidden_states == torch.from_numpy(data.texts.empty_sequence)).flatten(1).all(1)
         )
         counts["dropped"] += int(dropped.sum())
         counts["silent"] += int(silent.sum())
@@ -92,8 +92,9 @@ def test_condition_and_caption_belong_to_the_row(data: TrainingSet):
     for i, row in enumerate(draws.rows(len(data), 2, range(4))):
         modality = int(batch.conditioning.modality[i])
         np.testing.assert_array_equal(batch.conditioning.condition[i], data.conditions[modality][row])
-        said = [k for k in range(3) if np.array_equal(batch.conditioning.pooled_projections[i], data.pooled[row, k])]
-        np.testing.assert_array_equal(batch.conditioning.encoder_hidden_states[i], data.sequence[row, said[0]])
+        texts = [data.texts.read(row, k) for k in range(3)]
+        said = [k for k in range(3) if np.array_equal(batch.conditioning.pooled_projections[i], texts[k][1])]
+        np.testing.assert_array_equal(batch.conditioning.encoder_hidden_states[i], texts[said[0]][0])
         captions.add(said[0])
         assert float((batch.latents[i] - torch.from_numpy(data.image[row])).std()) == pytest.approx(0.1, rel=0.5)
     assert len(captions) > 1
@@ -114,7 +115,7 @@ def publish(home: Store, stage: str, parts: list[list[dict]], schema: object, ex
     return open_dataset(publisher.publish({}, extra=extra))
 
 
-def datasets(folder: Path, *, logvar: bool = True, damage: bool = False) -> tuple[Dataset, Dataset]:
+def datasets(folder: Path, *, logvar: bool = True, **damage: object) -> tuple[Dataset, Dataset]:
     value = np.arange(2 * 2 * 2, dtype=np.float32).reshape(2, 2, 2)
 
     def latent(key: str, split: str, offset: float) -> dict:
@@ -127,13 +128,19 @@ def datasets(folder: Path, *, logvar: bool = True, damage: bool = False) -> tupl
         [latent("b", "test", 2.0), latent("d", "train", 4.0)],
     ]
     extra = {"latent_shape": [2, 2, 2], "latent_mean": [1.0, 2.0], "latent_std": [0.5, 4.0]}
+    # "c" says the same twice; the last token of what is stored stands for the padding that is not.
     text = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     said = [
-        {"id": key, "sequence": (text + i).tobytes(), "pooled": (text[:, 0] + i).tobytes()}
-        for i, key in enumerate("abc")
+        {
+            "id": key,
+            "places": places,
+            "lengths": [2] * texts,
+            "sequence": (text[:texts, :2] + i).tobytes(),
+            "pooled": (text[:texts, 0] + i).tobytes(),
+        }
+        for i, (key, places, texts) in enumerate([("a", [1, 0], 2), ("b", [0, 1], 2), ("c", [0, 0], 1)])
     ]
-    if damage:
-        said[0]["pooled"] = b"\0" * 8
+    said[0] |= damage
     empty = save_safetensors({"sequence": text[0], "pooled": text[0, 0]})
     home = Store(folder)
     return (
@@ -152,8 +159,13 @@ def test_load_joins_sorts_and_normalises(tmp_path: Path):
         np.testing.assert_allclose(data.conditions[0][row], (value + offset + 1 - mean) / std, rtol=1e-6)
         np.testing.assert_allclose(data.conditions[1][row], (value + offset + 2 - mean) / std, rtol=1e-6)
     np.testing.assert_allclose(data.image_std[0], np.broadcast_to(np.e / std, (2, 2, 2)), rtol=1e-6)
-    assert data.sequence.shape == (2, 2, 3, 4)
-    assert data.pooled[1, 0, 0] == 2.0
+    text = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    for row, caption, own in ((0, 0, text[1]), (0, 1, text[0]), (1, 0, text[0] + 2), (1, 1, text[0] + 2)):
+        sequence, pooled = data.texts.read(row, caption)
+        np.testing.assert_array_equal(sequence, np.concatenate([own[:2], text[0, 2:]]))
+        np.testing.assert_array_equal(pooled, own[0])
+    assert data.texts.pooled.shape == (3, 4)
+    assert isinstance(data.texts.sequence, np.memmap)
     assert (data.latent_channels, data.text_width) == (2, 4)
     assert isinstance(data.image, np.memmap)
 
@@ -162,6 +174,16 @@ def test_load_without_posterior(tmp_path: Path):
     assert load_training_set(*datasets(tmp_path, logvar=False)).image_std is None
 
 
-def test_a_row_of_the_wrong_size_is_refused(tmp_path: Path):
-    with pytest.raises(DatasetError, match="pooled of row a is not 2 x 4 float32"):
-        load_training_set(*datasets(tmp_path, damage=True))
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"pooled": b"\0" * 8}, "pooled of row a is not 2 x 4 float32"),
+        ({"sequence": b""}, "sequence of row a is not 4 x 4 float32"),
+        ({"places": [0, 2]}, "row a does not hold 2 captions of at most 3 tokens"),
+        ({"places": [0]}, "row a does not hold 2 captions"),
+        ({"lengths": [2, 4]}, "row a does not hold 2 captions of at most 3 tokens"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, damage: dict, message: str):
+    with pytest.raises(DatasetError, match=message):
+        load_training_set(*datasets(tmp_path, **damage))

@@ -1,0 +1,90 @@
+"""Stored latents: what the encoder gives, at any resolution, whatever is encoded beside it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from mmface.config import Recipe
+from mmface.data import latents
+from mmface.data.labels import mask_to_png
+from mmface.data.latents import Latents, Originals
+from mmface.data.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
+from mmface.latents import encode_moments, normalise
+
+VAES = {"FLUX-like": tiny.kl_flux, "SD-like": tiny.kl, "AutoencoderDC": tiny.dc}
+
+
+def png(array: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(array).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def row(seed: int) -> dict:
+    random = np.random.default_rng(seed)
+    return {
+        "id": str(seed),
+        "split": "train",
+        "image": png(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)),
+        "mask": mask_to_png(random.integers(0, 19, (40, 40), dtype=np.uint8)),
+        "sketch": png(random.integers(0, 256, (40, 40), dtype=np.uint8)),
+    }
+
+
+def with_vae(recipe: Recipe, name: str, folder: Path) -> Recipe:
+    VAES[name]().save_pretrained(folder)
+    return recipe.model_copy(update={"components": recipe.components.model_copy(update={"vae": str(folder)})})
+
+
+@pytest.mark.parametrize("name", VAES)
+def test_bytes_are_those_of_the_encoder_and_do_not_depend_on_the_batch(tiny_recipe: Recipe, tmp_path: Path, name: str):
+    stage, rows = Latents(with_vae(tiny_recipe, name, tmp_path), 32), [row(seed) for seed in range(16)]
+    together = stage(rows).rows
+    assert [one for each in rows for one in stage([each]).rows] == together
+    assert stage(rows[::-1]).rows == together[::-1]
+
+    original = Originals(40.0)(rows[3])
+    pixels = [to_tensor(original.image, 32), mask_to_tensor(original.mask, 32), sketch_to_tensor(original.sketch, 32)]
+    vae = VAES[name]()
+    mean, logvar = encode_moments(vae, torch.stack(pixels))
+    made, extra = together[3], stage.extra()
+    assert extra["latent_shape"] == list(mean.shape[1:]) == [16 if name == "FLUX-like" else 4, 8, 8]
+    for column, expected in zip(("image_mean", "mask_mean", "sketch_mean"), mean, strict=True):
+        assert made[column] == expected.numpy().tobytes()
+    assert made["image_logvar"] == (None if logvar is None else logvar[0].numpy().tobytes())
+    scale, shift = (torch.tensor(extra[key])[:, None, None] for key in ("latent_std", "latent_mean"))
+    torch.testing.assert_close((mean - shift) / scale, normalise(vae, mean))
+    assert float(shift.abs().max()) == 0
+
+
+def test_resolutions_share_what_was_decoded(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+    rows, sizes = [row(seed) for seed in range(3)], (16, 32)
+    alone = [Latents(tiny_recipe, size, tiny.kl())(rows).rows for size in sizes]
+    assert [len(made[0]["mask_mean"]) for made in alone] == [4 * 4 * 4 * 4, 4 * 4 * 8 * 8]
+
+    opened: list[bytes] = []
+    real = latents.square_picture
+    monkeypatch.setattr(latents, "square_picture", lambda data, limit: opened.append(data) or real(data, limit))
+    originals = Originals(tiny_recipe.data.max_megapixels)
+    stages = [Latents(tiny_recipe, size, tiny.kl(), originals) for size in sizes]
+    assert [stage(rows).rows for stage in stages] == alone
+    assert opened == [one["image"] for one in rows]
+    originals.forget()
+    assert stages[0](rows).rows == alone[0]
+    assert len(opened) == 6
+
+
+def test_a_row_that_cannot_be_decoded_is_set_aside_at_every_resolution(tiny_recipe: Recipe):
+    originals = Originals(tiny_recipe.data.max_megapixels)
+    rows = [row(0), row(1) | {"sketch": b"none"}]
+    for size in (16, 32):
+        result = Latents(tiny_recipe, size, tiny.kl(), originals)(rows)
+        assert [one["id"] for one in result.rows] == ["0"]
+        assert [(one["id"], one["stage"]) for one in result.quarantined] == [("1", f"latents-{size}")]

@@ -1,0 +1,74 @@
+"""Stored text gives back what the encoder gave, to the bit, from fewer bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmface.components import load_text_encoder
+from mmface.config import Recipe, TextPadding
+from mmface.data.records import TEXT
+from mmface.data.text import EMPTY_FILE, Text
+from mmface.dataset import Dataset, Identity, Publisher, open_dataset, to_parquet
+from mmface.storage import Store
+from mmface.text import encode_text
+from mmface.train.mapped import Rows
+from mmface.train.texts import load_texts
+
+CAPTIONS = {
+    "c": ["red hair", "a hat", "red hair"],
+    "a": ["a face with red hair and green eyes", "", "no hat"],
+    "b": ["a hat", "a hat", "a hat"],
+}
+ROWS = [{"id": key, "captions": captions} for key, captions in CAPTIONS.items()]
+
+
+def stage_of(recipe: Recipe, padding: TextPadding) -> Text:
+    data = recipe.data.model_copy(update={"text_padding": padding, "captions_per_image": 3})
+    return Text(recipe.model_copy(update={"data": data}))
+
+
+def publish(stage: Text, folder: Path, rows: list[dict]) -> Dataset:
+    publisher = Publisher(Store(folder), Identity(stage="text", version=1, config={}))
+    publisher.write("data/part-00000.parquet", to_parquet(stage(rows).rows, TEXT))
+    empty, extra = stage.empty()
+    publisher.write(EMPTY_FILE, empty)
+    return open_dataset(publisher.publish({}, extra=extra))
+
+
+@pytest.mark.parametrize("padding", ["exact", "trimmed"])
+def test_reading_gives_back_what_the_encoder_gave(tiny_recipe: Recipe, tmp_path: Path, padding: TextPadding):
+    stage = stage_of(tiny_recipe, padding)
+    texts = load_texts(publish(stage, tmp_path, ROWS), Rows(["b", "a", "c"]))
+    tokenizer, encoder = load_text_encoder(tiny_recipe.components.text_encoder)
+    for row, key in enumerate("abc"):
+        for caption, text in enumerate(CAPTIONS[key]):
+            different = list(dict.fromkeys(CAPTIONS[key]))
+            sequence, pooled = encode_text(tokenizer, encoder, different, padding)
+            read = texts.read(row, caption)
+            place = different.index(text)
+            assert read[0].tobytes() == sequence[place].numpy().tobytes()
+            assert read[1].tobytes() == pooled[place].numpy().tobytes()
+    sequence, pooled = encode_text(tokenizer, encoder, [""])
+    assert np.array_equal(texts.empty_sequence, sequence[0])
+    assert np.array_equal(texts.empty_pooled, pooled[0])
+
+
+def test_what_the_empty_prompt_has_at_its_end_is_not_stored(tiny_recipe: Recipe):
+    exact, trimmed = (stage_of(tiny_recipe, padding)(ROWS).rows for padding in ("exact", "trimmed"))
+    # Letter by letter, a start and an end token: "red hair" is 9 tokens, "a hat" 6; 16 is the most.
+    assert [row["lengths"] for row in trimmed] == [[9, 6], [16, 0, 7], [6]]
+    assert [row["places"] for row in trimmed] == [[0, 1, 0], [0, 1, 2], [0, 0, 0]]
+    assert [len(row["sequence"]) for row in trimmed] == [4 * 16 * sum(row["lengths"]) for row in trimmed]
+    # Causal attention lets every padding token see the caption; only the empty caption's are the empty prompt's.
+    assert [row["lengths"] for row in exact] == [[16, 16], [16, 0, 16], [16]]
+
+
+@pytest.mark.parametrize("padding", ["exact", "trimmed"])
+def test_bytes_do_not_depend_on_the_rows_beside(tiny_recipe: Recipe, padding: TextPadding):
+    stage = stage_of(tiny_recipe, padding)
+    together = stage(ROWS).rows
+    assert [one for row in ROWS for one in stage([row]).rows] == together
+    assert stage(ROWS[::-1]).rows == together[::-1]
