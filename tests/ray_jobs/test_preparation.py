@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -20,8 +21,8 @@ from mmface.storage import Store
 from ray_jobs import captions, conditions, images, latents, portraits, text
 
 SETTINGS = [
-    "source.portraits.n=24",
-    "source.portraits.size=64",
+    "portraits.n=24",
+    "portraits.size=64",
     "data.shard_rows=8",
     "data.min_size=32",
     "data.holdout=0.25",
@@ -47,9 +48,12 @@ def overrides(*more: str) -> list[str]:
 
 
 def arguments(home: Store, folder: Path, *more: str, **inputs: str) -> list[str]:
-    source = [f"source.images={folder}/images", f"source.masks={folder}/masks"]
     given = [part for name, uri in inputs.items() for part in ("--inputs", f"{name}={uri}")]
-    return ["--recipe", "demo", "--home", home.uri, *overrides(*source, *more), *given]
+    return ["--recipe", "demo", "--home", home.uri, *overrides(photos(folder), *more), *given]
+
+
+def photos(folder: Path) -> str:
+    return "sources=" + json.dumps([{"name": "photos", "images": f"{folder}/images", "masks": f"{folder}/masks"}])
 
 
 def content(uri: str) -> dict[str, str]:
@@ -106,7 +110,7 @@ def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, 
 def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Store, collection: Path, tmp_path: Path):
     whole = images.main(arguments(home, collection))
     elsewhere = Store(tmp_path / "elsewhere")
-    identity = stages.images(recipe(collection))
+    identity = stages.images(recipe(collection), elsewhere)
     half = Publisher(elsewhere, identity)
     # What a kill leaves: some finished parts and no manifest.
     rows = open_dataset(whole).part("data/part-00000.parquet").to_pylist()
@@ -129,7 +133,7 @@ def prepare(home: Store, folder: Path) -> dict[str, str]:
 
 
 def recipe(folder: Path) -> Recipe:
-    return load_recipe("demo", [*SETTINGS, f"source.images={folder}/images", f"source.masks={folder}/masks"])
+    return load_recipe("demo", [*SETTINGS, photos(folder)])
 
 
 def jpeg(path: Path) -> bytes:
