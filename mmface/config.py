@@ -72,6 +72,7 @@ class Data(Section):
     min_size: PositiveInt = 64
     max_megapixels: PositiveFloat = 40.0
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 0
+    min_face_area: Fraction = 0.0  # share of the centre square that the mask calls face
     holdout: Fraction = 0.15
     max_quarantined: Fraction = 0.01
     shard_rows: PositiveInt = 64

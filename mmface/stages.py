@@ -53,7 +53,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
     return Identity(
         stage="conditions",
         version=VERSIONS["conditions"],
-        config=_data(recipe, {"max_megapixels"}),
+        config=_data(recipe, {"max_megapixels", "min_face_area"}),
         inputs={"images": images},
         weights=_weights(recipe, "parser", "sketcher"),
     )

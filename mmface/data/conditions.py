@@ -23,8 +23,8 @@ from mmface.data.labels import mask_from_png, mask_to_png
 from mmface.data.pixels import center_square, to_tensor
 from mmface.data.records import CONDITIONS
 from mmface.data.sources import open_image
-from mmface.data.stage import Result, Row, map_rows
-from mmface.errors import InputError
+from mmface.data.stage import Result, Row, map_rows, quarantine_row
+from mmface.errors import FilteredError, InputError
 
 MAX_SIDE = 512
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
@@ -84,6 +84,7 @@ class Conditions:
 
     def __init__(self, recipe: Recipe) -> None:
         self.max_megapixels = recipe.data.max_megapixels
+        self.min_face_area = recipe.data.min_face_area
         self.parser_name = recipe.components.parser
         self.parser = Parser(recipe.components.parser)
         self.sketcher = Sketcher(recipe.components.sketcher)
@@ -104,12 +105,18 @@ class Conditions:
         for row, sketch in zip(decoded.rows, sketches, strict=True):
             supplied = row["labels"] is not None
             labels = row["labels"] if supplied else next(parsed)
+            face_area = float(np.isin(labels, FACE_LABELS).mean())
+            if face_area < self.min_face_area:
+                message = f"a face of {face_area:.1%} of the picture is below {self.min_face_area:.1%}"
+                unwanted = FilteredError(message, field="data.min_face_area")
+                result.quarantined.append(quarantine_row(self.name, row, unwanted))
+                continue
             result.rows.append(
                 {
                     "id": row["id"],
                     "mask": mask_to_png(labels),
                     "sketch": grey_png(sketch),
-                    "face_area": float(np.isin(labels, FACE_LABELS).mean()),
+                    "face_area": face_area,
                     "edge_density": float((sketch < 128).mean()),
                     "mask_origin": "supplied" if supplied else self.parser_name,
                 }

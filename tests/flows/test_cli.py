@@ -37,7 +37,7 @@ def test_help_imports_nothing_heavy():
         (["retrain", "--set", "phases.0.steps=-5"], "phases.0.steps"),
         (["retrain", "--images", "no-such-folder"], "sources.0.images"),
         (["retrain", "--images", "{empty}"], "sources.0.images"),
-        (["retrain", "--images", "{empty}", "--captions", "no-such.jsonl"], "sources.0.images"),
+        (["retrain", "--images", "{empty}", "--captions", "no-such.jsonl"], "sources.0.captions"),
         (["retrain", "--masks", "{empty}"], "--images"),
         (["portraits", "--n", "0", "--out", "drawn"], "n"),
         (["portraits", "--size", "7", "--out", "drawn"], "size"),

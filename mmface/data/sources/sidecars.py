@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from mmface.data.sources.files import Split, is_picture, stem
 from mmface.errors import DatasetError, InputError
@@ -43,10 +43,11 @@ def read_split(place: Store) -> dict[str, Split]:
     if not found:
         raise InputError(f"none of {', '.join(LISTS)} is in {place.uri}", field="split")
     for name in found:
-        for line in _text(place, name, "split").splitlines():
-            picture = line.strip()
-            if picture and splits.setdefault(picture, LISTS[name]) != LISTS[name]:
-                raise InputError(f"{picture} is held out and trained on; take it from one list", field="split")
+        with _open(place, name, "split") as lines:
+            for line in lines:
+                picture = line.decode("utf-8", errors="replace").strip()
+                if picture and splits.setdefault(picture, LISTS[name]) != LISTS[name]:
+                    raise InputError(f"{picture} is held out and trained on; take it from one list", field="split")
     return splits
 
 
@@ -66,21 +67,20 @@ def require_match(given: Mapping[Any, Any], matched: Iterable[object], field: st
 def _read_jsonl(uri: str) -> dict[str, str]:
     folder, _, name = uri.rpartition("/")
     captions: dict[str, str] = {}
-    for number, line in enumerate(_text(Store(folder or "."), name, "captions").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            # One caption a line, as in a text file: one form for both, and a third of a list's memory.
-            captions[record["file"]] = "\n".join(" ".join(caption.split()) for caption in record["captions"])
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-            remedy = 'each line must be {"file": name, "captions": [...]}'
-            raise InputError(f"{uri} line {number}: {remedy}", field="captions") from None
+    with _open(Store(folder or "."), name, "captions") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                # One caption a line, as in a text file: one form for both, and a third of a list's memory.
+                captions[record["file"]] = "\n".join(" ".join(caption.split()) for caption in record["captions"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                remedy = 'each line must be {"file": name, "captions": [...]} in UTF-8'
+                raise InputError(f"{uri} line {number}: {remedy}", field="captions") from None
     return captions
 
 
-def _text(place: Store, name: str, field: str) -> str:
+def _open(place: Store, name: str, field: str) -> BinaryIO:
     try:
-        return place.read(name).decode("utf-8")
+        return place.open(name)
     except DatasetError as error:
         raise InputError(error.message, field=field) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{place.uri}/{name} is not UTF-8 text", field=field) from None
