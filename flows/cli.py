@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -110,10 +111,12 @@ def _set_up_logging() -> None:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     from flows.preflight import check
+    from mmface.errors import InputError
     from mmface.recipes import load_recipe
 
-    sources = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
-    given = [f"source.{name}={_absolute(value)}" for name, value in sources.items() if value]
+    if (arguments.masks or arguments.captions) and not arguments.images:
+        raise InputError("--masks and --captions belong to photographs; give --images too", field="--images")
+    given = [f"sources={json.dumps([_photos(arguments)])}"] if arguments.images else []
     recipe = load_recipe(arguments.recipe, [*given, *arguments.set])
     check(recipe)
     from flows.retrain import retrain
@@ -173,6 +176,12 @@ def _zoo(arguments: argparse.Namespace) -> int:
     else:
         print(measure_zoo(arguments.photos, arguments.sheet))
     return 0
+
+
+def _photos(arguments: argparse.Namespace) -> dict[str, str]:
+    """The one collection that the command line can name; a recipe can name several, in any layout."""
+    places = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
+    return {"name": "photos"} | {name: _absolute(place) for name, place in places.items() if place}
 
 
 def _absolute(place: str) -> str:

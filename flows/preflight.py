@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from mmface.config import Recipe
-from mmface.data.sources import list_collection
+from mmface.data.sources.layouts import list_collections
 from mmface.errors import ServiceError
 from mmface.reach import unreachable
 
@@ -17,14 +17,13 @@ ADDRESSES = {
 
 
 def check(recipe: Recipe) -> None:
-    """Looks at the source and at every address that is set.
+    """Looks at the collections and at every address that is set.
 
     Raises:
         InputError: no such folder, or nothing in it.
-        ServiceError: an address where nothing answers.
+        ServiceError: an address where nothing answers, or a bucket that may not be listed.
     """
-    if recipe.source.images is not None:
-        list_collection(recipe.source)
+    list_collections(recipe.sources)
     for variable, without in ADDRESSES.items():
         problem = unreachable(os.environ.get(variable, ""))
         if problem:

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.jobs import Job, run_job, save_recipe
 from flows.release import Release, release
 from mmface import stages, tracking
-from mmface.config import Recipe
+from mmface.config import Collection, Recipe
 from mmface.dataset import Identity, published
 from mmface.recipes import parse_recipe
 from mmface.storage import Store, home
@@ -41,11 +41,11 @@ def retrain(recipe: dict[str, Any]) -> Release:
         MMFaceError: a user's mistake or a stage that failed; whatever was published stays and is not done again.
     """
     run = start(parse_recipe(recipe))
-    if run.recipe.source.images is None:
+    if not run.recipe.sources:
         run = with_portraits(run)
     recipe_ = run.recipe
 
-    images = stage(run, stages.images(recipe_), "images")
+    images = stage(run, stages.images(recipe_, run.home), "images")
     conditions = stage(run, stages.conditions(recipe_, images), "conditions")
     captions = stage(run, stages.captions(recipe_, images, conditions), "captions")
     text = stage(run, stages.text(recipe_, captions), "text")
@@ -71,12 +71,16 @@ def start(recipe: Recipe) -> Run:
 
 
 def with_portraits(run: Run) -> Run:
-    """The run with a drawn collection as its source."""
+    """The run with a drawn collection as its only one."""
     folder = stage(run, stages.portraits(run.recipe), "portraits")
-    source = run.recipe.source.model_copy(
-        update={"images": f"{folder}/images", "masks": f"{folder}/masks", "captions": f"{folder}/captions.jsonl"}
+    drawn = Collection(
+        name="portraits",
+        licence="Apache-2.0",
+        images=f"{folder}/images",
+        masks=f"{folder}/masks",
+        captions=f"{folder}/captions.jsonl",
     )
-    recipe = run.recipe.model_copy(update={"source": source})
+    recipe = run.recipe.model_copy(update={"sources": (drawn,)})
     return replace(run, recipe=recipe, recipe_uri=save_recipe(run.home, recipe))
 
 

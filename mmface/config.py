@@ -18,9 +18,18 @@ from mmface.data.caption_prompts import PROMPTS
 Objective = Literal["flow", "ddpm"]
 Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
 TextPadding = Literal["exact", "trimmed"]  # see mmface.text
+Layout = Literal["folder", "ffhq", "celebamask-hq", "parquet", "authors"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+OWN_SIDECARS: dict[Layout, tuple[str, ...]] = {
+    "folder": (),
+    "ffhq": (),
+    "celebamask-hq": ("masks",),
+    "parquet": ("masks", "captions"),
+    "authors": ("masks", "captions"),
+}
 
 
 def _ordered(limits: tuple[float, float]) -> tuple[float, float]:
@@ -39,19 +48,34 @@ class Section(BaseModel):
 
 
 class Portraits(Section):
-    """The drawn collection that stands in when no photographs are given."""
+    """The drawn collection that stands in when ``sources`` is empty."""
 
     n: PositiveInt = 400
     size: Annotated[int, Field(ge=32, le=1024)] = 128
 
 
-class Source(Section):
-    """Where the photographs are. Without ``images`` a portrait collection is drawn."""
+class Collection(Section):
+    """One collection of photographs: where it is, what it is called, and under which licence it may be used.
 
-    images: str | None = None
+    ``images`` is a folder or ``s3://`` prefix. ``masks`` (a folder), ``captions`` (a ``.jsonl`` file, or a folder with
+    one ``.txt`` a picture) and ``split`` (a folder with ``train.txt``, ``val.txt``, ``test.txt``) are optional; a
+    layout that brings its own refuses them. See :mod:`mmface.data.sources`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    licence: Annotated[str, Field(min_length=1)] = "not stated"
+    layout: Layout = "folder"
+    images: Annotated[str, Field(min_length=1)]
     masks: str | None = None
     captions: str | None = None
-    portraits: Portraits = Portraits()
+    split: str | None = None
+
+    @model_validator(mode="after")
+    def _brings_its_own(self) -> Collection:
+        for name in OWN_SIDECARS[self.layout]:
+            if getattr(self, name) is not None:
+                raise ValueError(f"layout {self.layout} brings its own {name}; leave {name} out")
+        return self
 
 
 class Quality(Section):
@@ -68,6 +92,7 @@ class Data(Section):
     min_size: PositiveInt = 64
     max_megapixels: PositiveFloat = 40.0
     near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 0
+    min_face_area: Fraction = 0.0  # share of the centre square that the mask calls face
     holdout: Fraction = 0.15
     max_quarantined: Fraction = 0.01
     shard_rows: PositiveInt = 64
@@ -233,7 +258,8 @@ class Recipe(Section):
 
     name: str = "recipe"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    source: Source = Source()
+    sources: tuple[Collection, ...] = ()
+    portraits: Portraits = Portraits()
     data: Data = Data()
     components: Components = Components()
     captioning: Captioning = Captioning()
@@ -251,6 +277,13 @@ class Recipe(Section):
         wanted, given = self.data.captions_per_image, len(self.captioning.prompts)
         if self.components.captioner != "facts" and given < wanted:
             raise ValueError(f"captioning.prompts: {given} prompts for data.captions_per_image {wanted}; give as many")
+        return self
+
+    @model_validator(mode="after")
+    def _names(self) -> Recipe:
+        names = [collection.name for collection in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"every collection in sources needs a name of its own: {', '.join(names)}")
         return self
 
     @property

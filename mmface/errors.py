@@ -36,6 +36,12 @@ class InputError(MMFaceError):
     code = "invalid_input"
 
 
+class FilteredError(InputError):
+    """A row that is sound but not wanted by the recipe: set aside with its reason, counted as filtered."""
+
+    code = "filtered"
+
+
 class DatasetError(MMFaceError):
     """A dataset is missing, incomplete, or does not reconcile."""
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from mmface.components import component_identity
 from mmface.config import Recipe
-from mmface.data.sources import list_collection
+from mmface.data.sources.identity import identify
 from mmface.dataset import Identity, upstream
+from mmface.storage import Store
 
 # Raised when a stage's code changes what it writes.
 VERSIONS = {
     "portraits": 1,
-    "images": 1,
+    "images": 2,
     "conditions": 2,
     "captions": 2,
     "latents": 2,
@@ -29,7 +30,7 @@ VERSIONS = {
 
 def portraits(recipe: Recipe) -> Identity:
     """The drawn collection."""
-    drawn = recipe.source.portraits
+    drawn = recipe.portraits
     return Identity(
         stage="portraits",
         version=VERSIONS["portraits"],
@@ -37,13 +38,13 @@ def portraits(recipe: Recipe) -> Identity:
     )
 
 
-def images(recipe: Recipe) -> Identity:
-    """Rows of the photographs in ``recipe.source``, named by their content."""
+def images(recipe: Recipe, home: Store) -> Identity:
+    """Rows of the photographs in ``recipe.sources``, named by their content; ``home`` remembers digests of files."""
     keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
     return Identity(
         stage="images",
         version=VERSIONS["images"],
-        config={"collection": list_collection(recipe.source).identity, **_data(recipe, keys)},
+        config={"sources": identify(recipe.sources, home), **_data(recipe, keys)},
     )
 
 
@@ -52,7 +53,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
     return Identity(
         stage="conditions",
         version=VERSIONS["conditions"],
-        config=_data(recipe, {"max_megapixels", "parse_flip", "quality"}),
+        config=_data(recipe, {"max_megapixels", "min_face_area", "parse_flip", "quality"}),
         inputs={"images": images},
         weights=_weights(recipe, "parser", "sketcher"),
     )
@@ -151,13 +152,15 @@ def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
 
 
 def lineage(uri: str) -> dict[str, dict[str, Any]]:
-    """Every dataset that led to ``uri``, by stage: its place, counts and weights, back to the sources (§8)."""
+    """Every dataset that led to ``uri``, by stage: its place, counts and weights, back to sources and licences (§8)."""
     return {
         stage: {
             "dataset": f"datasets/{stage}/{dataset.manifest.fingerprint}",
             "counts": dataset.manifest.counts,
             "weights": dataset.manifest.weights,
             "code_version": dataset.manifest.code_version,
+            # Only ``images`` has it: the collections with their licences.
+            **{name: value for name, value in dataset.manifest.extra.items() if name == "sources"},
         }
         for stage, dataset in upstream(uri).items()
     }

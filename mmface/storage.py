@@ -6,23 +6,30 @@ single PUT (conditional, when it must be the first). Nothing half-written is eve
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
 
 from mmface.errors import DatasetError, InputError, ServiceError
 
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
+BUFFER = 2**18
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored object: key relative to the store, size in bytes, and an opaque version (S3 ETag, or empty)."""
+    """One stored object: key relative to the store, size in bytes, and an opaque version.
+
+    The version is the ETag on S3, size and modification time of a local file, and empty for what cannot be read: a
+    link that leads nowhere or to itself, a pipe.
+    """
 
     key: str
     size: int
@@ -36,6 +43,7 @@ class Backend(Protocol):
 
     def child(self, prefix: str) -> Backend: ...
     def read(self, key: str) -> bytes: ...
+    def open(self, key: str) -> BinaryIO: ...
     def write(self, key: str, data: bytes, if_absent: bool) -> bool: ...
     def exists(self, key: str) -> bool: ...
     def walk(self, prefix: str) -> Iterator[Entry]: ...
@@ -56,6 +64,10 @@ class Store:
     def read(self, key: str) -> bytes:
         """All bytes of ``key``. Raises DatasetError if it is not there."""
         return self._backend.read(_clean(key))
+
+    def open(self, key: str) -> BinaryIO:
+        """``key`` for reading here and there without all of its bytes. Raises DatasetError if it is not there."""
+        return self._backend.open(_clean(key))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Writes atomically. With ``if_absent`` only the first writer wins: returns False when ``key`` was there."""
@@ -130,6 +142,12 @@ class _Folder:
         except FileNotFoundError:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
 
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return (self.root / key).open("rb")
+        except FileNotFoundError:
+            raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,16 +172,39 @@ class _Folder:
         return (self.root / key).is_file()
 
     def walk(self, prefix: str) -> Iterator[Entry]:
-        base = self.root / prefix
-        for folder, _, names in os.walk(base):
-            for name in names:
-                if name.startswith(".tmp-"):
-                    continue
-                path = Path(folder) / name
-                yield Entry(path.relative_to(self.root).as_posix(), path.stat().st_size)
+        """Links to files are followed, links to folders are not: they could lead in circles."""
+        pending = [prefix]
+        while pending:
+            below = pending.pop()
+            try:
+                with os.scandir(self.root / below) as found:
+                    children = list(found)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ServiceError(f"{self.root / below} cannot be listed: {error.strerror}", field="uri") from error
+            for child in children:
+                key = f"{below}/{child.name}" if below else child.name
+                if child.is_dir(follow_symlinks=False):
+                    pending.append(key)
+                elif not child.name.startswith(".tmp-"):
+                    yield from _entry(key, child)
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
+
+
+def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
+    try:
+        status = child.stat()
+    except OSError:
+        if child.is_symlink():
+            yield Entry(key, 0)
+        return  # a file that has just been removed
+    if stat.S_ISREG(status.st_mode):
+        yield Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+    elif not stat.S_ISDIR(status.st_mode):
+        yield Entry(key, 0)
 
 
 class _S3:
@@ -181,6 +222,20 @@ class _S3:
 
     def read(self, key: str) -> bytes:
         response = self._call("get_object", Key=self._key(key))
+        if response is None:
+            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
+        return bytes(response["Body"].read())
+
+    def open(self, key: str) -> BinaryIO:
+        head = self._call("head_object", Key=self._key(key))
+        if head is None:
+            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
+        # A buffered reader is a binary file in all but its declared type.
+        return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, int(head["ContentLength"])), BUFFER))
+
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop``."""
+        response = self._call("get_object", Key=self._key(key), Range=f"bytes={start}-{stop - 1}")
         if response is None:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri")
         return bytes(response["Body"].read())
@@ -224,3 +279,33 @@ class _S3:
         except BotoCoreError as error:
             remedy = "check AWS_ENDPOINT_URL, the credentials and the bucket"
             raise ServiceError(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE) from error
+
+
+class _Ranges(io.RawIOBase):
+    """An object read by ranges, so that a column of a Parquet file costs that column."""
+
+    def __init__(self, place: _S3, key: str, size: int) -> None:
+        self.place, self.key, self.size = place, key, size
+        self.at = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        length = min(len(buffer), self.size - self.at)
+        if length <= 0:
+            return 0
+        data = self.place.read_range(self.key, self.at, self.at + length)
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)

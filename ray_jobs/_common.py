@@ -12,7 +12,7 @@ from typing import Any
 
 from mmface.config import Recipe
 from mmface.data.records import QUARANTINE
-from mmface.data.stage import Row, Stage
+from mmface.data.stage import Row, Stage, is_filtered
 from mmface.dataset import (
     Dataset,
     Identity,
@@ -189,10 +189,19 @@ def part_names(dataset: Dataset) -> list[str]:
 
 def reconcile(publisher: Publisher, parts: Sequence[str]) -> dict[str, int]:
     """Counts what lies in the part files, so that parts of an earlier attempt count too."""
-    out, quarantined = (
-        sum(count_rows(publisher.store.read(f"{folder}/{part}")) for part in parts) for folder in ("data", "quarantine")
-    )
-    return {"in": out + quarantined, "out": out, "quarantined": quarantined, "duplicates": 0, "filtered": 0}
+    out = sum(count_rows(publisher.store.read(f"data/{part}")) for part in parts)
+    reasons = [
+        row["error"] for part in parts for row in read_rows(publisher.store.read(f"quarantine/{part}"), ["error"])
+    ]
+    filtered = sum(map(is_filtered, reasons))
+    quarantined = len(reasons) - filtered
+    return {
+        "in": out + len(reasons),
+        "out": out,
+        "quarantined": quarantined,
+        "duplicates": 0,
+        "filtered": filtered,
+    }
 
 
 def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantined: float) -> None:
@@ -200,7 +209,8 @@ def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantine
     if counts["out"] and counts["quarantined"] <= max_quarantined * counts["in"]:
         return
     keys = sorted(publisher.finished("quarantine"))
-    reasons = Counter(row["message"] for key in keys for row in read_rows(publisher.store.read(key)))
+    rows = (row for key in keys for row in read_rows(publisher.store.read(key)))
+    reasons = Counter(row["message"] for row in rows if not is_filtered(row["error"]))
     top = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
     raise StageError(
         f"{counts['quarantined']} of {counts['in']} rows were set aside, more than data.max_quarantined "

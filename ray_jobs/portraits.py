@@ -22,7 +22,7 @@ class Drawer:
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
         self.publisher = Publisher(store, identity)
-        self.drawn = recipe.source.portraits
+        self.drawn = recipe.portraits
         self.first_seed = recipe.seed * SEEDS
 
     def run(self, part: str) -> int:
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     if found:
         return found
     publisher = Publisher(job.home, identity)
-    n = job.recipe.source.portraits.n
+    n = job.recipe.portraits.n
     parts = [f"{i:05d}" for i in range(-(-n // PART))]
     marker = f"work/{list(TABLES)[-1]}"
     run_parts(publisher, parts, lambda: Drawer(identity, job.home, job.recipe), job.recipe.data.workers, folder=marker)

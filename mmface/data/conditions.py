@@ -24,8 +24,8 @@ from mmface.data.labels import LABELS, MIRRORED, mask_from_png, mask_to_png
 from mmface.data.pixels import center_square, to_tensor
 from mmface.data.records import CONDITIONS
 from mmface.data.sources import open_image
-from mmface.data.stage import Result, Row, map_rows
-from mmface.errors import InputError
+from mmface.data.stage import Result, Row, map_rows, quarantine_row
+from mmface.errors import FilteredError, InputError
 
 MAX_SIDE = 512
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
@@ -99,6 +99,7 @@ class Conditions:
     def __init__(self, recipe: Recipe) -> None:
         self.max_megapixels = recipe.data.max_megapixels
         self.usual = recipe.data.quality
+        self.min_face_area = recipe.data.min_face_area
         self.parser_name = recipe.components.parser
         self.parser = Parser(recipe.components.parser, flip=recipe.data.parse_flip, batch=PARSE_BATCH)
         self.sketcher = Sketcher(recipe.components.sketcher)
@@ -113,6 +114,11 @@ class Conditions:
             supplied = row["labels"] is not None
             labels = row["labels"] if supplied else next(parsed)
             figures = measure(labels, sketch)
+            if figures["face_area"] < self.min_face_area:
+                message = f"a face of {figures['face_area']:.1%} of the picture is below {self.min_face_area:.1%}"
+                unwanted = FilteredError(message, field="data.min_face_area")
+                result.quarantined.append(quarantine_row(self.name, row, unwanted))
+                continue
             result.rows.append(
                 {
                     "id": row["id"],

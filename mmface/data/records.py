@@ -12,8 +12,9 @@ IMAGES = pa.schema(
     [
         ("id", pa.string()),
         ("uri", pa.string()),
-        ("source", pa.string()),
+        ("source", pa.string()),  # name of the collection
         ("split", pa.string()),  # "train" | "test"
+        ("listed", pa.bool_()),  # the split comes from the collection's list, not from the hash
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("perceptual_hash", pa.string()),  # 64 bits as hex

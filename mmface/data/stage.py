@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from mmface.errors import InputError
+from mmface.errors import FilteredError, InputError
 
 Row = dict[str, Any]
 
@@ -45,6 +45,11 @@ def quarantine_row(stage: str, row: Row, error: InputError) -> Row:
         "error": error.code if error.field is None else f"{error.code}:{error.field}",
         "message": error.message,
     }
+
+
+def is_filtered(error: str) -> bool:
+    """Whether a row of the quarantine is sound and was only not wanted: it does not count against the error budget."""
+    return error.partition(":")[0] == FilteredError.code
 
 
 def map_rows(stage: str, rows: Sequence[Row], function: Callable[[Row], Row]) -> Result:

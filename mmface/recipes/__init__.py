@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mmface.config import Recipe
+from mmface.config import Collection, Recipe
 from mmface.errors import RecipeError
 
 RECIPES = Path(__file__).parent
@@ -89,7 +89,7 @@ def _step(node: Any, part: str, key: str) -> Any:
 
 
 def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    node: Any = Recipe().model_dump()
+    node: Any = Recipe(sources=(Collection(name="any", images="any"),)).model_dump()
     for part in loc:
         node = node[0] if isinstance(part, int) else node[part]
     return list(node)

@@ -15,8 +15,8 @@ from mmface.registry import list_versions
 from mmface.storage import Store
 
 SMALL = [
-    "source.portraits.n=24",
-    "source.portraits.size=64",
+    "portraits.n=24",
+    "portraits.size=64",
     "data.min_size=32",
     "data.holdout=0.3",
     "model.hidden_size=64",

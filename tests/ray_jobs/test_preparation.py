@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
 from io import BytesIO
 from pathlib import Path
@@ -14,14 +16,14 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.data.records import IMAGES, QUARANTINE
 from mmface.dataset import Publisher, open_dataset, to_parquet
-from mmface.errors import StageError
+from mmface.errors import DatasetError, StageError
 from mmface.recipes import load_recipe
 from mmface.storage import Store
 from ray_jobs import captions, conditions, images, latents, portraits, text
 
 SETTINGS = [
-    "source.portraits.n=24",
-    "source.portraits.size=64",
+    "portraits.n=24",
+    "portraits.size=64",
     "data.shard_rows=8",
     "data.min_size=32",
     "data.holdout=0.25",
@@ -47,9 +49,12 @@ def overrides(*more: str) -> list[str]:
 
 
 def arguments(home: Store, folder: Path, *more: str, **inputs: str) -> list[str]:
-    source = [f"source.images={folder}/images", f"source.masks={folder}/masks"]
     given = [part for name, uri in inputs.items() for part in ("--inputs", f"{name}={uri}")]
-    return ["--recipe", "demo", "--home", home.uri, *overrides(*source, *more), *given]
+    return ["--recipe", "demo", "--home", home.uri, *overrides(photos(folder), *more), *given]
+
+
+def photos(folder: Path) -> str:
+    return "sources=" + json.dumps([{"name": "photos", "images": f"{folder}/images", "masks": f"{folder}/masks"}])
 
 
 def content(uri: str) -> dict[str, str]:
@@ -108,7 +113,7 @@ def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, 
 def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Store, collection: Path, tmp_path: Path):
     whole = images.main(arguments(home, collection))
     elsewhere = Store(tmp_path / "elsewhere")
-    identity = stages.images(recipe(collection))
+    identity = stages.images(recipe(collection), elsewhere)
     half = Publisher(elsewhere, identity)
     # What a kill leaves: some finished parts and no manifest.
     rows = open_dataset(whole).part("data/part-00000.parquet").to_pylist()
@@ -117,6 +122,41 @@ def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Sto
     resumed = images.main(arguments(elsewhere, collection))
     assert content(resumed) == content(whole)
     assert not elsewhere.list(f"{identity.key}/work")
+
+
+def test_lists_that_disagree_stop_the_run_and_lineage_names_the_licences(home: Store, collection: Path, tmp_path: Path):
+    good = sorted((collection / "images").glob("*.png"))[:6]
+    for name, split, files in (("left", "train", good[:4]), ("right", "test", good[3:])):
+        (tmp_path / name / "images").mkdir(parents=True)
+        for file in files:
+            shutil.copy(file, tmp_path / name / "images")
+        (tmp_path / name / f"{split}.txt").write_text("\n".join(file.name for file in files))
+    tree = [
+        {"name": name, "licence": licence, "images": f"{tmp_path}/{name}/images", "split": f"{tmp_path}/{name}"}
+        for name, licence in (("left", "CC0-1.0"), ("right", "CC-BY-4.0"))
+    ]
+    given = ["--recipe", "demo", "--home", home.uri, *overrides(f"sources={json.dumps(tree)}")]
+    with pytest.raises(DatasetError, match=rf"share 1 pictures: .*left.*{good[3].name} \(train\) = .*right"):
+        images.main(given)
+
+    (tmp_path / "left/train.txt").write_text("\n".join(file.name for file in good[:3]))
+    uri = images.main(given)
+    assert open_dataset(uri).manifest.counts == {"in": 7, "out": 6, "quarantined": 0, "duplicates": 1, "filtered": 0}
+    rows = open_dataset(uri).table(["uri", "source", "split"]).to_pylist()
+    assert {(row["source"], row["split"]) for row in rows} == {("left", "train"), ("right", "test")}
+    sources = stages.lineage(uri)["images"]["sources"]
+    assert [(one["name"], one["licence"], one["pictures"]) for one in sources] == [
+        ("left", "CC0-1.0", 4),
+        ("right", "CC-BY-4.0", 3),
+    ]
+    os.utime(tmp_path / "left/images" / good[0].name, ns=(1, 1))
+    assert images.main(given) == uri
+
+    wanted = conditions.main([*given, "--set", "data.min_face_area=0.15", "--inputs", f"images={uri}"])
+    areas = open_dataset(conditions.main([*given, "--inputs", f"images={uri}"])).table(["face_area"])["face_area"]
+    small = sum(area < 0.15 for area in areas.to_pylist())
+    counts = open_dataset(wanted).manifest.counts
+    assert counts == {"in": 6, "out": 6 - small, "quarantined": 0, "duplicates": 0, "filtered": small}
 
 
 def prepare(home: Store, folder: Path) -> dict[str, str]:
@@ -129,7 +169,7 @@ def prepare(home: Store, folder: Path) -> dict[str, str]:
 
 
 def recipe(folder: Path) -> Recipe:
-    return load_recipe("demo", [*SETTINGS, f"source.images={folder}/images", f"source.masks={folder}/masks"])
+    return load_recipe("demo", [*SETTINGS, photos(folder)])
 
 
 def jpeg(path: Path) -> bytes:

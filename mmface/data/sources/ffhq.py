@@ -1,0 +1,55 @@
+"""Flickr-Faces-HQ: ``00000/00000.png`` … ``69000/69999.png``, a thousand pictures a folder.
+
+``images`` is the folder of those folders, or the data set's root that holds them as ``images1024x1024``; its thumbnails
+and uncropped pictures are left alone. If ``ffhq-dataset-v2.json`` lies there too, the licences that it names for the
+single pictures are counted for the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from mmface.config import Collection
+from mmface.data.sources import folder
+from mmface.data.sources.files import Listing, Places, stem
+from mmface.errors import InputError
+
+METADATA = "ffhq-dataset-v2.json"
+PICTURE = re.compile(r"(?:images1024x1024/)?(\d{2})000/\1\d{3}\.(?:png|jpg|jpeg|webp)", re.IGNORECASE)
+
+places = folder.places
+
+
+def listing(collection: Collection, places: Places) -> Listing:
+    """Lists the numbered pictures; masks and captions go by the number, in folders of a thousand or in one."""
+    found = folder.listing(collection, places, keep=lambda key: bool(PICTURE.fullmatch(key)), by_name=True)
+    if not places.images.exists(METADATA):
+        return found
+    numbers = {int(stem(file.image.key).rsplit("/", 1)[-1]) for file in found.files}
+    licences = Counter(
+        entry["metadata"]["license"]
+        for number, entry in _entries(places.images.read(METADATA).decode("utf-8"))
+        if int(number) in numbers
+    )
+    return Listing(found.files, dict(sorted(licences.items())), found.ignored)
+
+
+def _entries(text: str) -> Iterator[tuple[str, Any]]:
+    """The entries of one big JSON object, one at a time: the real file has 70,000 of four kilobytes."""
+    decoder = json.JSONDecoder()
+    between = re.compile(r"\s*[{,]?\s*")
+    at = 0
+    try:
+        while (at := between.match(text, at).end()) < len(text) and text[at] != "}":  # type: ignore[union-attr]
+            number, at = decoder.raw_decode(text, at)
+            at = re.compile(r"\s*:\s*").match(text, at).end()  # type: ignore[union-attr]
+            entry, at = decoder.raw_decode(text, at)
+            yield number, entry
+    except (json.JSONDecodeError, AttributeError):
+        raise InputError(
+            f"{METADATA} is damaged at character {at}; fetch it again, or remove it", field="images"
+        ) from None

@@ -1,0 +1,91 @@
+"""The layouts by name, and the one way to list a collection of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmface.config import Collection, Layout
+from mmface.data.sources import authors, celebamask, ffhq, folder, parquet
+from mmface.data.sources.files import Listing, Places
+from mmface.data.sources.read import Reader
+from mmface.errors import InputError, ServiceError
+from mmface.storage import Store
+
+
+@dataclass(frozen=True)
+class Functions:
+    """What a layout is: where its files are, and how they become a listing."""
+
+    places: Callable[[Collection], Places]
+    listing: Callable[[Collection, Places], Listing]
+    holds: str
+
+
+LAYOUTS: dict[Layout, Functions] = {
+    "folder": Functions(folder.places, folder.listing, "a jpg, png or webp file"),
+    "ffhq": Functions(ffhq.places, ffhq.listing, "00000/00000.png"),
+    "celebamask-hq": Functions(celebamask.places, celebamask.listing, "CelebA-HQ-img/0.jpg"),
+    "parquet": Functions(parquet.places, parquet.listing, "a row in a .parquet file"),
+    "authors": Functions(authors.places, authors.listing, "images/ with a jpg, png or webp file"),
+}
+
+
+def list_collections(sources: Sequence[Collection]) -> list[Listing]:
+    """Lists every collection of a recipe: names, sizes and sidecars, none of the pictures' bytes.
+
+    Raises:
+        InputError: a folder, list or captions file that is not there or is wrong, or no picture; names the recipe key.
+        ServiceError: a bucket or folder that may not be listed.
+    """
+    listings = []
+    for index, collection in enumerate(sources):
+        try:
+            listings.append(_list(collection))
+        except InputError as error:
+            raise InputError(error.message, field=f"sources.{index}.{error.field}") from None
+        except ServiceError as error:
+            message = f"{error.message}; the collection {collection.name} must be allowed to be listed and read"
+            raise ServiceError(message, field=f"sources.{index}") from error
+    return listings
+
+
+def summaries(sources: Sequence[Collection], listings: Sequence[Listing]) -> list[dict[str, Any]]:
+    """What a manifest says about every collection: where it was, its licences, how much was in it."""
+    return [
+        {
+            "name": collection.name,
+            "licence": collection.licence,
+            "layout": collection.layout,
+            "images": collection.images,
+            "pictures": len(listing.files),
+            "ignored_files": listing.ignored,
+            "licences": listing.licences,
+        }
+        for collection, listing in zip(sources, listings, strict=True)
+    ]
+
+
+def reader_of(collection: Collection, max_megapixels: float) -> Reader:
+    """What reads the rows of ``collection``."""
+    return Reader(collection, LAYOUTS[collection.layout].places(collection), max_megapixels)
+
+
+def _list(collection: Collection) -> Listing:
+    layout = LAYOUTS[collection.layout]
+    for name in ("images", "masks", "captions", "split"):
+        uri = getattr(collection, name)
+        if uri is not None and not (name == "captions" and uri.endswith(".jsonl")):
+            _require_folder(Store(uri), name)
+    found = layout.listing(collection, layout.places(collection))
+    if not found.files:
+        raise InputError(
+            f"no picture below {collection.images}: layout {collection.layout} wants {layout.holds}", field="images"
+        )
+    return found
+
+
+def _require_folder(place: Store, field: str) -> None:
+    if place.local_path is not None and not place.local_path.is_dir():
+        raise InputError(f"no folder {place.uri}", field=field)

@@ -1,0 +1,99 @@
+"""Parquet files with a picture a row.
+
+Columns: ``image`` (bytes, or a struct with ``bytes``, as Hugging Face's data sets store it), optionally ``mask`` (the
+same) and ``captions`` (a list of strings). Listing reads the files' footers alone; a row group is read when its rows
+are.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmface.config import Collection
+from mmface.data.sources.files import Listing, Places, SourceFile
+from mmface.data.sources.sidecars import lookup, read_split, require_match
+from mmface.errors import InputError
+from mmface.storage import Entry, Store
+
+COLUMNS = ("image", "mask", "captions")
+
+
+@dataclass(frozen=True)
+class ParquetRow:
+    """One row: encoded pictures and captions, as far as the row has them."""
+
+    image: bytes
+    mask: bytes | None
+    captions: str | None
+
+
+def places(collection: Collection) -> Places:
+    """One folder of ``.parquet`` files."""
+    return Places(images=Store(collection.images))
+
+
+def listing(collection: Collection, places: Places) -> Listing:
+    """Lists the rows of every file, in order; ``split`` lists name files, whose rows go together."""
+    entries = places.images.list()
+    splits = read_split(Store(collection.split)) if collection.split else {}
+    files = tuple(
+        SourceFile(collection.name, entry, row, split=lookup(splits, entry.key))
+        for entry in entries
+        if entry.key.endswith(".parquet")
+        for row in range(_open(places.images, entry).metadata.num_rows)
+    )
+    require_match(splits, (file.split for file in files), "split", collection.split or "")
+    return Listing(files, ignored=sum(not entry.key.endswith(".parquet") for entry in entries))
+
+
+class ParquetReader:
+    """Reads rows by number; keeps the row group that was read last, since rows are asked for in order."""
+
+    def __init__(self, place: Store) -> None:
+        self.place = place
+        self._group: tuple[str, int] | None = None
+        self._table: pa.Table = None
+        self._file: tuple[str, pq.ParquetFile] | None = None
+
+    def read(self, entry: Entry, row: int) -> ParquetRow:
+        """Row ``row`` of the file. Raises InputError if it holds no picture."""
+        if self._file is None or self._file[0] != entry.key:
+            self._file = (entry.key, _open(self.place, entry))
+        file = self._file[1]
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = list(accumulate(groups))
+        group = bisect.bisect_right(ends, row)
+        if self._group != (entry.key, group):
+            present = [name for name in COLUMNS if name in file.schema_arrow.names]
+            self._table = file.read_row_group(group, columns=present)
+            self._group = (entry.key, group)
+        values = self._table.slice(row - (ends[group] - groups[group]), 1).to_pylist()[0]
+        captions = values.get("captions")
+        return ParquetRow(
+            image=_bytes(values["image"], "image") or b"",
+            mask=_bytes(values.get("mask"), "mask"),
+            captions="\n".join(" ".join(str(caption).split()) for caption in captions) if captions else None,
+        )
+
+
+def _bytes(value: Any, field: str) -> bytes | None:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if data is not None and not isinstance(data, bytes):
+        raise InputError(f"column {field} holds {type(data).__name__}, not the bytes of a picture", field=field)
+    return data or None
+
+
+def _open(place: Store, entry: Entry) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(place.open(entry.key))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{place.uri}/{entry.key} is no Parquet file: {error}", field="images") from None
+    if "image" not in file.schema_arrow.names:
+        raise InputError(f"{place.uri}/{entry.key} has no column image", field="images")
+    return file

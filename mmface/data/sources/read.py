@@ -1,0 +1,88 @@
+"""Reads one listed photograph with its sidecars; whatever is wrong with the files of one row is an InputError."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from PIL import Image
+
+from mmface.config import Collection
+from mmface.data.labels import mask_to_png
+from mmface.data.sources.celebamask import merge_parts, part_name
+from mmface.data.sources.decode import open_image
+from mmface.data.sources.files import Places, SourceFile
+from mmface.data.sources.parquet import ParquetReader
+from mmface.errors import DatasetError, InputError, ServiceError
+from mmface.storage import Entry, Store
+
+# 16-bit RGBA that nothing compressed, and room for a header: no picture of so many pixels is larger.
+BYTES_PER_PIXEL = 8
+HEADER = 1 << 20
+Field = Literal["image", "mask", "captions"]
+
+
+class Reader:
+    """Reads the rows of one collection."""
+
+    def __init__(self, collection: Collection, places: Places, max_megapixels: float) -> None:
+        self.collection = collection
+        self.places = places
+        self.max_megapixels = max_megapixels
+        self.parquet = ParquetReader(places.images) if collection.layout == "parquet" else None
+
+    def uri(self, file: SourceFile) -> str:
+        """Where the picture is; for Parquet with the number of its row."""
+        return f"{self.places.images.uri}/{file.image.key}" + ("" if file.row is None else f"#{file.row}")
+
+    def image(self, file: SourceFile) -> bytes:
+        """The picture's bytes."""
+        if self.parquet and file.row is not None:
+            return self.parquet.read(file.image, file.row).image
+        return self._bytes(self.places.images, file.image, "image")
+
+    def mask(self, file: SourceFile, size: tuple[int, int]) -> bytes | None:
+        """The label mask's file; part masks become one PNG of ``size`` (width, height)."""
+        if self.parquet and file.row is not None:
+            return self.parquet.read(file.image, file.row).mask
+        place = self.places.masks
+        if place is None or not file.masks:
+            return None
+        if self.collection.layout != "celebamask-hq":
+            return self._bytes(place, file.masks[0], "mask")
+        parts: dict[str, Image.Image] = {}
+        for entry in file.masks:
+            data = self._bytes(place, entry, "mask")
+            parts[part_name(entry.key)] = open_image(data, self.max_megapixels, field="mask")
+        return mask_to_png(merge_parts(parts, size))
+
+    def captions(self, file: SourceFile) -> list[str] | None:
+        """The captions that came with the picture, or None."""
+        text: str | None
+        if self.parquet and file.row is not None:
+            text = self.parquet.read(file.image, file.row).captions
+        elif isinstance(file.captions, Entry):
+            assert self.places.captions is not None
+            try:
+                text = self._bytes(self.places.captions, file.captions, "captions").decode("utf-8-sig")
+            except UnicodeDecodeError:
+                raise InputError(f"{file.captions.key} is not UTF-8 text", field="captions") from None
+        else:
+            text = file.captions
+        lines = [line.strip() for line in (text or "").splitlines()]
+        return [line for line in lines if line] or None
+
+    def _bytes(self, place: Store, entry: Entry, field: Field) -> bytes:
+        if not entry.version:
+            raise InputError("a link that leads nowhere or to itself, or no file at all", field=field)
+        limit = int(self.max_megapixels * 1e6 * BYTES_PER_PIXEL) + HEADER
+        if entry.size > limit:
+            message = f"{entry.size:,} bytes; no picture of {self.max_megapixels:g} megapixels has so many"
+            raise InputError(message, field=field)
+        try:
+            return place.read(entry.key)
+        except DatasetError as error:
+            raise InputError(f"gone since it was listed: {error.message}", field=field) from None
+        except (OSError, ServiceError) as error:
+            if place.local_path is None:
+                raise  # S3 fails, not this row
+            raise InputError(f"cannot be read: {error}", field=field) from None

@@ -1,0 +1,210 @@
+"""Folders: a plain one, the authors' and FFHQ's; what is listed, what belongs to it, and what a bad file becomes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from made import encoded, jsonl, listed, names, picture, read, write
+from PIL import Image
+
+from mmface.config import Collection, Data
+from mmface.data.sources.images import Images
+from mmface.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(
+        tmp_path,
+        {
+            **{f"images/{name}": encoded(picture(seed=i)) for i, name in enumerate(["a.png", "b.png", "deep/c.png"])},
+            "images/readme.txt": "not listed",
+            "images/.hidden.png": "not listed",
+            "masks/a.png": encoded(Image.new("L", (80, 64))),
+            "captions.jsonl": jsonl({"b.png": ["one", " two\nlines\t"], "deep/c.png": ["three"]}),
+        },
+    )
+    return tmp_path
+
+
+def photos(folder: Path | str, **keys: str) -> Collection:
+    return Collection(
+        name="photos", images=f"{folder}/images", **{key: f"{folder}/{name}" for key, name in keys.items()}
+    )
+
+
+def test_a_folder_is_listed_with_its_sidecars(folder: Path):
+    listing = listed(photos(folder, masks="masks", captions="captions.jsonl"))
+    assert [file.image.key for file in listing.files] == ["a.png", "b.png", "deep/c.png"]
+    assert [[mask.key for mask in file.masks] for file in listing.files] == [["a.png"], [], []]
+    assert [file.captions for file in listing.files] == [None, "one\ntwo lines", "three"]
+    assert listing.ignored == 2
+
+
+def test_rows_carry_the_collection_and_what_came_with_the_picture(folder: Path):
+    rows = read(photos(folder, masks="masks", captions="captions.jsonl")).rows
+    assert {row["source"] for row in rows} == {"photos"}
+    assert rows[0]["mask"] == (folder / "masks/a.png").read_bytes()
+    assert [row["captions"] for row in rows] == [None, ["one", "two lines"], ["three"]]
+    assert not any(row["listed"] for row in rows)
+
+
+def test_bad_files_are_set_aside_with_their_reason(folder: Path):
+    loop = folder / "images/loop.png"
+    loop.symlink_to(loop)
+    (folder / "images/nowhere.png").symlink_to(folder / "gone.png")
+    (folder / "images/circle").symlink_to(folder / "images")
+    os.mkfifo(folder / "images/pipe.png")
+    with (folder / "images/huge.png").open("wb") as file:
+        file.truncate(400_000_000)  # sparse; no picture of 40 megapixels has so many bytes
+    write(
+        folder / "images",
+        {
+            "empty.jpg": b"",
+            "words.jpg": "words",
+            "cut.jpg": encoded(picture(), "JPEG")[:300],
+            "tiny.png": encoded(picture((10, 10))),
+            "moving.webp": encoded(picture(), "WEBP", save_all=True, append_images=[picture(seed=1)]),
+            "really-a-jpeg.png": encoded(picture(seed=5), "JPEG"),
+            "print.jpg": encoded(picture(mode="CMYK", seed=6), "JPEG"),
+            "clear.png": encoded(picture(mode="RGBA", seed=7)),
+            "deep16.png": encoded(Image.new("I;16", (64, 64), 300)),
+        },
+    )
+    result = read(photos(folder))
+    good = ["a.png", "b.png", "clear.png", "c.png", "deep16.png", "print.jpg", "really-a-jpeg.png"]
+    assert names(result.rows) == good
+    reasons = {name: row["message"] for name, row in zip(names(result.quarantined), result.quarantined, strict=True)}
+    assert {name: reason.split(";")[0] for name, reason in reasons.items() if name != "cut.jpg"} == {
+        "empty.jpg": "the file is empty",
+        "huge.png": "400,000,000 bytes",
+        "loop.png": "a link that leads nowhere or to itself, or no file at all",
+        "moving.webp": "an animation of 2 frames",
+        "nowhere.png": "a link that leads nowhere or to itself, or no file at all",
+        "pipe.png": "a link that leads nowhere or to itself, or no file at all",
+        "tiny.png": "10x10 is below data.min_size 16",
+        "words.jpg": "not a jpg, png or webp picture",
+    }
+    assert reasons["cut.jpg"].startswith("cannot be decoded")
+    assert {row["error"] for row in result.quarantined} == {"invalid_input:image"}
+
+
+def test_a_file_that_goes_away_is_set_aside(folder: Path):
+    collection = photos(folder, masks="masks")
+    files = listed(collection).files
+    (folder / "images/b.png").unlink()
+    (folder / "masks/a.png").unlink()
+    stage = Images([collection], Data(min_size=16))
+    result = stage([stage.row(file) for file in files])
+    assert [row["error"] for row in result.quarantined] == ["invalid_input:mask", "invalid_input:image"]
+    assert all("gone since it was listed" in row["message"] for row in result.quarantined)
+
+
+@pytest.mark.parametrize("missing", ["images", "masks", "captions", "split"])
+def test_a_missing_folder_names_its_key(folder: Path, missing: str):
+    with pytest.raises(InputError, match="no folder") as caught:
+        listed(photos(folder).model_copy(update={missing: f"{folder}/nowhere"}))
+    assert caught.value.field == f"sources.0.{missing}"
+
+
+@pytest.mark.parametrize(
+    ("files", "keys", "message"),
+    [
+        ({"images/readme.txt": "words"}, {}, "no picture below .* layout folder wants a jpg"),
+        ({"captions.jsonl": '{"file": "a.png"}\n'}, {"captions": "captions.jsonl"}, "line 1"),
+        ({"captions.jsonl": '{"file": "a.png", "captions": [1]}\n'}, {"captions": "captions.jsonl"}, "line 1"),
+        ({"captions.jsonl": b"\xff\xfe"}, {"captions": "captions.jsonl"}, "line 1: .* in UTF-8"),
+        ({}, {"captions": "nowhere.jsonl"}, "nowhere.jsonl is not in"),
+        ({"captions.jsonl": jsonl({"other.png": ["x"]})}, {"captions": "captions.jsonl"}, "name of a picture"),
+        ({"masks/other.png": "x"}, {"masks": "masks"}, "name of a picture"),
+        ({"lists/readme": "x"}, {"split": "lists"}, "none of train.txt"),
+        ({"lists/test.txt": "other\n"}, {"split": "lists"}, "name of a picture"),
+        ({"lists/test.txt": "a\n", "lists/train.txt": "a\n"}, {"split": "lists"}, "a is held out and trained on"),
+    ],
+)
+def test_what_is_wrong_with_sidecars(tmp_path: Path, files: dict[str, bytes | str], keys: dict[str, str], message: str):
+    pictures = {} if "images/readme.txt" in files else {"images/a.png": encoded(picture())}
+    write(tmp_path, pictures | files)
+    with pytest.raises(InputError, match=message) as caught:
+        listed(photos(tmp_path, **keys))
+    assert caught.value.field == f"sources.0.{next(iter(keys), 'images')}"
+
+
+def test_lists_decide_for_whom_they_name_and_the_hash_for_the_others(folder: Path):
+    write(folder, {"lists/train.txt": "a\n\n", "lists/val.txt": "b.png\n", "lists/test.txt": "deep/c.png\n"})
+    collection = photos(folder, split="lists")
+    assert [file.split for file in listed(collection).files] == ["train", "test", "test"]
+    write(folder, {"images/new.png": encoded(picture(seed=9))})
+    rows = read(collection, holdout=1.0).rows
+    assert [(row["split"], row["listed"]) for row in rows] == [
+        ("train", True),
+        ("test", True),
+        ("test", True),
+        ("test", False),
+    ]
+
+
+def test_captions_in_text_files(folder: Path):
+    write(folder, {"texts/a.txt": "\ufeffone\n\n two \r\n", "texts/b.txt": b"\xff\xff"})
+    result = read(photos(folder, captions="texts"))
+    assert result.rows[0]["captions"] == ["one", "two"]
+    assert [row["error"] for row in result.quarantined] == ["invalid_input:captions"]
+
+
+def test_the_authors_layout(tmp_path: Path):
+    for i in range(2):
+        write(
+            tmp_path,
+            {
+                f"images/{i}.jpg": encoded(picture(seed=i), "JPEG"),
+                f"masks/{i}.png": encoded(Image.new("L", (80, 64), i)),
+                f"sketches/{i}.png": encoded(Image.new("L", (80, 64), 255)),
+                f"captions/{i}.txt": "\n".join(f"caption {n} of {i}" for n in range(10)),
+            },
+        )
+    rows = read(Collection(name="mmface", layout="authors", images=str(tmp_path))).rows
+    assert names(rows) == ["0.jpg", "1.jpg"]
+    assert [len(row["captions"]) for row in rows] == [10, 10]
+    assert rows[1]["captions"][3] == "caption 3 of 1"
+    assert rows[1]["mask"] == (tmp_path / "masks/1.png").read_bytes()
+
+
+def ffhq(root: Path) -> None:
+    write(
+        root,
+        {
+            **{f"images1024x1024/{i // 1000 * 1000:05d}/{i:05d}.png": encoded(picture(seed=i)) for i in (0, 7, 1003)},
+            "thumbnails128x128/00000/00000.png": encoded(picture()),
+            "images1024x1024/00000/01003.png": encoded(picture()),
+            "images1024x1024/LICENSE.txt": "words",
+        },
+    )
+
+
+def test_ffhq_pictures_lie_in_folders_of_a_thousand(tmp_path: Path):
+    ffhq(tmp_path)
+    write(tmp_path.parent / f"{tmp_path.name}-masks", {"01003.png": encoded(Image.new("L", (80, 64)))})
+    expected = ["00000/00000.png", "00000/00007.png", "01000/01003.png"]
+    nested = Collection(name="ffhq", layout="ffhq", images=f"{tmp_path}/images1024x1024", masks=f"{tmp_path}-masks")
+    assert [file.image.key for file in listed(nested).files] == expected
+    assert [len(file.masks) for file in listed(nested).files] == [0, 0, 1]
+    whole = Collection(name="ffhq", layout="ffhq", images=str(tmp_path))
+    assert [file.image.key for file in listed(whole).files] == [f"images1024x1024/{key}" for key in expected]
+    assert listed(whole).licences == {}
+    assert len(read(whole).rows) == 3
+
+
+def test_ffhq_licences_of_single_pictures_are_counted(tmp_path: Path):
+    ffhq(tmp_path)
+    licences = {"0": "Attribution License", "7": "Public Domain Mark", "9": "not here", "1003": "Attribution License"}
+    entries = {number: {"category": "training", "metadata": {"license": name}} for number, name in licences.items()}
+    collection = Collection(name="ffhq", layout="ffhq", images=str(tmp_path))
+    for indent in (None, 2):
+        write(tmp_path, {"ffhq-dataset-v2.json": json.dumps(entries, indent=indent)})
+        assert listed(collection).licences == {"Attribution License": 2, "Public Domain Mark": 1}
+    write(tmp_path, {"ffhq-dataset-v2.json": json.dumps(entries)[:-30]})
+    with pytest.raises(InputError, match="damaged"):
+        listed(collection)

@@ -1,0 +1,138 @@
+"""What names a collection: its content; not the time of a file, nor the folder that it lies in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from made import encoded, jsonl, picture, write
+from PIL import Image
+
+from mmface import stages
+from mmface.config import Collection
+from mmface.data.sources import identity
+from mmface.data.sources.identity import identify
+from mmface.recipes import load_recipe
+from mmface.storage import Entry, Store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "photos"
+    write(
+        root,
+        {
+            **{f"images/{i}.png": encoded(picture(seed=i)) for i in range(4)},
+            "masks/0.png": encoded(Image.new("L", (80, 64))),
+            "texts/1.txt": "one",
+            "captions.jsonl": jsonl({"1.png": ["one"]}),
+            "lists/test.txt": "2\n",
+        },
+    )
+    return root
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Store:
+    return Store(tmp_path / "home")
+
+
+def photos(root: Path, captions: str = "captions.jsonl") -> Collection:
+    return Collection(
+        name="photos",
+        images=f"{root}/images",
+        masks=f"{root}/masks",
+        captions=f"{root}/{captions}",
+        split=f"{root}/lists",
+    )
+
+
+def touch(path: Path) -> None:
+    os.utime(path, ns=(1, 1))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Keys of the files whose bytes were read."""
+    keys: list[str] = []
+    real = identity._sha256
+
+    def counted(place: Store, entry: Entry) -> str:
+        keys.append(entry.key)
+        return real(place, entry)
+
+    monkeypatch.setattr(identity, "_sha256", counted)
+    return keys
+
+
+def test_files_are_read_once_and_again_only_when_touched(folder: Path, home: Store, hashed: list[str]):
+    first = identify([photos(folder)], home)
+    assert sorted(hashed) == ["0.png", "0.png", "1.png", "2.png", "3.png"]
+    hashed.clear()
+    assert identify([photos(folder)], home) == first
+    assert hashed == []
+    touch(folder / "images/2.png")
+    assert identify([photos(folder)], home) == first
+    assert hashed == ["2.png"]
+
+
+def test_a_copy_elsewhere_has_the_same_name(folder: Path, home: Store, tmp_path: Path):
+    shutil.copytree(folder, tmp_path / "copy")
+    assert identify([photos(tmp_path / "copy")], home) == identify([photos(folder)], home)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images/3.png": encoded(picture(seed=9))},
+        {"images/4.png": encoded(picture(seed=3))},
+        {"masks/0.png": encoded(Image.new("L", (80, 64), 1))},
+        {"masks/1.png": encoded(Image.new("L", (80, 64)))},
+        {"captions.jsonl": jsonl({"1.png": ["two"]})},
+        {"lists/test.txt": "3\n"},
+    ],
+    ids=["picture", "new picture", "mask", "new mask", "caption", "list"],
+)
+def test_changed_content_changes_the_name(folder: Path, home: Store, change: dict[str, bytes | str]):
+    before = identify([photos(folder)], home)
+    write(folder, change)
+    assert identify([photos(folder)], home) != before
+
+
+def test_text_files_count_by_content(folder: Path, home: Store):
+    before = identify([photos(folder, "texts")], home)
+    touch(folder / "texts/1.txt")
+    assert identify([photos(folder, "texts")], home) == before
+    write(folder, {"texts/1.txt": "two"})
+    assert identify([photos(folder, "texts")], home) != before
+
+
+def test_what_cannot_be_read_is_not_remembered(folder: Path, home: Store, monkeypatch: pytest.MonkeyPatch):
+    (folder / "images/loop.png").symlink_to(folder / "images/loop.png")
+    real = Path.open
+
+    def refused(self: Path, *args: str, **keys: str) -> object:
+        if self.name == "3.png":
+            raise PermissionError(13, "Permission denied")
+        return real(self, *args, **keys)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refused)
+        before = identify([photos(folder)], home)
+        assert identify([photos(folder)], home) == before
+    assert identify([photos(folder)], home) != before
+
+
+def test_a_touched_file_renames_nothing_downstream_and_a_licence_renames_everything(folder: Path, home: Store):
+    def fingerprint(licence: str) -> str:
+        recipe = load_recipe("demo").model_copy(
+            update={"sources": (photos(folder).model_copy(update={"licence": licence}),)}
+        )
+        return stages.conditions(recipe, stages.images(recipe, home).key).fingerprint
+
+    before = fingerprint("CC0")
+    touch(folder / "images/1.png")
+    assert fingerprint("CC0") == before
+    assert fingerprint("CC-BY-4.0") != before

@@ -1,0 +1,91 @@
+"""Parquet: pictures in rows, read a row group at a time and listed from the footers alone."""
+
+from __future__ import annotations
+
+import hashlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made import encoded, listed, picture, read, write
+from PIL import Image
+
+from mmface.config import Collection
+from mmface.errors import InputError
+
+PICTURES = [encoded(picture(seed=i)) for i in range(5)]
+MASK = encoded(Image.new("L", (80, 64), 3))
+
+
+def parquet(columns: dict[str, list[Any]], group: int = 2) -> bytes:
+    sink = BytesIO()
+    pq.write_table(pa.table(columns), sink, row_group_size=group)
+    return sink.getvalue()
+
+
+def collection(root: Path | str, **keys: str) -> Collection:
+    return Collection(name="rows", layout="parquet", images=str(root), **keys)
+
+
+def test_rows_of_bytes_and_of_structs(tmp_path: Path):
+    structs = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(PICTURES[3:])]
+    write(
+        tmp_path,
+        {
+            "deep/a.parquet": parquet(
+                {
+                    "image": PICTURES[:3],
+                    "mask": [None, MASK, None],
+                    "captions": [["one", "two\nlines"], None, []],
+                    "other": [1, 2, 3],
+                }
+            ),
+            "z.parquet": parquet({"image": structs}),
+            "readme.md": "words",
+        },
+    )
+    rows = read(collection(tmp_path)).rows
+    assert [row["id"] for row in rows] == [hashlib.sha256(data).hexdigest() for data in PICTURES]
+    assert [row["uri"].removeprefix(f"{tmp_path}/") for row in rows] == [
+        *(f"deep/a.parquet#{i}" for i in range(3)),
+        *(f"z.parquet#{i}" for i in range(2)),
+    ]
+    assert [row["mask"] for row in rows] == [None, MASK, None, None, None]
+    assert rows[0]["captions"] == ["one", "two lines"]
+    assert listed(collection(tmp_path)).ignored == 1
+
+
+def test_rows_without_a_picture_are_set_aside(tmp_path: Path):
+    write(tmp_path, {"a.parquet": parquet({"image": [PICTURES[0], None, b"words"]})})
+    result = read(collection(tmp_path))
+    assert [row["message"] for row in result.quarantined] == ["the file is empty", "not a jpg, png or webp picture"]
+    write(tmp_path, {"a.parquet": parquet({"image": ["a.png"]})})
+    assert "holds str, not the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"words", "no Parquet file"), (parquet({"picture": PICTURES}), "no column image"), (b"", "no Parquet file")],
+)
+def test_files_that_are_none(tmp_path: Path, data: bytes, message: str):
+    write(tmp_path, {"a.parquet": data})
+    with pytest.raises(InputError, match=message) as caught:
+        listed(collection(tmp_path))
+    assert caught.value.field == "sources.0.images"
+
+
+def test_lists_name_files(tmp_path: Path):
+    write(
+        tmp_path,
+        {
+            "data/train-0.parquet": parquet({"image": PICTURES[:2]}),
+            "data/test-0.parquet": parquet({"image": PICTURES[2:]}),
+            "lists/test.txt": "test-0.parquet\n",
+            "lists/train.txt": "train-0.parquet\n",
+        },
+    )
+    given = collection(f"{tmp_path}/data", split=f"{tmp_path}/lists")
+    assert [file.split for file in listed(given).files] == ["test"] * 3 + ["train"] * 2
