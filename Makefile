@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test faults check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+faults: $(STAMP)  ## kill -9 at twelve moments of every stage, and a faulty S3; prints a table
+	FAULT_MOMENTS=12 $(BIN)/python -m pytest tests/faults -s
 
 check: $(STAMP)  ## lint, types, import directions
 	$(BIN)/ruff check .

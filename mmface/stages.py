@@ -45,6 +45,7 @@ def images(recipe: Recipe, home: Store) -> Identity:
         stage="images",
         version=VERSIONS["images"],
         config={"sources": identify(recipe.sources, home), **_data(recipe, keys)},
+        listing=("sources",),
     )
 
 

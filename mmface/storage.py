@@ -1,4 +1,4 @@
-"""One small interface over a local folder and an S3 prefix.
+"""One small interface over a local folder and an S3 prefix (:mod:`mmface.s3`).
 
 A write is atomic on both: locally a temporary file that is renamed (or hard-linked, when it must be the first), on S3 a
 single PUT (conditional, when it must be the first). Nothing half-written is ever visible under its key.
@@ -6,26 +6,28 @@ single PUT (conditional, when it must be the first). Nothing half-written is eve
 
 from __future__ import annotations
 
-import io
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from mmface.errors import DatasetError, InputError, ServiceError
 
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
-BUFFER = 2**18
+CHUNK = 2**20
+TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored object: key relative to the store, size in bytes, and an opaque version.
+    """One stored object: key relative to the store, size in bytes, an opaque version, and when it was written, in
+    seconds since the epoch.
 
     The version is the ETag on S3, size and modification time of a local file, and empty for what cannot be read: a
     link that leads nowhere or to itself, a pipe.
@@ -34,6 +36,7 @@ class Entry:
     key: str
     size: int
     version: str = ""
+    modified: float = field(default=0.0, compare=False, repr=False)  # says nothing about the content
 
 
 class Backend(Protocol):
@@ -48,10 +51,14 @@ class Backend(Protocol):
     def exists(self, key: str) -> bool: ...
     def walk(self, prefix: str) -> Iterator[Entry]: ...
     def delete(self, key: str) -> None: ...
+    def sweep(self) -> None: ...
 
 
 class Store:
-    """Objects under ``uri``: a folder path, ``file://`` or ``s3://bucket/prefix``."""
+    """Objects under ``uri``: a folder path, ``file://`` or ``s3://bucket/prefix``.
+
+    Every method raises ServiceError when the place itself fails: no permission, a full disk, S3 out of reach.
+    """
 
     def __init__(self, uri: str | Path, *, _backend: Backend | None = None) -> None:
         self._backend = _backend or _open(str(uri))
@@ -69,6 +76,12 @@ class Store:
         """``key`` for reading here and there without all of its bytes. Raises DatasetError if it is not there."""
         return self._backend.open(_clean(key))
 
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The bytes of ``key`` in pieces of at most 1 MiB. Raises DatasetError if it is not there."""
+        with self.open(key) as file:
+            while piece := file.read(CHUNK):
+                yield piece
+
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Writes atomically. With ``if_absent`` only the first writer wins: returns False when ``key`` was there."""
         return self._backend.write(_clean(key), data, if_absent)
@@ -85,6 +98,10 @@ class Store:
         """Removes ``key``; removing what is not there is no error."""
         self._backend.delete(_clean(key))
 
+    def sweep(self) -> None:
+        """Removes what killed writers of this machine left behind; never visible as a key, it only takes room."""
+        self._backend.sweep()
+
     def download(self, prefix: str, folder: Path) -> Path:
         """Copies everything below ``prefix`` into ``folder``, keeping the layout."""
         for entry in self.list(prefix):
@@ -98,6 +115,9 @@ class Store:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.write(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Store, (self.uri,)  # a worker opens its own connections
 
     @property
     def local_path(self) -> Path | None:
@@ -115,7 +135,9 @@ def _open(uri: str) -> Backend:
     if parts.scheme == "s3":
         if not parts.netloc:
             raise InputError("an S3 address needs a bucket: s3://bucket/prefix", field=HOME_VARIABLE)
-        return _S3(parts.netloc, parts.path.strip("/"))
+        from mmface.s3 import S3
+
+        return S3(parts.netloc, parts.path.strip("/"))
     if parts.scheme in ("", "file"):
         return _Folder(Path(parts.path if parts.scheme else uri).expanduser().resolve())
     raise InputError(f"{uri!r} is neither a folder nor s3://bucket/prefix", field=HOME_VARIABLE)
@@ -137,36 +159,26 @@ class _Folder:
         return _Folder(self.root / prefix)
 
     def read(self, key: str) -> bytes:
-        try:
-            return (self.root / key).read_bytes()
-        except FileNotFoundError:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+        with self.open(key) as file:
+            return file.read()
 
     def open(self, key: str) -> BinaryIO:
         try:
             return (self.root / key).open("rb")
         except FileNotFoundError:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be read: {error.strerror}", field=HOME_VARIABLE) from error
 
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if not if_absent:
-                os.replace(name, target)
-                return True
-            try:
-                os.link(name, target)  # fails if the target is there, in one step
-            except FileExistsError:
-                return False
-            return True
-        finally:
-            Path(name).unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return _write_file(target, data, if_absent)
+        except OSError as error:
+            remedy = "make room or choose another place, then run again: what is finished is kept"
+            message = f"{target} cannot be written: {error.strerror}; {remedy}"
+            raise ServiceError(message, field=HOME_VARIABLE) from error
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -187,11 +199,16 @@ class _Folder:
                 key = f"{below}/{child.name}" if below else child.name
                 if child.is_dir(follow_symlinks=False):
                     pending.append(key)
-                elif not child.name.startswith(".tmp-"):
+                elif not child.name.startswith(TEMPORARY):
                     yield from _entry(key, child)
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        for path in self.root.rglob(f"{_temporary('*')}*"):
+            if not _alive(int(path.name.removeprefix(TEMPORARY).partition("-")[0])):
+                path.unlink(missing_ok=True)
 
 
 def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
@@ -202,110 +219,40 @@ def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
             yield Entry(key, 0)
         return  # a file that has just been removed
     if stat.S_ISREG(status.st_mode):
-        yield Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+        yield Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
     elif not stat.S_ISDIR(status.st_mode):
         yield Entry(key, 0)
 
 
-class _S3:
-    def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
-        self.bucket, self.prefix = bucket, prefix
-        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        if client is None:
-            import boto3
-
-            client = boto3.client("s3")  # endpoint and credentials: the standard AWS_* variables
-        self.client = client
-
-    def child(self, prefix: str) -> _S3:
-        return _S3(self.bucket, self._key(prefix), self.client)
-
-    def read(self, key: str) -> bytes:
-        response = self._call("get_object", Key=self._key(key))
-        if response is None:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
-        return bytes(response["Body"].read())
-
-    def open(self, key: str) -> BinaryIO:
-        head = self._call("head_object", Key=self._key(key))
-        if head is None:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
-        # A buffered reader is a binary file in all but its declared type.
-        return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, int(head["ContentLength"])), BUFFER))
-
-    def read_range(self, key: str, start: int, stop: int) -> bytes:
-        """Bytes ``start`` to ``stop``."""
-        response = self._call("get_object", Key=self._key(key), Range=f"bytes={start}-{stop - 1}")
-        if response is None:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
-        return bytes(response["Body"].read())
-
-    def write(self, key: str, data: bytes, if_absent: bool) -> bool:
-        condition = {"IfNoneMatch": "*"} if if_absent else {}
-        return self._call("put_object", Key=self._key(key), Body=data, **condition) is not None
-
-    def exists(self, key: str) -> bool:
-        return self._call("head_object", Key=self._key(key)) is not None
-
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        start = len(self.prefix) + 1 if self.prefix else 0
-        below = self._key(prefix)
-        token: dict[str, str] = {}
-        while True:
-            page = self._call("list_objects_v2", Prefix=f"{below}/" if below else "", **token) or {}
-            for item in page.get("Contents", ()):
-                yield Entry(item["Key"][start:], int(item["Size"]), item["ETag"].strip('"'))
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
-
-    def delete(self, key: str) -> None:
-        self._call("delete_object", Key=self._key(key))
-
-    def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}".strip("/")
-
-    def _call(self, operation: str, **arguments: Any) -> Any:
-        """One S3 request; None for "not there" and for a refused conditional write."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
+def _write_file(target: Path, data: bytes, if_absent: bool) -> bool:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_temporary(str(os.getpid())))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not if_absent:
+            os.replace(name, target)
+            return True
         try:
-            return getattr(self.client, operation)(Bucket=self.bucket, **arguments)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in ("NoSuchKey", "404", "PreconditionFailed", "ConditionalRequestConflict"):
-                return None
-            raise ServiceError(f"{self.uri}: S3 refused {operation}: {code}", field=HOME_VARIABLE) from error
-        except BotoCoreError as error:
-            remedy = "check AWS_ENDPOINT_URL, the credentials and the bucket"
-            raise ServiceError(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE) from error
-
-
-class _Ranges(io.RawIOBase):
-    """An object read by ranges, so that a column of a Parquet file costs that column."""
-
-    def __init__(self, place: _S3, key: str, size: int) -> None:
-        self.place, self.key, self.size = place, key, size
-        self.at = 0
-
-    def seekable(self) -> bool:
+            os.link(name, target)  # fails if the target is there, in one step
+        except FileExistsError:
+            return False
         return True
+    finally:
+        Path(name).unlink(missing_ok=True)
 
-    def readable(self) -> bool:
+
+def _temporary(pid: str) -> str:
+    """Start of a temporary file's name: says whose it is, so that only a dead writer's is swept."""
+    return f"{TEMPORARY}{pid}-{socket.gethostname()}-"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
         return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def readinto(self, buffer: Any) -> int:
-        length = min(len(buffer), self.size - self.at)
-        if length <= 0:
-            return 0
-        data = self.place.read_range(self.key, self.at, self.at + length)
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
+    return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -18,11 +19,16 @@ from typing import Any
 import pyarrow as pa
 
 from mmface.config import Recipe
+from mmface.data.records import CAPTIONS, ORIGIN
 from mmface.data.stage import Row
-from mmface.dataset import Identity, Publisher, open_dataset, read_rows, to_parquet
+from mmface.dataset import Identity, Publisher, open_dataset
 from mmface.errors import InputError, RecipeError
+from mmface.journal import Journal
+from mmface.parts import DATA, PartWorker, look_up, read_part
+from mmface.reuse import Known
 from mmface.storage import Store
-from ray_jobs._common import PartWorker, connect_ray, join_parts
+from mmface.tables import read_rows, to_parquet
+from ray_jobs._common import connect_ray
 
 ANSWERS = pa.schema(
     [("id", pa.string()), ("slot", pa.int32()), ("prompt", pa.string()), ("answer", pa.string()), ("of", pa.int32())]
@@ -45,7 +51,7 @@ def record_answers(publisher: Publisher, parts: Sequence[str], tries: int, ask: 
         tries: how often a question is asked at most.
         ask: answers the open questions of the named parts at a try, in any order; each row says how many its part has.
     """
-    finished = _names(publisher.finished("data"))
+    finished = _names(publisher.finished(DATA))
     for attempt in range(tries):
         answered = finished | _names(publisher.finished(_folder(attempt)))
         todo = [part for part in parts if part not in answered]
@@ -60,15 +66,17 @@ def record_answers(publisher: Publisher, parts: Sequence[str], tries: int, ask: 
 
 
 class Questions:
-    """The open questions of a part at a try: first every prompt, then those whose last answer was refused."""
+    """The open questions of a part at a try: first every prompt, then those whose last answer was refused.
+
+    Nothing is asked about rows that an earlier dataset holds; the stage copies these.
+    """
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
         self.identity, self.store, self.recipe = identity, store, recipe
 
     def __call__(self, part: str, attempt: int) -> list[Row]:
         """Rows of ``part id slot prompt of image``; the picture as a data URL."""
-        inputs = [open_dataset(uri) for uri in self.identity.inputs.values()]
-        pictures = dict(self._pictures(join_parts(inputs, part)))
+        pictures = dict(self._pictures(self._unknown(part)))
         if attempt == 0:
             prompts = self.recipe.captioning.prompts[: self.recipe.data.captions_per_image]
             asked = [(row, slot, prompt) for row in pictures for slot, prompt in enumerate(prompts)]
@@ -78,6 +86,14 @@ class Questions:
             {"part": part, "id": row, "slot": slot, "prompt": prompt, "of": len(asked), "image": pictures[row]}
             for row, slot, prompt in asked
         ]
+
+    def _unknown(self, part: str) -> list[Row]:
+        from mmface.data.captions import Captions
+
+        inputs = [open_dataset(uri) for uri in self.identity.inputs.values()]
+        known = Known(self.store.child(self.identity.key), CAPTIONS)
+        rows, found = look_up(partial(read_part, inputs, part), Captions.reads, known)
+        return [row for row in rows if row[ORIGIN[0]] not in found]
 
     def _pictures(self, rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
         from mmface.data.captions.stage import supplied
@@ -97,7 +113,7 @@ class Questions:
         from mmface.data.captions.ask import again
         from mmface.data.captions.rules import Rejection, review
 
-        for row in recorded(Publisher(self.store, self.identity), part, attempt):
+        for row in recorded(self.store.child(self.identity.key), part, attempt):
             judged = review(row["answer"], row["prompt"], self.recipe.captioning.min_words)
             if isinstance(judged, Rejection):
                 yield row["id"], row["slot"], again(row["prompt"], judged.reason)
@@ -125,20 +141,20 @@ class RecordedWorker(PartWorker):
         self.tries = 1 + recipe.captioning.retries
         super().__init__(identity, store, Captions(recipe, self.captioner))
 
-    def run(self, part: str) -> int:
-        """Maps one part; returns its number of input rows."""
+    def run(self, part: str, journal: Journal) -> int:
+        """Makes one part."""
         self.captioner.answers = {
             (row["id"], row["prompt"]): row["answer"]
             for attempt in range(self.tries)
-            for row in recorded(self.publisher, part, attempt)
+            for row in recorded(self.store, part, attempt)
         }
-        return super().run(part)
+        return super().run(part, journal)
 
 
-def recorded(publisher: Publisher, part: str, attempt: int) -> list[Row]:
+def recorded(store: Store, part: str, attempt: int) -> list[Row]:
     """A part's answers at a try; none where nothing was asked."""
     path = f"{_folder(attempt)}/{part}"
-    return read_rows(publisher.store.read(path)) if publisher.store.exists(path) else []
+    return read_rows(store.read(path)) if store.exists(path) else []
 
 
 def vllm(questions: Questions) -> Ask:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmface import stages
-from mmface.dataset import Publisher, open_dataset, published
-from ray_jobs._common import PartWorker, parse_arguments, part_names, run_stage
+from mmface.dataset import Publisher, open_dataset
+from mmface.parts import PartWorker, part_names
+from mmface.reuse import gather
+from ray_jobs._common import exactly_once, parse_arguments, run_stage
 from ray_jobs._vllm import Questions, RecordedWorker, record_answers, require_vllm, vllm
 
 
@@ -15,9 +17,6 @@ def main(argv: Sequence[str] | None = None) -> str:
     job = parse_arguments("captions", argv, needs=["images", "conditions"])
     recipe = job.recipe
     identity = stages.captions(recipe, job.inputs["images"], job.inputs["conditions"])
-    found = published(job.home, identity)
-    if found:
-        return found
     recorded = recipe.captioning.engine == "vllm" and recipe.components.captioner != "facts"
 
     def make() -> PartWorker:
@@ -27,12 +26,16 @@ def main(argv: Sequence[str] | None = None) -> str:
 
         return PartWorker(identity, job.home, Captions(recipe))
 
-    if recorded:
-        require_vllm()
-        parts = part_names(open_dataset(job.inputs["images"]))
-        ask = vllm(Questions(identity, job.home, recipe))
-        record_answers(Publisher(job.home, identity), parts, 1 + recipe.captioning.retries, ask)
-    return run_stage(identity, job.home, make, recipe)
+    def work(publisher: Publisher) -> str:
+        if recorded:
+            require_vllm()
+            parts = part_names(open_dataset(job.inputs["images"]))
+            gather(job.home, identity)
+            ask = vllm(Questions(identity, job.home, recipe))
+            record_answers(publisher, parts, 1 + recipe.captioning.retries, ask)
+        return run_stage(identity, job.home, make, recipe)
+
+    return exactly_once(job.home, identity, work)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmface import stages
-from ray_jobs._common import PartWorker, parse_arguments, run_stage
+from mmface.parts import PartWorker
+from ray_jobs._common import parse_arguments, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> str:

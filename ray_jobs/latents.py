@@ -9,20 +9,25 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.data.stage import Row, Stage
 from mmface.dataset import Identity, Publisher, open_dataset, published
+from mmface.journal import Journal
+from mmface.parts import DATA, PartWorker, part_names, read_part
+from mmface.reuse import gather
 from mmface.storage import Store
-from ray_jobs._common import PartWorker, join_parts, parse_arguments, part_names, run_parts, run_stage
+from ray_jobs._common import exactly_once, parse_arguments, run_parts, run_stage
+
+Read = Callable[[str, tuple[str, ...]], list[Row]]
 
 
 class Sized(PartWorker):
     """Parts at one resolution, whose rows ``read`` has for every other resolution too."""
 
-    def __init__(self, identity: Identity, store: Store, stage: Stage, read: Callable[[str], list[Row]]) -> None:
+    def __init__(self, identity: Identity, store: Store, stage: Stage, read: Read) -> None:
         super().__init__(identity, store, stage)
         self.read = read
 
-    def rows(self, part: str) -> list[Row]:
+    def rows(self, part: str, columns: Sequence[str] = ()) -> list[Row]:
         """The part's rows."""
-        return self.read(part)
+        return self.read(part, tuple(columns))
 
 
 class OnePass:
@@ -39,21 +44,29 @@ class OnePass:
 
         *_, last = identities.values()
         inputs = [open_dataset(uri) for uri in last.inputs.values()]
-        read = lru_cache(maxsize=1)(lambda part: join_parts(inputs, part))
+        # Twice: without pictures, to look for known rows, and with them.
+        read = lru_cache(maxsize=2)(partial(read_part, inputs))
         vae, self.originals = load_vae(recipe.components.vae), Originals(recipe.data.max_megapixels)
         self.workers = [
             Sized(identity, store, Latents(recipe, resolution, vae, self.originals), read)
             for resolution, identity in identities.items()
         ]
-        self.publisher, self.mark = Publisher(store, last), mark
+        self.store, self.mark = store.child(last.key), mark
 
-    def run(self, part: str) -> int:
-        """Makes what is missing of ``part``; returns the number of rows that went in."""
-        missing = [worker for worker in self.workers if not worker.publisher.store.exists(f"data/{part}")]
-        counts = [worker.run(part) for worker in missing]
+    def run(self, part: str, journal: Journal) -> int:
+        """Makes what is missing of ``part``; returns the number of rows that went in.
+
+        What kills this process is noted in the journal of the dataset that it was busy with, not in ``journal``.
+        """
+        path = f"{DATA}/{part}"
+        rows = 0
+        for worker in self.workers:
+            if not worker.store.exists(path):
+                with Journal(worker.store, path) as own:
+                    rows = worker.run(part, own)
         self.originals.forget()
-        self.publisher.write(f"{self.mark}/{part}", b"")
-        return max(counts, default=0)
+        self.store.write(f"{self.mark}/{part}", b"")
+        return rows
 
 
 def main(argv: Sequence[str] | None = None) -> list[str]:
@@ -68,19 +81,26 @@ def main(argv: Sequence[str] | None = None) -> list[str]:
 
 
 def make_missing(missing: Mapping[int, Identity], store: Store, recipe: Recipe) -> None:
-    """One pass over the parts, then each dataset is checked and published by itself."""
+    """One pass over the parts, then each dataset is checked and published by itself, the last one last."""
     from mmface.components import load_vae
     from mmface.data.latents import Latents
 
     *_, last = missing.values()
     mark = f"work/pass-{'-'.join(map(str, missing))}"
-    parts = part_names(open_dataset(last.inputs["images"]))
-    make = partial(OnePass, missing, store, recipe, mark)
-    run_parts(Publisher(store, last), parts, make, recipe.data.workers, folder=mark)
-    vae = load_vae(recipe.components.vae)
-    for size, identity in missing.items():
-        stage = Latents(recipe, size, vae)
-        run_stage(identity, store, partial(PartWorker, identity, store, stage), recipe, extra=stage.extra())
+
+    def work(publisher: Publisher) -> str:
+        for identity in missing.values():
+            gather(store, identity)
+        parts = part_names(open_dataset(last.inputs["images"]))
+        run_parts(publisher, parts, partial(OnePass, missing, store, recipe, mark), recipe.data.workers, folder=mark)
+        vae = load_vae(recipe.components.vae)
+        uri = ""
+        for size, identity in missing.items():
+            stage = Latents(recipe, size, vae)
+            uri = run_stage(identity, store, partial(PartWorker, identity, store, stage), recipe, extra=stage.extra())
+        return uri
+
+    exactly_once(store, last, work)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mmface import stages
 from mmface.dataset import published
-from ray_jobs._common import PartWorker, parse_arguments, run_stage
+from mmface.parts import PartWorker
+from ray_jobs._common import parse_arguments, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> str:

@@ -66,6 +66,7 @@ class Latents:
     """
 
     schema: pa.Schema = LATENTS
+    reads: tuple[str, ...] = ("id", "image", "split", "mask", "sketch")
 
     def __init__(self, recipe: Recipe, resolution: int, vae: Any = None, originals: Originals | None = None) -> None:
         self.name = f"latents-{resolution}"

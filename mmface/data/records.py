@@ -1,11 +1,14 @@
 """Row schemas of every dataset: the only home of column names (§6).
 
-Arrays travel as raw little-endian bytes; their shapes stand in the manifest's ``extra``.
+Arrays travel as raw little-endian bytes; their shapes stand in the manifest's ``extra``. Rows of a mapping stage end
+with ``origin``: SHA-256 over what the stage read of its input row, by which a grown collection reuses them.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
+
+ORIGIN = ("origin", pa.binary(32))
 
 # One row an image. ``image`` holds the source file's bytes; ``id`` is their SHA-256.
 IMAGES = pa.schema(
@@ -21,6 +24,7 @@ IMAGES = pa.schema(
         ("image", pa.binary()),
         ("mask", pa.binary()),  # supplied label-index PNG, or null
         ("captions", pa.list_(pa.string())),  # supplied captions, or null
+        ORIGIN,
     ]
 )
 
@@ -35,6 +39,7 @@ CONDITIONS = pa.schema(
         ("edge_density", pa.float32()),  # share of the sketch that is dark
         ("outlier", pa.string()),  # the first of these figures outside data.quality, or null
         ("mask_origin", pa.string()),  # "supplied" | the parser's name
+        ORIGIN,
     ]
 )
 
@@ -45,6 +50,7 @@ CAPTIONS = pa.schema(
         ("hair_colour", pa.string()),  # measured from the mask's hair pixels, or null
         ("captioner", pa.string()),  # "supplied" | "facts" | a model's name
         ("rejections", pa.map_(pa.string(), pa.int32())),  # answers that the rules or the check refused, by reason
+        ORIGIN,
     ]
 )
 
@@ -57,6 +63,7 @@ LATENTS = pa.schema(
         ("image_logvar", pa.binary()),
         ("mask_mean", pa.binary()),
         ("sketch_mean", pa.binary()),
+        ORIGIN,
     ]
 )
 
@@ -69,6 +76,7 @@ TEXT = pa.schema(
         ("lengths", pa.list_(pa.int32())),  # stored tokens of each different caption
         ("sequence", pa.binary()),  # [sum of lengths, D]
         ("pooled", pa.binary()),  # [different captions, D]
+        ORIGIN,
     ]
 )
 

@@ -16,10 +16,13 @@ from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
 from mmface.data.portraits import draw
 from mmface.data.records import CONDITIONS, IMAGES, QUARANTINE
-from mmface.dataset import Identity, Publisher, read_rows, to_parquet
+from mmface.dataset import Dataset, Identity, Publisher, open_dataset
 from mmface.errors import RecipeError
+from mmface.parts import Runner, reconcile
 from mmface.recipes import parse_recipe
+from mmface.reuse import gather
 from mmface.storage import Store
+from mmface.tables import read_rows, to_parquet
 from ray_jobs import captions
 from ray_jobs._vllm import Questions, RecordedWorker, _answer, _request, record_answers
 
@@ -46,9 +49,13 @@ def home(tmp_path: Path) -> Store:
 @pytest.fixture
 def identity(home: Store, recipe: Recipe) -> Identity:
     """Of captions over two parts: two pictures and one with supplied captions; one picture and one broken file."""
-    images = Publisher(home, Identity(stage="images", version=1, config={}))
-    conditions = Publisher(home, Identity(stage="conditions", version=1, config={}))
-    rows = [[picture("a"), picture("b"), picture("c", ["a man"])], [picture("d"), {**picture("e"), "image": b"junk"}]]
+    return publish_inputs(home, recipe, ROWS)
+
+
+def publish_inputs(home: Store, recipe: Recipe, rows: list[list[dict[str, Any]]]) -> Identity:
+    ids = [row["id"] for some in rows for row in some]
+    images = Publisher(home, Identity(stage="images", version=1, config={"ids": ids}))
+    conditions = Publisher(home, Identity(stage="conditions", version=1, config={"ids": ids}))
     for part, some in zip(PARTS, rows, strict=True):
         for publisher, schema in ((images, IMAGES), (conditions, CONDITIONS)):
             publisher.write(f"data/{part}", to_parquet(some, schema))
@@ -56,11 +63,24 @@ def identity(home: Store, recipe: Recipe) -> Identity:
     return stages.captions(recipe, *uris)
 
 
+def make(home: Store, identity: Identity, recipe: Recipe) -> Dataset:
+    """The captions of recorded answers, published."""
+    publisher = Publisher(home, identity)
+    runner = Runner(publisher.store, "data", lambda: RecordedWorker(identity, home, recipe))
+    for part in PARTS:
+        runner.run(part)
+    tally = reconcile(publisher, PARTS)
+    return open_dataset(publisher.publish(tally.counts, extra=tally.extra, files=tally.files))
+
+
 def picture(name: str, supplied: list[str] | None = None) -> dict[str, Any]:
     portrait = draw(3, 64)
     sink = BytesIO()
     Image.fromarray(portrait.image).save(sink, "PNG")
     return {"id": name, "image": sink.getvalue(), "mask": mask_to_png(portrait.mask), "captions": supplied}
+
+
+ROWS = [[picture("a"), picture("b"), picture("c", ["a man"])], [picture("d"), {**picture("e"), "image": b"junk"}]]
 
 
 class Engine:
@@ -88,8 +108,9 @@ def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, ide
     record_answers(publisher, PARTS, 2, engine)
     assert engine.passes == [(0, PARTS), (1, PARTS)]
 
-    worker = RecordedWorker(identity, home, recipe)
-    assert [worker.run(part) for part in PARTS] == [3, 2]
+    runner = Runner(publisher.store, "data", lambda: RecordedWorker(identity, home, recipe))
+    assert [runner.run(part) for part in PARTS] == [3, 2]
+    tally = reconcile(publisher, PARTS)
     rows = [row for part in PARTS for row in read_rows(publisher.store.read(f"data/{part}"))]
     assert {row["id"]: row["captions"] for row in rows} == {"a": [GOOD] * 2, "b": [GOOD] * 2, "c": ["a man"] * 2}
     assert [row["rejections"] for row in rows] == [[("refusal", 1)], [("refusal", 1)], []]
@@ -101,8 +122,20 @@ def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, ide
     ] == "0 of 2 captions after 2 tries each; refused: 4x refusal"
     assert {row["id"] for row in aside} == {"d", "e"}
 
-    publisher.publish({"in": 5, "out": 3, "quarantined": 2})
+    publisher.publish(tally.counts, files=tally.files)
     assert not publisher.store.list("work")
+
+
+def test_nothing_is_asked_about_rows_that_an_earlier_dataset_holds(home: Store, identity: Identity, recipe: Recipe):
+    record_answers(Publisher(home, identity), PARTS, 2, Engine(Questions(identity, home, recipe)))
+    make(home, identity, recipe)
+
+    grown = publish_inputs(home, recipe, [[picture("new"), *ROWS[0]], ROWS[1]])
+    gather(home, grown)
+    questions = Questions(grown, home, recipe)
+    assert [sorted({row["id"] for row in questions(part, 0)}) for part in PARTS] == [["new"], ["d"]]
+    record_answers(Publisher(home, grown), PARTS, 2, Engine(questions))
+    assert make(home, grown, recipe).manifest.extra == {"reused": 3, "computed": 3}
 
 
 def test_a_pass_that_was_killed_goes_on_with_the_parts_that_have_no_answers(

@@ -17,10 +17,12 @@ from mmface.data import latents
 from mmface.data.labels import mask_to_png
 from mmface.data.latents import Latents
 from mmface.data.records import CONDITIONS, IMAGES
-from mmface.dataset import Identity, Publisher, open_dataset, to_parquet
+from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.parts import PartWorker, Runner
 from mmface.recipes import load_recipe
 from mmface.storage import Store
-from ray_jobs._common import PartWorker, run_stage
+from mmface.tables import to_parquet
+from ray_jobs._common import run_stage
 from ray_jobs.latents import OnePass
 
 PARTS = ["part-00000.parquet", "part-00001.parquet"]
@@ -65,15 +67,19 @@ def test_a_part_is_decoded_once_for_all_that_is_missing(recipe: Recipe, tmp_path
     store = Store(tmp_path / "home")
     identities = {size: stages.latents(recipe, size, *publish(store)) for size in recipe.resolutions}
     # What a kill leaves: the first part of one resolution.
-    PartWorker(identities[16], store, Latents(recipe, 16)).run(PARTS[0])
+    small = store.child(identities[16].key)
+    Runner(small, "data", lambda: PartWorker(identities[16], store, Latents(recipe, 16))).run(PARTS[0])
     assert (len(decoded), encoded) == (3, {16: 3})
 
-    worker = OnePass(identities, store, recipe, "work/pass")
-    assert [worker.run(part) for part in PARTS] == [3, 3]
+    mark = "work/pass"
+    large = store.child(identities[32].key)
+    runner = Runner(large, mark, lambda: OnePass(identities, store, recipe, mark))
+    assert [runner.run(part) for part in PARTS] == [3, 3]
     assert len(decoded) == 3 + 6
     assert encoded == {16: 6, 32: 6}
-    assert {file.key for file in store.child(identities[32].key).list("work/pass")} == {f"work/pass/{p}" for p in PARTS}
-    assert worker.run(PARTS[0]) == 0
+    assert {file.key for file in large.list(mark)} == {f"{mark}/{part}" for part in PARTS}
+    large.delete(f"{mark}/{PARTS[0]}")
+    assert runner.run(PARTS[0]) == 0
     assert len(decoded) == 9
 
     for size, identity in identities.items():

@@ -50,6 +50,7 @@ class Captions:
 
     name = "captions"
     schema: pa.Schema = CAPTIONS
+    reads: tuple[str, ...] = ("id", "image", "mask", "captions")
 
     def __init__(self, recipe: Recipe, captioner: Captioner | None = None, rewriter: Rewriter | None = None) -> None:
         self.settings = recipe.captioning

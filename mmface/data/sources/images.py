@@ -22,6 +22,7 @@ class Images:
 
     name = "images"
     schema: pa.Schema = IMAGES
+    reads: tuple[str, ...] = ()  # all that the listing says of a file
 
     def __init__(self, sources: Sequence[Collection], data: Data) -> None:
         self.readers = {collection.name: reader_of(collection, data.max_megapixels) for collection in sources}

@@ -21,9 +21,9 @@ from mmface.data.captions.rewrite import Qwen3, instruct
 from mmface.data.labels import mask_to_png
 from mmface.data.portraits import draw
 from mmface.data.records import CAPTIONS
-from mmface.dataset import to_parquet
 from mmface.errors import InputError, RecipeError
 from mmface.recipes import load_recipe, parse_recipe
+from mmface.tables import to_parquet
 
 SAID = {
     "Describe this person in one sentence.": "A young woman with long wavy blond hair smiles at the camera.",

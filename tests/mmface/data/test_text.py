@@ -11,8 +11,9 @@ from mmface.components import load_text_encoder
 from mmface.config import Recipe, TextPadding
 from mmface.data.records import TEXT
 from mmface.data.text import EMPTY_FILE, Text
-from mmface.dataset import Dataset, Identity, Publisher, open_dataset, to_parquet
+from mmface.dataset import Dataset, Identity, Publisher, open_dataset
 from mmface.storage import Store
+from mmface.tables import to_parquet
 from mmface.text import encode_text
 from mmface.train.mapped import Rows
 from mmface.train.texts import load_texts

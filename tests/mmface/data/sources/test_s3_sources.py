@@ -13,11 +13,11 @@ import pytest
 from made import encoded, jsonl, listed, picture, read, write
 from PIL import Image
 
-from mmface import storage
 from mmface.config import Collection
 from mmface.data.labels import mask_from_png
 from mmface.data.sources.identity import identify
 from mmface.errors import ServiceError
+from mmface.s3 import S3
 from mmface.storage import Store
 
 PNG = [encoded(picture(seed=i)) for i in range(3)]
@@ -109,13 +109,13 @@ def test_listing_parquet_fetches_no_picture(s3_bucket: str, tmp_path: Path, monk
     root = f"{s3_bucket}/{tmp_path.name}"
     write(root, {"a.parquet": sink.getvalue().to_pybytes()})
     fetched: list[int] = []
-    real = storage._S3.read_range
+    real = S3.read_range
 
-    def counted(self: storage._S3, key: str, start: int, stop: int) -> bytes:
+    def counted(self: S3, key: str, start: int, stop: int) -> bytes:
         fetched.append(stop - start)
         return real(self, key, start, stop)
 
-    monkeypatch.setattr(storage._S3, "read_range", counted)
+    monkeypatch.setattr(S3, "read_range", counted)
     whole = sum(map(len, pictures))
     rows = Collection(name="rows", layout="parquet", images=root)
     assert len(listed(rows).files) == 4

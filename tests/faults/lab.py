@@ -1,0 +1,155 @@
+"""A stage's entrypoint in a process of its own, and what can be killed of it: a worker, an actor, the driver, Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KINDS = ("actor", "driver", "worker", "ray")
+ACTOR = "ray::MapWorker"
+WORKER = "ray::"
+GONE_AFTER_S = 90.0  # how long a driver may take to notice that Ray is gone
+ROOT = Path(__file__).parents[2]
+
+# The entrypoint, with its progress on standard error.
+DRIVER = """
+import json, logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+from importlib import import_module
+print(json.dumps(import_module(f"ray_jobs.{sys.argv[1]}").main(sys.argv[2:])))
+"""
+
+
+@dataclass
+class Run:
+    """One run of an entrypoint that has ended.
+
+    Attributes:
+        code: exit code, negative for a signal.
+        uri: the dataset that it returned.
+        rows: how many rows its workers said they made.
+        log: its progress.
+    """
+
+    code: int
+    uri: str | None
+    rows: int
+    log: str
+
+
+@dataclass
+class Driver:
+    """An entrypoint at work."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    seen: set[tuple[int, str]] = field(default_factory=set)
+
+    @classmethod
+    def start(cls, stage: str, arguments: Sequence[str], folder: Path) -> Driver:
+        """Starts ``python -m ray_jobs.<stage>`` with a Ray of its own."""
+        log = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+        }
+        environment.pop("RAY_ADDRESS", None)
+        with log.open("w") as sink:
+            process = subprocess.Popen(
+                [sys.executable, "-c", DRIVER, stage, *arguments],
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+                env=environment,
+                cwd=folder,
+            )
+        return cls(process, log)
+
+    def finish(self, timeout: float = 1800.0) -> Run:
+        """Waits for its end, makes sure that nothing of it lives on, and tells what it said."""
+        try:
+            out, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, _ = self.process.communicate()
+        self.clean()
+        log = self.log.read_text()
+        uri = json.loads(out.strip().splitlines()[-1]) if self.process.returncode == 0 else None
+        return Run(self.process.returncode, uri, rows_made(log), log)
+
+    def descendants(self) -> dict[int, str]:
+        """Processes that this driver started, with their command lines."""
+        parents: dict[int, int] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    stat = (entry / "stat").read_text()
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+        found, level = {}, [self.process.pid]
+        while level:
+            level = [pid for pid, parent in parents.items() if parent in level]
+            found.update({pid: _command(pid) for pid in level})
+        self.seen |= {(pid, _started(pid)) for pid in found}
+        return found
+
+    def kill(self, kind: str, choose: Callable[[list[int]], int]) -> bool:
+        """Kills what ``kind`` names; False when there is no such process (yet)."""
+        found = self.descendants()
+        if kind == "driver":
+            victims = [self.process.pid]
+        elif kind == "ray":
+            victims = list(found)
+        else:
+            start = ACTOR if kind == "actor" else WORKER
+            fitting = sorted(pid for pid, command in found.items() if command.startswith(start))
+            victims = [choose(fitting)] if fitting else []
+        for pid in victims:
+            _kill(pid)
+        return bool(victims)
+
+    def clean(self) -> None:
+        """Ends what outlived the driver; a process id that was given to somebody else is left alone."""
+        for pid, started in self.seen:
+            if started and _started(pid) == started:
+                _kill(pid)
+        time.sleep(0.2)
+
+
+def rows_made(log: str) -> int:
+    """How many rows the workers of a run said they made."""
+    return max((int(rows) for rows in re.findall(r"parts, (\d+) rows", log)), default=0)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _started(pid: int) -> str:
+    """Start time of a process, which with its id names it for good; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

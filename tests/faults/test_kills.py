@@ -1,0 +1,204 @@
+"""Kill -9 at seeded random moments of every stage: after a rerun nothing is lost, doubled, changed or made again (§6).
+
+``make faults`` tries every moment and prints a table; a plain test run tries each kind of kill once on one stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lab import GONE_AFTER_S, KINDS, Driver, Run, rows_made
+
+from mmface import stages
+from mmface.dataset import Dataset, Identity, open_dataset
+from mmface.recipes import load_recipe
+from mmface.storage import Store
+
+STAGES = ("images", "conditions", "captions", "latents", "text")
+MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))  # of each stage; make faults sets it
+SEED = int(os.environ.get("FAULT_SEED", "3"))
+ROWS, SHARD = 48, 2
+INPUTS = {
+    "images": (),
+    "conditions": ("images",),
+    "captions": ("images", "conditions"),
+    "latents": ("images", "conditions"),
+    "text": ("captions",),
+}
+SETTINGS = [
+    f"source.portraits.n={ROWS}",
+    "source.portraits.size=64",
+    f"data.shard_rows={SHARD}",
+    "data.min_size=32",
+    "data.captions_per_image=2",
+    "phases.0.resolution=32",
+    "phases.1.resolution=64",
+]
+
+
+@dataclass
+class Undisturbed:
+    """Every stage as it comes out when nothing happens."""
+
+    folder: Path
+    datasets: dict[str, Dataset]
+
+    @property
+    def settings(self) -> list[str]:
+        source = Path(self.datasets["portraits"].uri)
+        return [*SETTINGS, f"source.images={source}/images", f"source.masks={source}/masks"]
+
+    def identity(self, stage: str) -> Identity:
+        recipe = load_recipe("demo", self.settings)
+        given = {name: self.datasets[name].uri for name in INPUTS[stage]}
+        make = getattr(stages, stage)
+        return make(recipe, 32, **given) if stage == "latents" else make(recipe, **given)  # type: ignore[no-any-return]
+
+    def arguments(self, stage: str, home: str) -> list[str]:
+        inputs = [part for name in INPUTS.get(stage, ()) for part in ("--inputs", f"{name}={self.datasets[name].uri}")]
+        settings = self.settings if "portraits" in self.datasets else SETTINGS
+        return ["--recipe", "demo", "--home", home, *(p for s in settings for p in ("--set", s)), *inputs]
+
+
+@dataclass
+class Trial:
+    """What one kill did; a row of the table."""
+
+    stage: str
+    kind: str
+    at: int
+    code: int
+    on_disk: int
+    again: int
+    rerun: int
+    total: int
+    same: bool
+
+
+TABLE: list[Trial] = []
+
+pytestmark = [pytest.mark.timeout(3600)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("faults")
+    made = Undisturbed(folder, {})
+    for stage in ("portraits", *STAGES[: 1 + max(STAGES.index(stage) for stage, _, _ in moments())]):
+        made.datasets[stage] = open_dataset(run_here(stage, made.arguments(stage, str(folder / "home"))))
+    return made
+
+
+def run_here(stage: str, arguments: list[str]) -> str:
+    """An undisturbed run in this process."""
+    return str(importlib.import_module(f"ray_jobs.{stage}").main(arguments))
+
+
+def moments() -> list[tuple[str, str, int]]:
+    """(stage, kind, number of the moment); the kinds take turns."""
+    if not MOMENTS:
+        return [("images", kind, number) for number, kind in enumerate(KINDS)]
+    return [(stage, KINDS[number % len(KINDS)], number) for stage in STAGES for number in range(MOMENTS)]
+
+
+@pytest.mark.parametrize(("stage", "kind", "number"), moments())
+def test_killed(undisturbed: Undisturbed, tmp_path: Path, caplog, stage: str, kind: str, number: int):
+    chance = random.Random(f"{SEED}-{stage}-{number}")  # noqa: S311
+    identity = undisturbed.identity(stage)
+    arguments = undisturbed.arguments(stage, str(tmp_path))
+    folder = tmp_path / identity.key / ("work/read" if stage == "images" else "data")
+    parts = ROWS // SHARD
+    at = chance.randrange(parts if kind in ("actor", "worker") else parts + 1)
+    driver = Driver.start(stage, arguments, tmp_path)
+    before = strike(driver, kind, folder, at, chance)
+    killed = driver.finish(GONE_AFTER_S) if kind == "ray" else driver.finish()
+    rerun = killed
+    if kind in ("driver", "ray"):
+        assert killed.code, "it was killed and ended well"
+        before = finished(folder)
+        with caplog.at_level(logging.INFO, "ray_jobs._common"):
+            uri = run_here(stage, arguments)
+        rerun = Run(0, uri, rows_made("\n".join(caplog.messages)), caplog.text)
+    trial = judge(undisturbed, stage, kind, at, killed, rerun, before, folder, tmp_path)
+    TABLE.append(trial)
+    assert trial.same
+    assert not trial.again
+
+
+def strike(driver: Driver, kind: str, folder: Path, at: int, chance: random.Random) -> dict[str, tuple[int, int]]:
+    """Kills once ``at`` parts are there; returns the parts that were."""
+    while len(finished(folder)) < at and driver.process.poll() is None:
+        time.sleep(0.002)
+    # At the first part the actors may still be loading their networks.
+    time.sleep(chance.uniform(0, 0.05 if at else 2.0))
+    while driver.process.poll() is None:
+        before = finished(folder)
+        if driver.kill(kind, chance.choice):
+            return before
+        time.sleep(0.01)
+    pytest.fail(f"it ended before it could be killed: {driver.log.read_text()}")
+
+
+def judge(
+    undisturbed: Undisturbed,
+    stage: str,
+    kind: str,
+    at: int,
+    killed: Run,
+    rerun: Run,
+    before: dict[str, tuple[int, int]],
+    folder: Path,
+    home: Path,
+) -> Trial:
+    """Compares what was published with the undisturbed run."""
+    assert rerun.uri, rerun.log
+    dataset, expected = open_dataset(rerun.uri), undisturbed.datasets[stage]
+    content, wanted = ({f.path: f.sha256 for f in one.manifest.files} for one in (dataset, expected))
+    ids, known = (one.table(["id"])["id"].to_pylist() for one in (dataset, expected))
+    counts = dataset.manifest.counts
+    assert counts == expected.manifest.counts
+    assert counts["in"] == sum(counts[name] for name in ("out", "quarantined", "duplicates", "filtered")) == ROWS
+    assert len(ids) == len(set(ids))
+    for file in dataset.manifest.files:
+        dataset.read(file.path)
+    assert not [path for path in home.rglob(".tmp-*") if path.is_file()]
+    assert not Store(dataset.uri).list("work")
+    after = finished(folder)
+    again = [name for name, mark in before.items() if name in after and after[name] != mark]
+    made_again = SHARD * len(again)
+    if rerun is not killed:
+        # What a rerun says it made is what was not there.
+        made_again += max(0, rerun.rows - (ROWS - SHARD * len(before)))
+    same = content == wanted and sorted(ids) == sorted(known)
+    return Trial(stage, kind, at, killed.code, SHARD * len(before), made_again, rerun.rows, ROWS, same)
+
+
+def finished(folder: Path) -> dict[str, tuple[int, int]]:
+    """The parts that are there, each with what would change if it were written again."""
+    found = {}
+    for path in folder.glob("part-*.parquet"):
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        found[path.name] = (stat.st_ino, stat.st_mtime_ns)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    print(f"\n{'stage':<11}{'killed':<8}{'parts':>6}{'exit':>6}{'rows there':>12}{'made then':>11}{'again':>7} content")
+    for one in TABLE:
+        print(
+            f"{one.stage:<11}{one.kind:<8}{one.at:>6}{one.code:>6}{one.on_disk:>12}{one.rerun:>11}{one.again:>7} "
+            f"{'identical' if one.same else 'DIFFERS'}"
+        )
+    print(f"{len(TABLE)} kills")
