@@ -18,6 +18,7 @@ Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+RowStage = Annotated[str, Field(pattern=r"^(images|conditions|captions|text|latents-\d+)$")]
 
 
 class Section(BaseModel):
@@ -54,6 +55,7 @@ class Data(Section):
     workers: PositiveInt = 2
     captions_per_image: Annotated[int, Field(ge=1, le=20)] = 10
     mask_resize: Literal["nearest", "lanczos"] = "nearest"
+    replay: dict[RowStage, PositiveInt] = {}  # further attempts at rows set aside; mmface quarantine replay counts them
 
 
 class Components(Section):

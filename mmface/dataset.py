@@ -24,6 +24,7 @@ from mmface.storage import Store
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+REPLAY = "replay"  # key of a config: which further attempt at rows that were set aside
 
 
 class File(BaseModel):
@@ -76,6 +77,11 @@ class Identity(BaseModel):
     def key(self) -> str:
         """Folder of the dataset below the home."""
         return f"datasets/{self.stage}/{self.fingerprint}"
+
+    def attempt(self, number: int) -> Identity:
+        """The identity of the ``number``-th replay; 0 is the first run, whose config does not speak of it."""
+        config = {name: value for name, value in self.config.items() if name != REPLAY}
+        return self.model_copy(update={"config": config | ({REPLAY: number} if number else {})})
 
 
 class Dataset:

@@ -6,7 +6,9 @@ just the part of the recipe that the stage reads: changing captions leaves laten
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
 
 from mmface.components import component_identity
 from mmface.config import Recipe
@@ -27,6 +29,22 @@ VERSIONS = {
 }
 
 
+P = ParamSpec("P")
+
+
+def _replayable(plan: Callable[P, Identity]) -> Callable[P, Identity]:
+    """A stage that may set rows aside. ``data.replay`` numbers another attempt at them, which is another dataset."""
+
+    @wraps(plan)
+    def numbered(*args: P.args, **kwargs: P.kwargs) -> Identity:
+        identity = plan(*args, **kwargs)
+        recipe = args[0]
+        assert isinstance(recipe, Recipe)
+        return identity.attempt(recipe.data.replay.get(identity.stage, 0))
+
+    return numbered
+
+
 def portraits(recipe: Recipe) -> Identity:
     """The drawn collection."""
     drawn = recipe.source.portraits
@@ -37,6 +55,7 @@ def portraits(recipe: Recipe) -> Identity:
     )
 
 
+@_replayable
 def images(recipe: Recipe) -> Identity:
     """Rows of the photographs in ``recipe.source``, named by their content."""
     keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
@@ -47,6 +66,7 @@ def images(recipe: Recipe) -> Identity:
     )
 
 
+@_replayable
 def conditions(recipe: Recipe, images: str) -> Identity:
     """Masks and sketches."""
     return Identity(
@@ -58,6 +78,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
     )
 
 
+@_replayable
 def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, capped by the text encoder's tokenizer."""
     return Identity(
@@ -69,6 +90,7 @@ def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     )
 
 
+@_replayable
 def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Identity:
     """VAE moments at one resolution."""
     return Identity(
@@ -80,6 +102,7 @@ def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Id
     )
 
 
+@_replayable
 def text(recipe: Recipe, captions: str) -> Identity:
     """Embedded captions."""
     return Identity(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -18,15 +18,18 @@ from mmface.errors import DatasetError, InputError, ServiceError
 
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
+CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored object: key relative to the store, size in bytes, and an opaque version (S3 ETag, or empty)."""
+    """One stored object: key relative to the store, size in bytes, an opaque version (S3 ETag, or empty), and when it
+    was written, in seconds since the epoch."""
 
     key: str
     size: int
     version: str = ""
+    modified: float = field(default=0.0, compare=False)
 
 
 class Backend(Protocol):
@@ -36,6 +39,7 @@ class Backend(Protocol):
 
     def child(self, prefix: str) -> Backend: ...
     def read(self, key: str) -> bytes: ...
+    def chunks(self, key: str) -> Iterator[bytes]: ...
     def write(self, key: str, data: bytes, if_absent: bool) -> bool: ...
     def exists(self, key: str) -> bool: ...
     def walk(self, prefix: str) -> Iterator[Entry]: ...
@@ -56,6 +60,10 @@ class Store:
     def read(self, key: str) -> bytes:
         """All bytes of ``key``. Raises DatasetError if it is not there."""
         return self._backend.read(_clean(key))
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        """The bytes of ``key`` in pieces of at most 1 MiB. Raises DatasetError if it is not there."""
+        return self._backend.chunks(_clean(key))
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Writes atomically. With ``if_absent`` only the first writer wins: returns False when ``key`` was there."""
@@ -130,6 +138,14 @@ class _Folder:
         except FileNotFoundError:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
 
+    def chunks(self, key: str) -> Iterator[bytes]:
+        try:
+            with (self.root / key).open("rb") as file:
+                while piece := file.read(CHUNK):
+                    yield piece
+        except FileNotFoundError:
+            raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         target = self.root / key
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +176,8 @@ class _Folder:
                 if name.startswith(".tmp-"):
                     continue
                 path = Path(folder) / name
-                yield Entry(path.relative_to(self.root).as_posix(), path.stat().st_size)
+                found = path.stat()
+                yield Entry(path.relative_to(self.root).as_posix(), found.st_size, modified=found.st_mtime)
 
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
@@ -185,6 +202,17 @@ class _S3:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri")
         return bytes(response["Body"].read())
 
+    def chunks(self, key: str) -> Iterator[bytes]:
+        from botocore.exceptions import BotoCoreError
+
+        response = self._call("get_object", Key=self._key(key))
+        if response is None:
+            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
+        try:
+            yield from response["Body"].iter_chunks(CHUNK)
+        except BotoCoreError as error:
+            raise ServiceError(f"{self.uri}: {key} broke off: {error}; try again", field=HOME_VARIABLE) from error
+
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         condition = {"IfNoneMatch": "*"} if if_absent else {}
         return self._call("put_object", Key=self._key(key), Body=data, **condition) is not None
@@ -199,7 +227,8 @@ class _S3:
         while True:
             page = self._call("list_objects_v2", Prefix=f"{below}/" if below else "", **token) or {}
             for item in page.get("Contents", ()):
-                yield Entry(item["Key"][start:], int(item["Size"]), item["ETag"].strip('"'))
+                written = item["LastModified"].timestamp()
+                yield Entry(item["Key"][start:], int(item["Size"]), item["ETag"].strip('"'), written)
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
