@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ from mmface.config import fingerprint
 from mmface.data.records import QUARANTINE
 from mmface.errors import DatasetError
 from mmface.storage import Store
+from mmface.tables import count_rows, read_table
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -37,6 +39,25 @@ class File(BaseModel):
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, path: str, data: bytes) -> Self:
+        """The entry of a file with these bytes."""
+        rows = count_rows(data) if path.endswith(".parquet") else None
+        return cls(path=path, rows=rows, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def stored(cls, store: Store, path: str) -> Self:
+        """The entry of a file that was written some other time; reads it in pieces."""
+        digest, size = hashlib.sha256(), 0
+        for piece in store.chunks(path):
+            digest.update(piece)
+            size += len(piece)
+        rows = None
+        if path.endswith(".parquet"):
+            with store.open(path) as file:
+                rows = int(pq.ParquetFile(file).metadata.num_rows)
+        return cls(path=path, rows=rows, size=size, sha256=digest.hexdigest())
+
 
 class Manifest(BaseModel):
     """What a dataset is, where it came from, and what it holds."""
@@ -46,6 +67,7 @@ class Manifest(BaseModel):
     schema_version: int = SCHEMA_VERSION
     stage: str
     fingerprint: str
+    recipe_key: str = ""
     config: dict[str, Any]
     inputs: dict[str, str]
     weights: dict[str, str]
@@ -57,7 +79,11 @@ class Manifest(BaseModel):
 
 
 class Identity(BaseModel):
-    """What a dataset will be named by, known before any work is done."""
+    """What a dataset will be named by, known before any work is done.
+
+    Attributes:
+        listing: keys of ``config`` that say which rows there are, not how one is made.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,12 +92,19 @@ class Identity(BaseModel):
     config: dict[str, Any]
     inputs: dict[str, str] = {}
     weights: dict[str, str] = {}
+    listing: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """Inputs count by their fingerprints, not by where they are kept."""
         inputs = {name: uri.rstrip("/").rsplit("/", 1)[-1] for name, uri in self.inputs.items()}
         return fingerprint(self.stage, self.version, self.config, inputs, self.weights)
+
+    @property
+    def recipe_key(self) -> str:
+        """How a row is made, whatever rows there are: equal keys make equal rows of equal input rows."""
+        config = {name: value for name, value in self.config.items() if name not in self.listing}
+        return fingerprint(self.stage, self.version, config, self.weights)
 
     @property
     def key(self) -> str:
@@ -104,8 +137,15 @@ class Dataset:
         return [file for file in self.manifest.files if file.path.startswith(f"{folder}/")]
 
     def part(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """One parquet file."""
-        return pq.read_table(pa.BufferReader(self.store.read(path)), columns=columns)
+        """One parquet file; of a file that is far away only ``columns`` travel."""
+        with self.store.open(path) as file:
+            return read_table(file, columns)
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns of ``data``."""
+        with self.store.open(self.parts()[0].path) as file:
+            return list(pq.read_schema(file).names)
 
     def quarantine(self) -> pa.Table:
         """Rows that were set aside, with their reasons."""
@@ -166,13 +206,14 @@ class Publisher:
     """Writes the files of one dataset and, last of all, its manifest.
 
     Files of an unpublished folder that an earlier attempt wrote are kept: :meth:`finished` names them, so that a
-    resumed stage need not do them again.
+    resumed stage need not do them again. ``work/`` is for the attempt alone and goes when it is published.
     """
 
     def __init__(self, home: Store, identity: Identity) -> None:
         self.identity = identity
         self.store = home.child(identity.key)
         self.started = time.monotonic()
+        self.written: dict[str, File] = {}
 
     def finished(self, folder: str) -> set[str]:
         """Paths already written below ``folder``."""
@@ -181,22 +222,33 @@ class Publisher:
     def write(self, path: str, data: bytes) -> None:
         """Writes one file atomically."""
         self.store.write(path, data)
+        self.written[path] = File.of(path, data)
 
-    def publish(self, counts: Mapping[str, int], *, extra: Mapping[str, Any] | None = None) -> str:
-        """Lists and checksums what was written, then writes the manifest; the first of two racers wins.
+    def publish(
+        self, counts: Mapping[str, int], *, extra: Mapping[str, Any] | None = None, files: Iterable[File] = ()
+    ) -> str:
+        """Lists what was written, with checksums, then writes the manifest; the first of two racers wins.
+
+        Args:
+            files: entries that are known already; files that neither these nor :meth:`write` cover are read.
 
         Raises:
             DatasetError: the counts do not reconcile: in = out + quarantined + duplicates + filtered.
         """
         check_counts(self.identity.stage, counts)
+        known = {file.path: file for file in files} | self.written
+        paths = [
+            entry.key for entry in self.store.list() if not entry.key.startswith("work/") and entry.key != MANIFEST
+        ]
         manifest = Manifest(
             stage=self.identity.stage,
             fingerprint=self.identity.fingerprint,
+            recipe_key=self.identity.recipe_key,
             config=self.identity.config,
             inputs=self.identity.inputs,
             weights=self.identity.weights,
             counts=dict(counts),
-            files=[self._file(entry.key) for entry in self.store.list() if not entry.key.startswith("work/")],
+            files=[known.get(path) or File.stored(self.store, path) for path in paths],
             extra=dict(extra or {}),
             code_version=version("mmface"),
             seconds=round(time.monotonic() - self.started, 3),
@@ -204,12 +256,8 @@ class Publisher:
         self.store.write(MANIFEST, manifest.model_dump_json(indent=1).encode(), if_absent=True)
         for entry in self.store.list("work"):
             self.store.delete(entry.key)
+        self.store.sweep()
         return self.store.uri
-
-    def _file(self, path: str) -> File:
-        data = self.store.read(path)
-        rows = count_rows(data) if path.endswith(".parquet") else None
-        return File(path=path, rows=rows, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def check_counts(stage: str, counts: Mapping[str, int]) -> None:
@@ -219,20 +267,3 @@ def check_counts(stage: str, counts: Mapping[str, int]) -> None:
     out = sum(counts.get(name, 0) for name in ("out", "quarantined", "duplicates", "filtered"))
     if counts["in"] != out:
         raise DatasetError(f"counts do not reconcile: {dict(counts)}; nothing was published", field=stage)
-
-
-def to_parquet(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> bytes:
-    """Rows as the bytes of one parquet file; equal rows give equal bytes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def read_rows(data: bytes, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    """Rows of one parquet file's bytes."""
-    return pq.read_table(pa.BufferReader(data), columns=columns).to_pylist()  # type: ignore[no-any-return]
-
-
-def count_rows(data: bytes) -> int:
-    """Number of rows, from the footer alone."""
-    return int(pq.ParquetFile(pa.BufferReader(data)).metadata.num_rows)

@@ -18,11 +18,11 @@ from mmface.dataset import Identity, upstream
 # Raised when a stage's code changes what it writes.
 VERSIONS = {
     "portraits": 1,
-    "images": 1,
-    "conditions": 1,
-    "captions": 1,
-    "latents": 1,
-    "text": 1,
+    "images": 2,
+    "conditions": 2,
+    "captions": 2,
+    "latents": 2,
+    "text": 2,
     "train": 1,
     "samples": 1,
     "bundle": 1,
@@ -63,6 +63,7 @@ def images(recipe: Recipe) -> Identity:
         stage="images",
         version=VERSIONS["images"],
         config={"collection": list_collection(recipe.source).identity, **_data(recipe, keys)},
+        listing=("collection",),
     )
 
 

@@ -1,4 +1,4 @@
-"""One small interface over a local folder and an S3 prefix.
+"""One small interface over a local folder and an S3 prefix (:mod:`mmface.s3`).
 
 A write is atomic on both: locally a temporary file that is renamed (or hard-linked, when it must be the first), on S3 a
 single PUT (conditional, when it must be the first). Nothing half-written is ever visible under its key.
@@ -7,11 +7,12 @@ single PUT (conditional, when it must be the first). Nothing half-written is eve
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
 from mmface.errors import DatasetError, InputError, ServiceError
@@ -19,6 +20,7 @@ from mmface.errors import DatasetError, InputError, ServiceError
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
 CHUNK = 2**20
+TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,19 @@ class Backend(Protocol):
 
     def child(self, prefix: str) -> Backend: ...
     def read(self, key: str) -> bytes: ...
-    def chunks(self, key: str) -> Iterator[bytes]: ...
+    def open(self, key: str) -> BinaryIO: ...
     def write(self, key: str, data: bytes, if_absent: bool) -> bool: ...
     def exists(self, key: str) -> bool: ...
     def walk(self, prefix: str) -> Iterator[Entry]: ...
     def delete(self, key: str) -> None: ...
+    def sweep(self) -> None: ...
 
 
 class Store:
-    """Objects under ``uri``: a folder path, ``file://`` or ``s3://bucket/prefix``."""
+    """Objects under ``uri``: a folder path, ``file://`` or ``s3://bucket/prefix``.
+
+    Every method raises ServiceError when the place itself fails: no permission, a full disk, S3 out of reach.
+    """
 
     def __init__(self, uri: str | Path, *, _backend: Backend | None = None) -> None:
         self._backend = _backend or _open(str(uri))
@@ -61,9 +67,15 @@ class Store:
         """All bytes of ``key``. Raises DatasetError if it is not there."""
         return self._backend.read(_clean(key))
 
+    def open(self, key: str) -> BinaryIO:
+        """``key`` for reading here and there without all of its bytes. Raises DatasetError if it is not there."""
+        return self._backend.open(_clean(key))
+
     def chunks(self, key: str) -> Iterator[bytes]:
         """The bytes of ``key`` in pieces of at most 1 MiB. Raises DatasetError if it is not there."""
-        return self._backend.chunks(_clean(key))
+        with self.open(key) as file:
+            while piece := file.read(CHUNK):
+                yield piece
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Writes atomically. With ``if_absent`` only the first writer wins: returns False when ``key`` was there."""
@@ -81,6 +93,10 @@ class Store:
         """Removes ``key``; removing what is not there is no error."""
         self._backend.delete(_clean(key))
 
+    def sweep(self) -> None:
+        """Removes what killed writers of this machine left behind; never visible as a key, it only takes room."""
+        self._backend.sweep()
+
     def download(self, prefix: str, folder: Path) -> Path:
         """Copies everything below ``prefix`` into ``folder``, keeping the layout."""
         for entry in self.list(prefix):
@@ -94,6 +110,9 @@ class Store:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 self.write(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Store, (self.uri,)  # a worker opens its own connections
 
     @property
     def local_path(self) -> Path | None:
@@ -111,7 +130,9 @@ def _open(uri: str) -> Backend:
     if parts.scheme == "s3":
         if not parts.netloc:
             raise InputError("an S3 address needs a bucket: s3://bucket/prefix", field=HOME_VARIABLE)
-        return _S3(parts.netloc, parts.path.strip("/"))
+        from mmface.s3 import S3
+
+        return S3(parts.netloc, parts.path.strip("/"))
     if parts.scheme in ("", "file"):
         return _Folder(Path(parts.path if parts.scheme else uri).expanduser().resolve())
     raise InputError(f"{uri!r} is neither a folder nor s3://bucket/prefix", field=HOME_VARIABLE)
@@ -133,38 +154,26 @@ class _Folder:
         return _Folder(self.root / prefix)
 
     def read(self, key: str) -> bytes:
-        try:
-            return (self.root / key).read_bytes()
-        except FileNotFoundError:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+        with self.open(key) as file:
+            return file.read()
 
-    def chunks(self, key: str) -> Iterator[bytes]:
+    def open(self, key: str) -> BinaryIO:
         try:
-            with (self.root / key).open("rb") as file:
-                while piece := file.read(CHUNK):
-                    yield piece
+            return (self.root / key).open("rb")
         except FileNotFoundError:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be read: {error.strerror}", field=HOME_VARIABLE) from error
 
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if not if_absent:
-                os.replace(name, target)
-                return True
-            try:
-                os.link(name, target)  # fails if the target is there, in one step
-            except FileExistsError:
-                return False
-            return True
-        finally:
-            Path(name).unlink(missing_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return _write_file(target, data, if_absent)
+        except OSError as error:
+            remedy = "make room or choose another place, then run again: what is finished is kept"
+            message = f"{target} cannot be written: {error.strerror}; {remedy}"
+            raise ServiceError(message, field=HOME_VARIABLE) from error
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
@@ -173,7 +182,7 @@ class _Folder:
         base = self.root / prefix
         for folder, _, names in os.walk(base):
             for name in names:
-                if name.startswith(".tmp-"):
+                if name.startswith(TEMPORARY):
                     continue
                 path = Path(folder) / name
                 found = path.stat()
@@ -182,74 +191,41 @@ class _Folder:
     def delete(self, key: str) -> None:
         (self.root / key).unlink(missing_ok=True)
 
+    def sweep(self) -> None:
+        for path in self.root.rglob(f"{_temporary('*')}*"):
+            if not _alive(int(path.name.removeprefix(TEMPORARY).partition("-")[0])):
+                path.unlink(missing_ok=True)
 
-class _S3:
-    def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
-        self.bucket, self.prefix = bucket, prefix
-        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        if client is None:
-            import boto3
 
-            client = boto3.client("s3")  # endpoint and credentials: the standard AWS_* variables
-        self.client = client
-
-    def child(self, prefix: str) -> _S3:
-        return _S3(self.bucket, self._key(prefix), self.client)
-
-    def read(self, key: str) -> bytes:
-        response = self._call("get_object", Key=self._key(key))
-        if response is None:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
-        return bytes(response["Body"].read())
-
-    def chunks(self, key: str) -> Iterator[bytes]:
-        from botocore.exceptions import BotoCoreError
-
-        response = self._call("get_object", Key=self._key(key))
-        if response is None:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri")
+def _write_file(target: Path, data: bytes, if_absent: bool) -> bool:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_temporary(str(os.getpid())))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not if_absent:
+            os.replace(name, target)
+            return True
         try:
-            yield from response["Body"].iter_chunks(CHUNK)
-        except BotoCoreError as error:
-            raise ServiceError(f"{self.uri}: {key} broke off: {error}; try again", field=HOME_VARIABLE) from error
+            os.link(name, target)  # fails if the target is there, in one step
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        Path(name).unlink(missing_ok=True)
 
-    def write(self, key: str, data: bytes, if_absent: bool) -> bool:
-        condition = {"IfNoneMatch": "*"} if if_absent else {}
-        return self._call("put_object", Key=self._key(key), Body=data, **condition) is not None
 
-    def exists(self, key: str) -> bool:
-        return self._call("head_object", Key=self._key(key)) is not None
+def _temporary(pid: str) -> str:
+    """Start of a temporary file's name: says whose it is, so that only a dead writer's is swept."""
+    return f"{TEMPORARY}{pid}-{socket.gethostname()}-"
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        start = len(self.prefix) + 1 if self.prefix else 0
-        below = self._key(prefix)
-        token: dict[str, str] = {}
-        while True:
-            page = self._call("list_objects_v2", Prefix=f"{below}/" if below else "", **token) or {}
-            for item in page.get("Contents", ()):
-                written = item["LastModified"].timestamp()
-                yield Entry(item["Key"][start:], int(item["Size"]), item["ETag"].strip('"'), written)
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def delete(self, key: str) -> None:
-        self._call("delete_object", Key=self._key(key))
-
-    def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}".strip("/")
-
-    def _call(self, operation: str, **arguments: Any) -> Any:
-        """One S3 request; None for "not there" and for a refused conditional write."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return getattr(self.client, operation)(Bucket=self.bucket, **arguments)
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in ("NoSuchKey", "404", "PreconditionFailed", "ConditionalRequestConflict"):
-                return None
-            raise ServiceError(f"{self.uri}: S3 refused {operation}: {code}", field=HOME_VARIABLE) from error
-        except BotoCoreError as error:
-            remedy = "check AWS_ENDPOINT_URL, the credentials and the bucket"
-            raise ServiceError(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE) from error
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

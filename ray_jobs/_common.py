@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from mmface.config import Recipe
-from mmface.data.records import QUARANTINE
-from mmface.data.stage import Row, Stage
-from mmface.dataset import (
-    Dataset,
-    Identity,
-    Publisher,
-    count_rows,
-    open_dataset,
-    published,
-    read_rows,
-    to_parquet,
-)
-from mmface.errors import StageError
+from mmface.dataset import Identity, Publisher, open_dataset, published
+from mmface.errors import MMFaceError, StageError
+from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
 from mmface.reach import ray_address
 from mmface.recipes import load_recipe
+from mmface.reuse import gather
 from mmface.storage import Store, home
 
 log = logging.getLogger(__name__)
+
+POOLS = 3  # pools of actors lost in a row, without one new part between them, before a stage gives up
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,23 @@ def connect_ray() -> None:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", configure_logging=False)
 
 
+def exactly_once(home: Store, identity: Identity, make: Callable[[Publisher], str]) -> str:
+    """The dataset of ``identity``: the published one, or what ``make`` publishes.
+
+    Of two runs at once the first publishes. What the other then stumbles over is of no account: it takes the winner's.
+    """
+    found = published(home, identity)
+    if found:
+        return found
+    try:
+        return make(Publisher(home, identity))
+    except MMFaceError:
+        found = published(home, identity)
+        if found:
+            return found
+        raise
+
+
 def run_stage(
     identity: Identity,
     store: Store,
@@ -93,117 +102,95 @@ def run_stage(
 
     Returns the dataset's URI; at once if it is published already.
     """
-    found = published(store, identity)
-    if found:
-        return found
-    publisher = Publisher(store, identity)
-    parts = part_names(open_dataset(next(iter(identity.inputs.values()))))
-    run_parts(publisher, parts, make, recipe.data.workers)
-    counts = reconcile(publisher, parts)
-    check_budget(publisher, counts, recipe.data.max_quarantined)
-    for path, data in (files or {}).items():
-        publisher.write(path, data)
-    return publisher.publish(counts, extra=extra)
+
+    def work(publisher: Publisher) -> str:
+        parts = part_names(open_dataset(next(iter(identity.inputs.values()))))
+        gather(store, identity)
+        run_parts(publisher, parts, make, recipe.data.workers)
+        tally = reconcile(publisher, parts)
+        check_budget(publisher, tally.counts, recipe.data.max_quarantined)
+        for path, data in (files or {}).items():
+            publisher.write(path, data)
+        return publisher.publish(tally.counts, extra={**tally.extra, **(extra or {})}, files=tally.files)
+
+    return exactly_once(store, identity, work)
 
 
 def run_parts(
-    publisher: Publisher, parts: Sequence[str], make: Callable[[], PartWorker], workers: int, *, folder: str = "data"
+    publisher: Publisher, parts: Sequence[str], make: Callable[[], Worker], workers: int, *, folder: str = DATA
 ) -> None:
     """Runs the parts that ``folder`` does not hold yet on at most ``workers`` Ray Data actors.
 
+    An actor that dies is replaced and its part tried again; see :mod:`mmface.journal` for what ends that.
+
     Args:
         make: builds the worker, inside its actor.
+
+    Raises:
+        StageError: processes die and no part gets finished, or Ray itself was lost.
+        MMFaceError: what a worker raised; what was finished before is kept.
     """
     stage = publisher.identity.stage
-    finished = {PurePosixPath(key).name for key in publisher.finished(folder)}
-    todo = [part for part in parts if part not in finished]
-    if finished:
-        log.info("%s: %d of %d parts are finished already", stage, len(finished), len(parts))
+    todo = _unfinished(publisher, parts, folder)
+    if len(todo) < len(parts):
+        log.info("%s: %d of %d parts are finished already", stage, len(parts) - len(todo), len(parts))
     if not todo:
         return
+    from ray.exceptions import RayActorError, RayError
+
+    connect_ray()
+    barren = 0
+    while todo:
+        rows = 0
+        try:
+            for done, (part, count) in enumerate(_map_parts(publisher.store, todo, make, workers, folder), 1):
+                rows += count
+                log.info("%s: %d of %d parts, %d rows (%s)", stage, done, len(todo), rows, part)
+            return
+        except RayActorError as error:
+            left = _unfinished(publisher, parts, folder)
+            barren = barren + 1 if len(left) == len(todo) else 0
+            if barren == POOLS:
+                raise StageError(f"workers die before they finish a part ({_line(error)})", field=stage) from error
+            log.warning("%s: workers were lost (%s); %d parts are left", stage, _line(error), len(left))
+            todo = left
+        except RayError as error:
+            raise StageError(f"{_line(error)}; run again to go on where it stopped", field=stage) from error
+
+
+def _unfinished(publisher: Publisher, parts: Sequence[str], folder: str) -> list[str]:
+    finished = {PurePosixPath(key).name for key in publisher.finished(folder)}
+    return [part for part in parts if part not in finished]
+
+
+def _map_parts(
+    store: Store, parts: Sequence[str], make: Callable[[], Worker], workers: int, folder: str
+) -> Iterator[tuple[str, int]]:
+    """Names and rows of the parts as they get finished. Raises what a worker raised."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
-    connect_ray()
     DataContext.get_current().enable_progress_bars = False
 
     class Actor:
         def __init__(self) -> None:
-            self.worker = make()
+            self.runner = Runner(store, folder, make)
 
         def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-            return {"part": batch["part"], "rows": [self.worker.run(str(part)) for part in batch["part"]]}
+            part = str(batch["part"][0])
+            try:
+                return {"part": [part], "rows": [self.runner.run(part)], "error": [None]}
+            except MMFaceError as error:
+                # Raised here, Ray Data would hand on its text alone.
+                return {"part": [part], "rows": [0], "error": [error]}
 
-    pool = ActorPoolStrategy(size=min(workers, len(todo)))
-    blocks = ray.data.from_items([{"part": part} for part in todo], override_num_blocks=len(todo))
-    rows = 0
-    for done, part in enumerate(blocks.map_batches(Actor, batch_size=1, compute=pool).iter_rows(), 1):
-        rows += int(part["rows"])
-        log.info("%s: %d of %d parts, %d rows", stage, done, len(todo), rows)
-
-
-class PartWorker:
-    """One part of the inputs through a stage, written as one part of the output; quarantine first, data last."""
-
-    def __init__(self, identity: Identity, store: Store, stage: Stage) -> None:
-        self.publisher = Publisher(store, identity)
-        self.inputs = {name: open_dataset(uri) for name, uri in identity.inputs.items()}
-        self.stage = stage
-
-    def rows(self, part: str) -> list[Row]:
-        """The part's rows: every input's part of the same name, joined by id."""
-        return join_parts(list(self.inputs.values()), part)
-
-    def run(self, part: str) -> int:
-        """Maps one part; returns its number of input rows."""
-        rows = self.rows(part)
-        result = self.stage(rows)
-        assert len(rows) == len(result.rows) + len(result.quarantined), f"{self.stage.name} lost rows of {part}"
-        self.publisher.write(f"quarantine/{part}", to_parquet(result.quarantined, QUARANTINE))
-        self.publisher.write(f"data/{part}", to_parquet(result.rows, self.stage.schema))
-        return len(rows)
+    pool = ActorPoolStrategy(size=min(workers, len(parts)))
+    blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    for row in blocks.map_batches(Actor, batch_size=1, compute=pool).iter_rows():
+        if row["error"] is not None:
+            raise row["error"]
+        yield row["part"], int(row["rows"])
 
 
-def join_parts(inputs: Sequence[Dataset], part: str, columns: Sequence[list[str] | None] = ()) -> list[Row]:
-    """Rows of the first input's part that every other input has too, columns together.
-
-    Args:
-        columns: what to read of each input; by default everything.
-    """
-    wanted = columns or [None] * len(inputs)
-    base, *others = (
-        dataset.part(f"data/{part}", some).to_pylist() for dataset, some in zip(inputs, wanted, strict=True)
-    )
-    joined = {row["id"]: row for row in base}
-    for rows in others:
-        found = {row["id"]: row for row in rows}
-        # Later inputs win: the mask of ``conditions`` stands for the one that came with the photograph.
-        joined = {key: {**row, **found[key]} for key, row in joined.items() if key in found}
-    return list(joined.values())
-
-
-def part_names(dataset: Dataset) -> list[str]:
-    """Names of a dataset's parts, in order."""
-    return [PurePosixPath(file.path).name for file in dataset.parts()]
-
-
-def reconcile(publisher: Publisher, parts: Sequence[str]) -> dict[str, int]:
-    """Counts what lies in the part files, so that parts of an earlier attempt count too."""
-    out, quarantined = (
-        sum(count_rows(publisher.store.read(f"{folder}/{part}")) for part in parts) for folder in ("data", "quarantine")
-    )
-    return {"in": out + quarantined, "out": out, "quarantined": quarantined, "duplicates": 0, "filtered": 0}
-
-
-def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantined: float) -> None:
-    """Raises StageError with the commonest reasons when more rows were set aside than the recipe allows."""
-    if counts["out"] and counts["quarantined"] <= max_quarantined * counts["in"]:
-        return
-    keys = sorted(publisher.finished("quarantine"))
-    reasons = Counter(row["message"] for key in keys for row in read_rows(publisher.store.read(key)))
-    top = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
-    raise StageError(
-        f"{counts['quarantined']} of {counts['in']} rows were set aside, more than data.max_quarantined "
-        f"{max_quarantined:g} allows ({top or 'no row was left'})",
-        field=publisher.identity.stage,
-    )
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

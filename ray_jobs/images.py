@@ -9,30 +9,35 @@ from dataclasses import asdict
 from mmface import stages
 from mmface.config import Recipe
 from mmface.data.audit import Seen, audit_splits, duplicates
-from mmface.data.records import IMAGES, QUARANTINE
+from mmface.data.records import IMAGES
 from mmface.data.sources import Images, SourceFile, list_collection
-from mmface.dataset import Identity, Publisher, count_rows, published, read_rows, to_parquet
+from mmface.data.stage import Row
+from mmface.dataset import File, Identity, Publisher
+from mmface.parts import DATA, PartWorker, check_budget, commit, receipt_of, reconcile
+from mmface.reuse import gather
 from mmface.storage import Store
-from ray_jobs._common import check_budget, parse_arguments, run_parts
+from mmface.tables import read_table
+from ray_jobs._common import exactly_once, parse_arguments, run_parts
 
 log = logging.getLogger(__name__)
 
+READ = "work/read"
 
-class Reader:
-    """Reads one part of the collection into ``work/``; duplicates are decided over all parts later."""
+
+class Reader(PartWorker):
+    """Reads one part of the collection into ``work/read``; duplicates are decided over all parts later."""
+
+    folder = READ
+    key = "uri"  # the id is not known before a file is read
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, files: dict[str, list[SourceFile]]) -> None:
-        self.publisher = Publisher(store, identity)
+        super().__init__(identity, store, Images(recipe.source, recipe.data))
         self.files = files
-        self.stage = Images(recipe.source, recipe.data)
+        self.source = recipe.source.images
 
-    def run(self, part: str) -> int:
-        """Reads the files of ``part``."""
-        rows = [{**asdict(file), "mask_key": file.mask_key} for file in self.files[part]]
-        result = self.stage(rows)
-        self.publisher.write(f"quarantine/{part}", to_parquet(result.quarantined, QUARANTINE))
-        self.publisher.write(f"work/{part}", to_parquet(result.rows, IMAGES))
-        return len(rows)
+    def rows(self, part: str, columns: Sequence[str] = ()) -> list[Row]:
+        """The files of ``part`` as they were listed."""
+        return [{**asdict(file), "uri": f"{self.source}/{file.key}"} for file in self.files[part]]
 
 
 def main(argv: Sequence[str] | None = None) -> str:
@@ -40,39 +45,48 @@ def main(argv: Sequence[str] | None = None) -> str:
     job = parse_arguments("images", argv)
     recipe = job.recipe
     identity = stages.images(recipe)
-    found = published(job.home, identity)
-    if found:
-        return found
-    collection = list_collection(recipe.source).files
-    size = recipe.data.shard_rows
-    files = {f"part-{i // size:05d}.parquet": list(collection[i : i + size]) for i in range(0, len(collection), size)}
-    publisher = Publisher(job.home, identity)
-    run_parts(
-        publisher, list(files), lambda: Reader(identity, job.home, recipe, files), recipe.data.workers, folder="work"
-    )
-    dropped = _drop_duplicates(publisher, list(files), recipe)
-    quarantined = sum(count_rows(publisher.store.read(f"quarantine/{part}")) for part in files)
-    out = len(collection) - quarantined - dropped
-    counts = {"in": len(collection), "out": out, "quarantined": quarantined, "duplicates": dropped, "filtered": 0}
-    check_budget(publisher, counts, recipe.data.max_quarantined)
-    return publisher.publish(counts)
+
+    def work(publisher: Publisher) -> str:
+        collection = list_collection(recipe.source).files
+        size = recipe.data.shard_rows
+        starts = range(0, len(collection), size)
+        files = {f"part-{i // size:05d}.parquet": list(collection[i : i + size]) for i in starts}
+
+        def make() -> Reader:
+            return Reader(identity, job.home, recipe, files)
+
+        gather(job.home, identity)
+        run_parts(publisher, list(files), make, recipe.data.workers, folder=READ)
+        tally = reconcile(publisher, list(files), READ)
+        kept, dropped = _drop_duplicates(publisher, list(files), recipe)
+        out = sum(file.rows or 0 for file in kept)
+        counts = tally.counts | {"in": len(collection), "out": out, "duplicates": dropped}
+        check_budget(publisher, counts, recipe.data.max_quarantined)
+        return publisher.publish(counts, extra=tally.extra, files=kept)
+
+    return exactly_once(job.home, identity, work)
 
 
-def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe) -> int:
-    """Writes ``data/`` from ``work/`` without duplicates; returns how many were dropped."""
+def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe) -> tuple[list[File], int]:
+    """Writes ``data/`` from what was read without duplicates; its files and the number of rows dropped."""
+    store = publisher.store
     seen = []
     for part in parts:
-        rows = read_rows(publisher.store.read(f"work/{part}"), ["id", "uri", "perceptual_hash", "split"])
+        with store.open(f"{READ}/{part}") as file:
+            rows = read_table(file, ["id", "uri", "perceptual_hash", "split"]).to_pylist()
         seen.extend(Seen(**row) for row in rows)
     bits = recipe.data.near_duplicate_bits
     dropped = duplicates(seen, bits)
     for uri, twin in sorted(dropped.items()):
         log.info("images: %s is a duplicate of %s", uri, twin)
     audit_splits((row for row in seen if row.uri not in dropped), bits)
+    finished = publisher.finished(DATA)
     for part in parts:
-        rows = read_rows(publisher.store.read(f"work/{part}"))
-        publisher.write(f"data/{part}", to_parquet([row for row in rows if row["uri"] not in dropped], IMAGES))
-    return len(dropped)
+        if f"{DATA}/{part}" not in finished:
+            with store.open(f"{READ}/{part}") as file:
+                rows = read_table(file).to_pylist()
+            commit(store, f"{DATA}/{part}", [row for row in rows if row["uri"] not in dropped], IMAGES)
+    return [receipt_of(store, f"{DATA}/{part}").file for part in parts], len(dropped)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mmface import stages
 from mmface.config import Recipe
-from mmface.dataset import Identity, Publisher, published
+from mmface.dataset import Identity, Publisher
+from mmface.journal import Journal
 from mmface.storage import Store
-from ray_jobs._common import parse_arguments, run_parts
+from ray_jobs._common import exactly_once, parse_arguments, run_parts
 
 PART = 50
 SEEDS = 1_000_000  # portraits of different recipe seeds never meet
@@ -25,10 +26,11 @@ class Drawer:
         self.drawn = recipe.source.portraits
         self.first_seed = recipe.seed * SEEDS
 
-    def run(self, part: str) -> int:
+    def run(self, part: str, journal: Journal) -> int:
         """Part ``00003`` holds portraits 150 to 199."""
         from mmface.data.portraits import write_collection
 
+        journal.enter("drawing")
         start = int(part) * PART
         count = min(PART, self.drawn.n - start)
         with tempfile.TemporaryDirectory() as folder:
@@ -44,21 +46,25 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Draws what is missing and publishes; returns the dataset's URI."""
     job = parse_arguments("portraits", argv)
     identity = stages.portraits(job.recipe)
-    found = published(job.home, identity)
-    if found:
-        return found
-    publisher = Publisher(job.home, identity)
-    n = job.recipe.source.portraits.n
-    parts = [f"{i:05d}" for i in range(-(-n // PART))]
-    marker = f"work/{list(TABLES)[-1]}"
-    run_parts(publisher, parts, lambda: Drawer(identity, job.home, job.recipe), job.recipe.data.workers, folder=marker)
-    for table, header in TABLES.items():
-        lines: list[bytes] = []
-        for part in parts:
-            new = publisher.store.read(f"work/{table}/{part}").splitlines(keepends=True)
-            lines += new[header if lines else 0 :]
-        publisher.write(table, b"".join(lines))
-    return publisher.publish({"in": n, "out": n})
+
+    def work(publisher: Publisher) -> str:
+        n = job.recipe.source.portraits.n
+        parts = [f"{i:05d}" for i in range(-(-n // PART))]
+        marker = f"work/{list(TABLES)[-1]}"
+
+        def make() -> Drawer:
+            return Drawer(identity, job.home, job.recipe)
+
+        run_parts(publisher, parts, make, job.recipe.data.workers, folder=marker)
+        for table, header in TABLES.items():
+            lines: list[bytes] = []
+            for part in parts:
+                new = publisher.store.read(f"work/{table}/{part}").splitlines(keepends=True)
+                lines += new[header if lines else 0 :]
+            publisher.write(table, b"".join(lines))
+        return publisher.publish({"in": n, "out": n})
+
+    return exactly_once(job.home, identity, work)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from mmface import stages
 from mmface.config import Recipe
-from mmface.data.records import QUARANTINE, SAMPLES
+from mmface.data.records import SAMPLES
 from mmface.data.stage import Row
-from mmface.dataset import Identity, Publisher, open_dataset, published, to_parquet
+from mmface.dataset import Identity, Publisher, open_dataset
 from mmface.errors import StageError
+from mmface.journal import Journal
+from mmface.parts import DATA, commit, join_parts, part_names, reconcile
 from mmface.storage import Store
-from ray_jobs._common import join_parts, parse_arguments, part_names, reconcile, run_parts
+from ray_jobs._common import exactly_once, parse_arguments, run_parts
 
 ROWS = ("images", "conditions", "captions")
 
@@ -24,22 +26,22 @@ class Painter:
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, parts: dict[str, list[Row]]) -> None:
         from mmface.evaluate.paint import Paint
 
-        self.publisher = Publisher(store, identity)
+        self.store = store.child(identity.key)
         self.inputs = [open_dataset(identity.inputs[name]) for name in ROWS]
         self.parts = parts
         with tempfile.TemporaryDirectory() as folder:
             open_dataset(identity.inputs["train"]).download("transformer", Path(folder))
             self.paint = Paint(recipe, folder)
 
-    def run(self, part: str) -> int:
+    def run(self, part: str, journal: Journal) -> int:
         """Paints the rows of ``part``."""
+        journal.enter("painting")
         planned = self.parts[part]
         rows = {
             row["id"]: row for name in sorted({row["part"] for row in planned}) for row in join_parts(self.inputs, name)
         }
         samples = self.paint([{**rows[row["id"]], "modality": row["modality"]} for row in planned])
-        self.publisher.write(f"quarantine/{part}", to_parquet([], QUARANTINE))
-        self.publisher.write(f"data/{part}", to_parquet(samples, SAMPLES))
+        commit(self.store, f"{DATA}/{part}", samples, SAMPLES)
         return len(samples)
 
 
@@ -48,13 +50,18 @@ def main(argv: Sequence[str] | None = None) -> str:
     job = parse_arguments("samples", argv, needs=["train", *ROWS])
     given = {name: job.inputs[name] for name in ("train", *ROWS)}
     identity = stages.samples(job.recipe, **given)
-    found = published(job.home, identity)
-    if found:
-        return found
-    parts = _plan(job.recipe, identity)
-    publisher = Publisher(job.home, identity)
-    run_parts(publisher, list(parts), lambda: Painter(identity, job.home, job.recipe, parts), job.recipe.data.workers)
-    return publisher.publish(reconcile(publisher, list(parts)))
+
+    def work(publisher: Publisher) -> str:
+        parts = _plan(job.recipe, identity)
+
+        def make() -> Painter:
+            return Painter(identity, job.home, job.recipe, parts)
+
+        run_parts(publisher, list(parts), make, job.recipe.data.workers)
+        tally = reconcile(publisher, list(parts))
+        return publisher.publish(tally.counts, files=tally.files)
+
+    return exactly_once(job.home, identity, work)
 
 
 def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:

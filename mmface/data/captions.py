@@ -84,6 +84,7 @@ class Captions:
 
     name = "captions"
     schema: pa.Schema = CAPTIONS
+    reads: tuple[str, ...] = ("id", "image", "mask", "captions")
 
     def __init__(self, recipe: Recipe) -> None:
         if recipe.components.captioner != "facts":

@@ -81,6 +81,7 @@ class Conditions:
 
     name = "conditions"
     schema: pa.Schema = CONDITIONS
+    reads: tuple[str, ...] = ("id", "image", "mask", "width", "height")
 
     def __init__(self, recipe: Recipe) -> None:
         self.max_megapixels = recipe.data.max_megapixels

@@ -26,6 +26,7 @@ class Latents:
     """Rows of ``images`` joined with ``conditions`` to rows of :data:`LATENTS`, in float32."""
 
     schema: pa.Schema = LATENTS
+    reads: tuple[str, ...] = ("id", "image", "split", "mask", "sketch")
 
     def __init__(self, recipe: Recipe, resolution: int) -> None:
         self.name = f"latents-{resolution}"

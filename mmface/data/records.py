@@ -1,11 +1,14 @@
 """Row schemas of every dataset: the only home of column names (§6).
 
-Arrays travel as raw little-endian bytes; their shapes stand in the manifest's ``extra``.
+Arrays travel as raw little-endian bytes; their shapes stand in the manifest's ``extra``. Rows of a mapping stage end
+with ``origin``: SHA-256 over what the stage read of its input row, by which a grown collection reuses them.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
+
+ORIGIN = ("origin", pa.binary(32))
 
 # One row an image. ``image`` holds the source file's bytes; ``id`` is their SHA-256.
 IMAGES = pa.schema(
@@ -20,6 +23,7 @@ IMAGES = pa.schema(
         ("image", pa.binary()),
         ("mask", pa.binary()),  # supplied label-index PNG, or null
         ("captions", pa.list_(pa.string())),  # supplied captions, or null
+        ORIGIN,
     ]
 )
 
@@ -32,6 +36,7 @@ CONDITIONS = pa.schema(
         ("face_area", pa.float32()),
         ("edge_density", pa.float32()),
         ("mask_origin", pa.string()),  # "supplied" | the parser's name
+        ORIGIN,
     ]
 )
 
@@ -41,6 +46,7 @@ CAPTIONS = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("hair_colour", pa.string()),  # measured from the mask's hair pixels, or null
         ("captioner", pa.string()),  # "supplied" | "facts" | a model's name
+        ORIGIN,
     ]
 )
 
@@ -53,11 +59,12 @@ LATENTS = pa.schema(
         ("image_logvar", pa.binary()),
         ("mask_mean", pa.binary()),
         ("sketch_mean", pa.binary()),
+        ORIGIN,
     ]
 )
 
 # float32 [captions, L, D] and [captions, D] (``extra.text_shape`` = [captions, L, D]).
-TEXT = pa.schema([("id", pa.string()), ("sequence", pa.binary()), ("pooled", pa.binary())])
+TEXT = pa.schema([("id", pa.string()), ("sequence", pa.binary()), ("pooled", pa.binary()), ORIGIN])
 
 # One painted held-out row: what was asked, what came out, and its figures.
 SAMPLES = pa.schema(

@@ -115,6 +115,7 @@ class Images:
 
     name = "images"
     schema: pa.Schema = IMAGES
+    reads: tuple[str, ...] = ()  # everything that the listing says of a file
 
     def __init__(self, source: Source, data: Data) -> None:
         assert source.images is not None

@@ -19,17 +19,22 @@ Row = dict[str, Any]
 
 @dataclass
 class Result:
-    """Rows that came out, rows that were set aside, and named counts of rows that were dropped on purpose."""
+    """Rows that came out and rows that were set aside."""
 
     rows: list[Row] = field(default_factory=list)
     quarantined: list[Row] = field(default_factory=list)
 
 
 class Stage(Protocol):
-    """One step of the data engine."""
+    """One step of the data engine. An output row depends on its input row alone, whatever rows are mapped with it.
+
+    Attributes:
+        reads: the columns of an input row that the stage reads; empty for all that it is given.
+    """
 
     name: str
     schema: pa.Schema
+    reads: tuple[str, ...]
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         """Maps rows to rows; every input row is in the result once."""

@@ -25,6 +25,7 @@ class Text:
 
     name = "text"
     schema: pa.Schema = TEXT
+    reads: tuple[str, ...] = ("id", "captions")
 
     def __init__(self, recipe: Recipe) -> None:
         self.count = recipe.data.captions_per_image

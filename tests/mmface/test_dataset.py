@@ -3,9 +3,10 @@
 import pytest
 
 from mmface.data.records import QUARANTINE
-from mmface.dataset import Identity, Publisher, check_counts, open_dataset, published, to_parquet
+from mmface.dataset import Identity, Publisher, check_counts, open_dataset, published
 from mmface.errors import DatasetError
 from mmface.storage import Store
+from mmface.tables import to_parquet
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from PIL import Image
 
 from mmface import stages
 from mmface.config import Recipe
-from mmface.data.records import IMAGES, QUARANTINE
-from mmface.dataset import Publisher, open_dataset, to_parquet
+from mmface.data.records import IMAGES
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import StageError
+from mmface.parts import commit
 from mmface.recipes import load_recipe
 from mmface.storage import Store
 from ray_jobs import captions, conditions, images, latents, portraits, text
@@ -110,8 +111,7 @@ def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Sto
     half = Publisher(elsewhere, identity)
     # What a kill leaves: some finished parts and no manifest.
     rows = open_dataset(whole).part("data/part-00000.parquet").to_pylist()
-    half.write("quarantine/part-00000.parquet", to_parquet([], QUARANTINE))
-    half.write("work/part-00000.parquet", to_parquet(rows, IMAGES))
+    commit(half.store, "work/read/part-00000.parquet", rows, IMAGES)
     resumed = images.main(arguments(elsewhere, collection))
     assert content(resumed) == content(whole)
     assert not elsewhere.list(f"{identity.key}/work")

@@ -16,10 +16,11 @@ from safetensors.numpy import save as save_safetensors
 
 from mmface import tracking
 from mmface.data.records import LATENTS, TEXT
-from mmface.dataset import Identity, Publisher, open_dataset, to_parquet
+from mmface.dataset import Identity, Publisher, open_dataset
 from mmface.errors import InputError, RecipeError, TrainingError
 from mmface.model import MMFaceDiT
 from mmface.storage import Store
+from mmface.tables import to_parquet
 from ray_jobs import train
 
 SETTINGS = {

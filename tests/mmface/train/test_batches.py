@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_safetensors
 
 from mmface.data.records import LATENTS, TEXT
-from mmface.dataset import Dataset, Identity, Publisher, open_dataset, to_parquet
+from mmface.dataset import Dataset, Identity, Publisher, open_dataset
 from mmface.errors import DatasetError
 from mmface.storage import Store
+from mmface.tables import to_parquet
 from mmface.train.batches import Batch, Draws, TrainingSet, load_training_set
 
 DRAWS = Draws(seed=3, phase=0, batch_size=4, condition_dropout=0.05, text_dropout=0.05)

@@ -1,0 +1,99 @@
+"""A note of what a process is busy with, so that whoever comes after its death knows what it died of (§6).
+
+A part that was being worked on when a process died is tried again as a whole; after :data:`WHOLE_TRIES` deaths it goes
+row by row, and a row that was alone at work in :data:`ROW_TRIES` deaths is set aside as poison.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from pydantic import BaseModel
+
+from mmface.data.stage import Result, Row, Stage, quarantine_row
+from mmface.errors import InputError, StageError
+from mmface.storage import Store
+
+WHOLE = "all rows together"
+WHOLE_TRIES = 2
+ROW_TRIES = 2
+OTHER_TRIES = 4
+POISON = "poison"
+
+
+class Record(BaseModel):
+    """The journal of one part: what is being done now, and how often a process died of what."""
+
+    busy: str | None = None
+    deaths: dict[str, int] = {}
+    reused: int = 0
+
+
+class Journal:
+    """Context of the work on one part. An error that the process survives is no death; a kill is."""
+
+    def __init__(self, store: Store, part: str) -> None:
+        self.store = store
+        self.part = part
+        self.key = f"work/journal/{part}.json"
+        self.record = Record()
+
+    def __enter__(self) -> Self:
+        if self.store.exists(self.key):
+            self.record = Record.model_validate_json(self.store.read(self.key))
+        if self.record.busy is not None:
+            self.record.deaths[self.record.busy] = self.deaths(self.record.busy) + 1
+            self.record.busy = None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None:
+            self.store.delete(self.key)
+        else:
+            self._note(None)
+
+    def deaths(self, doing: str) -> int:
+        """How many processes died while they were busy with ``doing``."""
+        return self.record.deaths.get(doing, 0)
+
+    def enter(self, doing: str) -> None:
+        """Notes that ``doing`` begins. Raises StageError when too many processes have died of it."""
+        deaths = self.deaths(doing)
+        if deaths >= OTHER_TRIES:
+            del self.record.deaths[doing]  # whoever runs it again has mended something
+            remedy = "give it more memory or fewer data.workers, and look for its end in the log of Ray"
+            raise StageError(f"{deaths} processes died one after the other while {doing}; {remedy}", field=self.part)
+        self._note(doing)
+
+    def map(self, stage: Stage, rows: list[Row], key: str, *, reused: int = 0) -> Result:
+        """Maps ``rows`` with ``stage``, at once or, where processes have died, one by one without the poison.
+
+        Args:
+            key: the column that names a row.
+            reused: how many rows of the part need no mapping; kept for whoever finds the part finished.
+        """
+        self.record.reused = reused
+        if not rows:
+            self._note(WHOLE)
+            return Result()
+        if self.deaths(WHOLE) < WHOLE_TRIES:
+            self._note(WHOLE)
+            return stage(rows)
+        result = Result()
+        for row in rows:
+            deaths = self.deaths(row[key])
+            if deaths >= ROW_TRIES:
+                error = InputError(f"{deaths} processes died while this row alone was in {stage.name}", field=POISON)
+                result.quarantined.append(quarantine_row(stage.name, row, error) | {"error": POISON})
+                continue
+            self._note(row[key])
+            one = stage([row])
+            result.rows += one.rows
+            result.quarantined += one.quarantined
+        self._note(WHOLE)
+        return result
+
+    def _note(self, doing: str | None) -> None:
+        self.record.busy = doing
+        self.store.write(self.key, self.record.model_dump_json().encode())

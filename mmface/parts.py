@@ -1,0 +1,230 @@
+"""A stage over the parts of its input, each written once and by one atomic write (§6).
+
+A part is one Parquet file: the rows that came out in its table, the rows that were set aside in its footer. It is
+written only where none is, so a part is either not there or finished, and a slower twin changes nothing. Its receipt
+in ``work/`` (rows, checksum) is what publishing reads instead of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from mmface.data.records import ORIGIN, QUARANTINE
+from mmface.data.stage import Row, Stage
+from mmface.dataset import Dataset, File, Identity, Publisher, open_dataset
+from mmface.errors import StageError
+from mmface.journal import Journal
+from mmface.reuse import NAMED_BY_ID, Known, origin_of
+from mmface.storage import Store
+from mmface.tables import read_rows, to_parquet
+
+DATA = "data"
+SET_ASIDE = "set_aside"
+LOADING = "loading its networks"
+
+
+class Receipt(BaseModel):
+    """What a finished part holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: File
+    reused: int
+    quarantined: list[Row]
+
+    @property
+    def rows_in(self) -> int:
+        """Rows that went in."""
+        return (self.file.rows or 0) + len(self.quarantined)
+
+
+def commit(
+    store: Store, path: str, rows: Sequence[Row], schema: pa.Schema, quarantined: Sequence[Row] = (), reused: int = 0
+) -> None:
+    """Writes a part, unless it is there; then its receipt."""
+    footer = {SET_ASIDE: json.dumps(list(quarantined))} if quarantined else None
+    data = to_parquet(rows, schema, footer)
+    # A receipt without its part is of a part that somebody removed to have it made again.
+    store.delete(_receipt_key(path))
+    if store.write(path, data, if_absent=True):
+        _write_receipt(store, Receipt(file=File.of(path, data), reused=reused, quarantined=list(quarantined)))
+
+
+def receipt_of(store: Store, path: str) -> Receipt:
+    """The receipt of a finished part; made of the part where its writer died before it wrote one."""
+    key = _receipt_key(path)
+    if store.exists(key):
+        return Receipt.model_validate_json(store.read(key))
+    with store.open(path) as file:
+        footer = pq.read_schema(file).metadata or {}
+    with Journal(store, PurePosixPath(path).name) as journal:
+        reused = journal.record.reused
+    receipt = Receipt(
+        file=File.stored(store, path), reused=reused, quarantined=json.loads(footer.get(SET_ASIDE.encode(), b"[]"))
+    )
+    _write_receipt(store, receipt)
+    return receipt
+
+
+def _write_receipt(store: Store, receipt: Receipt) -> None:
+    store.write(_receipt_key(receipt.file.path), receipt.model_dump_json().encode())
+
+
+def _receipt_key(path: str) -> str:
+    return f"work/receipts/{path}.json"
+
+
+class Worker(Protocol):
+    """What makes one part after the other."""
+
+    def run(self, part: str, journal: Journal) -> int:
+        """Makes ``part`` and returns its number of rows; tells ``journal`` what could kill this process."""
+        ...
+
+
+class Runner:
+    """Makes parts in this process, each once; builds its worker when the first part needs one."""
+
+    def __init__(self, store: Store, folder: str, make: Callable[[], Worker]) -> None:
+        self.store = store
+        self.folder = folder
+        self.make = make
+        self.worker: Worker | None = None
+
+    def run(self, part: str) -> int:
+        """Rows of ``part``; 0 if it is finished already."""
+        if self.store.exists(f"{self.folder}/{part}"):
+            return 0
+        with Journal(self.store, part) as journal:
+            if self.worker is None:
+                journal.enter(LOADING)
+                self.worker = self.make()
+            return self.worker.run(part, journal)
+
+
+class PartWorker:
+    """One part of the inputs through a stage; copies the rows that an earlier dataset holds and maps the others."""
+
+    folder = DATA
+    key = "id"  # the column that names a row, before and after
+
+    def __init__(self, identity: Identity, store: Store, stage: Stage) -> None:
+        self.store = store.child(identity.key)
+        self.inputs = [open_dataset(uri) for uri in identity.inputs.values()]
+        self.stage = stage
+        self.known = Known(self.store, stage.schema)
+
+    def rows(self, part: str, columns: Sequence[str] = ()) -> list[Row]:
+        """The part's rows: every input's part of the same name, joined by id; by default all columns."""
+        if not columns:
+            return join_parts(self.inputs, part)
+        wanted = {"id", *columns}
+        return join_parts(self.inputs, part, [[name for name in one.columns if name in wanted] for one in self.inputs])
+
+    def run(self, part: str, journal: Journal) -> int:
+        """Makes one part."""
+        rows, known = self._look_up(part)
+        todo = [row for row in rows if row[ORIGIN[0]] not in known]
+        result = journal.map(self.stage, todo, self.key, reused=len(known))
+        place = {row[self.key]: i for i, row in enumerate(rows)}
+        origins = {row[self.key]: row[ORIGIN[0]] for row in rows}
+        out = [*known.values(), *({**row, ORIGIN[0]: origins[row[self.key]]} for row in result.rows)]
+        for made in (out, result.quarantined):
+            made.sort(key=lambda row: place[row[self.key]])
+        names = sorted(row[self.key] for row in (*out, *result.quarantined))
+        assert names == sorted(row[self.key] for row in rows), f"{self.stage.name} lost or doubled rows of {part}"
+        commit(self.store, f"{self.folder}/{part}", out, self.stage.schema, result.quarantined, len(known))
+        return len(rows)
+
+    def _look_up(self, part: str) -> tuple[list[Row], dict[bytes, Row]]:
+        """The part's rows with their origins, and what is known by these; pictures are read only for the others."""
+        known: dict[bytes, Row] = {}
+        if len(self.known):
+            light = tuple(name for name in self.stage.reads if name != NAMED_BY_ID)
+            rows = self._with_origins(self.rows(part, light))
+            known = self.known.rows([row[ORIGIN[0]] for row in rows])
+            if len(known) == len(rows):
+                return rows, known
+        return self._with_origins(self.rows(part, self.stage.reads)), known
+
+    def _with_origins(self, rows: Iterable[Row]) -> list[Row]:
+        return [{**row, ORIGIN[0]: origin_of(row, self.stage.reads)} for row in rows]
+
+
+def join_parts(inputs: Sequence[Dataset], part: str, columns: Sequence[list[str] | None] = ()) -> list[Row]:
+    """Rows of the first input's part that every other input has too, columns together.
+
+    Args:
+        columns: what to read of each input; by default everything.
+    """
+    wanted = columns or [None] * len(inputs)
+    base, *others = (
+        dataset.part(f"{DATA}/{part}", some).to_pylist() for dataset, some in zip(inputs, wanted, strict=True)
+    )
+    joined = {row["id"]: row for row in base}
+    for rows in others:
+        found = {row["id"]: row for row in rows}
+        # Later inputs win: the mask of ``conditions`` stands for the one that came with the photograph.
+        joined = {key: {**row, **found[key]} for key, row in joined.items() if key in found}
+    return list(joined.values())
+
+
+def part_names(dataset: Dataset) -> list[str]:
+    """Names of a dataset's parts, in order."""
+    return [PurePosixPath(file.path).name for file in dataset.parts()]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What the finished parts of a stage hold together."""
+
+    counts: dict[str, int]
+    extra: dict[str, int]
+    files: list[File]
+
+
+def reconcile(publisher: Publisher, parts: Sequence[str], folder: str = DATA) -> Tally:
+    """Counts what the parts hold, those of earlier attempts too, and writes ``quarantine/`` of what they set aside."""
+    out = quarantined = reused = 0
+    files = []
+    stale = publisher.finished("quarantine")
+    for part in parts:
+        receipt = receipt_of(publisher.store, f"{folder}/{part}")
+        out += receipt.file.rows or 0
+        quarantined += len(receipt.quarantined)
+        reused += receipt.reused
+        files.append(receipt.file)
+        if receipt.quarantined:
+            path = f"quarantine/{part}"
+            publisher.write(path, to_parquet(receipt.quarantined, QUARANTINE))
+            stale.discard(path)
+    for path in stale:
+        publisher.store.delete(path)
+    counts = {"in": out + quarantined, "out": out, "quarantined": quarantined, "duplicates": 0, "filtered": 0}
+    return Tally(counts, {"reused": reused, "computed": counts["in"] - reused}, files)
+
+
+def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantined: float) -> None:
+    """Raises StageError with the commonest reasons when more rows were set aside than the recipe allows.
+
+    The quarantine stays where it is, for whoever mends the cause and has the rows made again.
+    """
+    if counts["out"] and counts["quarantined"] <= max_quarantined * counts["in"]:
+        return
+    keys = sorted(publisher.finished("quarantine"))
+    reasons = Counter(row["message"] for key in keys for row in read_rows(publisher.store.read(key)))
+    top = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
+    raise StageError(
+        f"{counts['quarantined']} of {counts['in']} rows were set aside, more than data.max_quarantined "
+        f"{max_quarantined:g} allows ({top or 'no row was left'})",
+        field=publisher.identity.stage,
+    )
