@@ -8,11 +8,10 @@ from typing import Any
 REPLAY = """
 Does the rows of a dataset that were set aside again, once what was in their way is mended (the network, the memory, a
 file that could not be read). A dataset whose stage has failed its error budget is unfinished: the parts that hold such
-rows are dropped, and the next run does them again. A published dataset never changes: its replay is another dataset,
-numbered by data.replay in the recipe. The parts without such rows are copied into it, the next run with that setting
-does the others, and whatever is made from it follows. (The images stage decides over all parts which rows are
-duplicates, so it reads all photographs again.) A source file whose bytes have changed needs no replay: it is a new
-input, and the next run makes a new dataset by itself. Do not replay a dataset while its stage runs.
+rows are dropped, and the next run does these parts again. A published dataset never changes: its replay is another
+dataset, numbered by data.replay in the recipe. The next run with that setting copies the rows that came out, does only
+those that were set aside, and makes whatever is made from them. A source file whose bytes have changed needs no replay:
+it is a new input, and the next run makes a new dataset by itself. Do not replay a dataset while its stage runs.
 """
 
 
@@ -67,14 +66,11 @@ def replay_rows(arguments: argparse.Namespace) -> int:
     place = home()
     one = find(scan(place), arguments.dataset)
     made = replay(place, one)
-    again = f"{made.rows} rows in {len(made.again)} parts"
     if not made.number:
-        print(f"{one.name} is unfinished: {again} will be done again by the next run, {made.kept} parts stay")
+        print(f"{one.name} is unfinished: the parts with its {made.rows} rows set aside will be done again")
         print("run the same mmface retrain again")
         return 0
-    print(f"{one.name} is published and stays as it is; attempt {made.number} at {again} will be {made.key}")
-    if made.kept:
-        print(f"{made.kept} parts without such rows were copied into it and will not be done again")
     setting = f"{{{one.stage}: {made.number}}}"
+    print(f"{one.name} is published and stays as it is; attempt {made.number} at {made.rows} rows will be {made.key}")
     print(f"put  data: {{replay: {setting}}}  into the recipe, or run mmface retrain … --set 'data.replay={setting}'")
     return 0

@@ -112,9 +112,15 @@ class Identity(BaseModel):
         return f"datasets/{self.stage}/{self.fingerprint}"
 
     def attempt(self, number: int) -> Identity:
-        """The identity of the ``number``-th replay; 0 is the first run, whose config does not speak of it."""
+        """The identity of the ``number``-th replay; 0 is the first run, whose config does not speak of it.
+
+        A replay makes rows as the first run did: those that came out are known (``listing``), the others are not.
+        """
         config = {name: value for name, value in self.config.items() if name != REPLAY}
-        return self.model_copy(update={"config": config | ({REPLAY: number} if number else {})})
+        listing = tuple(name for name in self.listing if name != REPLAY)
+        if number:
+            config, listing = config | {REPLAY: number}, (*listing, REPLAY)
+        return self.model_copy(update={"config": config, "listing": listing})
 
 
 class Dataset:

@@ -36,7 +36,7 @@ class Held:
         key: ``datasets/<stage>/<fingerprint>``, relative to the home.
         state: ``unfinished`` without a manifest, ``damaged`` when the manifest cannot be read.
         size: bytes of all its files.
-        modified: when its newest file was written, in seconds since the epoch; for a published one that is the manifest.
+        modified: when it was published, or its newest file was written, in seconds since the epoch.
         references: keys of the datasets that it names.
     """
 
@@ -99,7 +99,7 @@ def find(held: Iterable[Held], name: str) -> Held:
         for one in held
         if (named and one.key == named[0])
         or (not named and stage in ("", one.stage) and one.key.split("/")[2].startswith(start))
-        or one.stage == name
+        or one.stage == name.strip("/")
     ]
     if len(fitting) == 1:
         return fitting[0]

@@ -44,7 +44,9 @@ def _lineage(client: MlflowClient, name: str, version: str) -> dict[str, Any]:
         try:
             text = Path(download_artifacts(artifact_uri=uri, **place)).read_text(encoding="utf-8")
         except OSError:
-            message = f"the lineage of {name} version {version} is lost; register its bundle again or delete the version"
+            message = (
+                f"the lineage of {name} version {version} is lost; register its bundle again or delete the version"
+            )
             raise RegistryError(message, field="lineage.json") from None
     tree: dict[str, Any] = json.loads(text)
     return tree

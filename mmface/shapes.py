@@ -57,7 +57,7 @@ class Shapes:
     def transformer(self) -> MMFaceDiT:
         """The model that is trained, as training builds it."""
         with META:
-            model = MMFaceDiT(
+            model: MMFaceDiT = MMFaceDiT(
                 in_channels=2 * latent_channels(self.vae),
                 text_embed_dim=self.text_width,
                 **self.recipe.model.model_dump(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from mmface.components import component_identity
 from mmface.config import Recipe
@@ -32,14 +32,12 @@ VERSIONS = {
 P = ParamSpec("P")
 
 
-def _replayable(plan: Callable[P, Identity]) -> Callable[P, Identity]:
+def _replayable(plan: Callable[Concatenate[Recipe, P], Identity]) -> Callable[Concatenate[Recipe, P], Identity]:
     """A stage that may set rows aside. ``data.replay`` numbers another attempt at them, which is another dataset."""
 
     @wraps(plan)
-    def numbered(*args: P.args, **kwargs: P.kwargs) -> Identity:
-        identity = plan(*args, **kwargs)
-        recipe = args[0]
-        assert isinstance(recipe, Recipe)
+    def numbered(recipe: Recipe, /, *args: P.args, **kwargs: P.kwargs) -> Identity:
+        identity = plan(recipe, *args, **kwargs)
         return identity.attempt(recipe.data.replay.get(identity.stage, 0))
 
     return numbered
