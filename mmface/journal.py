@@ -6,13 +6,14 @@ row by row, and a row that was alone at work in :data:`ROW_TRIES` deaths is set 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from pydantic import BaseModel
 
 from mmface.data.stage import Result, Row, Stage, quarantine_row
-from mmface.errors import InputError, StageError
+from mmface.errors import DatasetError, InputError, StageError
 from mmface.storage import Store
 
 WHOLE = "all rows together"
@@ -40,7 +41,7 @@ class Journal:
         self.record = Record()
 
     def __enter__(self) -> Self:
-        if self.store.exists(self.key):
+        with suppress(DatasetError):  # nobody was here before
             self.record = Record.model_validate_json(self.store.read(self.key))
         if self.record.busy is not None:
             self.record.deaths[self.record.busy] = self.deaths(self.record.busy) + 1

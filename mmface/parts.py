@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from mmface.data.records import ORIGIN, QUARANTINE
 from mmface.data.stage import Row, Stage
 from mmface.dataset import Dataset, File, Identity, Publisher, open_dataset
-from mmface.errors import StageError
+from mmface.errors import DatasetError, StageError
 from mmface.journal import Journal
 from mmface.reuse import NAMED_BY_ID, Known, origin_of
 from mmface.storage import Store
@@ -61,9 +62,8 @@ def commit(
 
 def receipt_of(store: Store, path: str) -> Receipt:
     """The receipt of a finished part; made of the part where its writer died before it wrote one."""
-    key = _receipt_key(path)
-    if store.exists(key):
-        return Receipt.model_validate_json(store.read(key))
+    with suppress(DatasetError):
+        return Receipt.model_validate_json(store.read(_receipt_key(path)))
     with store.open(path) as file:
         footer = pq.read_schema(file).metadata or {}
     with Journal(store, PurePosixPath(path).name) as journal:

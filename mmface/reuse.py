@@ -55,8 +55,6 @@ def gather(home: Store, identity: Identity) -> None:
     if work.exists(KNOWN):
         return
     found = [(dataset, file.path, file.sha256) for dataset in _latest(home, identity) for file in dataset.parts()]
-    if not found:
-        return
 
     def keys(at: tuple[Dataset, str, str]) -> NDArray[np.uint64]:
         try:
@@ -67,6 +65,8 @@ def gather(home: Store, identity: Identity) -> None:
 
     with ThreadPoolExecutor(READERS) as pool:
         columns = list(pool.map(keys, found))
+    if not columns:
+        return
     key = np.concatenate(columns)
     file = np.repeat(np.arange(len(columns), dtype=np.uint32), [len(column) for column in columns])
     row = np.concatenate([np.arange(len(column), dtype=np.uint32) for column in columns])
@@ -127,8 +127,7 @@ def _latest(home: Store, identity: Identity) -> list[Dataset]:
     found: list[Dataset] = []
     for entry in manifests:
         dataset = open_dataset(home.child(entry.key.removesuffix(f"/{MANIFEST}")).uri)
-        same = dataset.manifest.recipe_key == identity.recipe_key
-        if same and dataset.parts() and ORIGIN[0] in dataset.columns:
+        if dataset.manifest.recipe_key == identity.recipe_key:
             found.append(dataset)
         if len(found) == LATEST:
             break

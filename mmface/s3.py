@@ -166,7 +166,8 @@ def _client() -> Any:
     import boto3
 
     retries = {
-        "mode": os.environ.get("AWS_RETRY_MODE", "standard"),
+        # Other modes share a budget over all requests, which steady faults would use up.
+        "mode": os.environ.get("AWS_RETRY_MODE", "legacy"),
         "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)),
     }
     return boto3.client("s3", config=Config(retries=retries, connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S))

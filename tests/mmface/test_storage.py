@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from mmface.errors import DatasetError, InputError, ServiceError
-from mmface.storage import Store
+from mmface.storage import Store, _temporary
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -86,3 +91,45 @@ def test_dead_s3_is_a_service_error(monkeypatch: pytest.MonkeyPatch):
 def test_address_without_bucket():
     with pytest.raises(InputError, match="bucket"):
         Store("s3:///prefix")
+
+
+def test_a_part_of_an_object_is_read_without_the_rest(store: Store):
+    data = bytes(range(256)) * 4096
+    store.write("big", data)
+    with store.open("big") as file:
+        file.seek(-10, 2)
+        assert file.read() == data[-10:]
+        file.seek(1000)
+        assert file.read(300_000) == data[1000:301_000]
+    assert b"".join(store.chunks("big")) == data
+    with pytest.raises(DatasetError, match="not in"):
+        store.open("nothing")
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(tmp_path: Path):
+    code = f"""
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        from mmface.errors import ServiceError
+        from mmface.storage import Store
+        store = Store({str(tmp_path)!r})
+        store.write("fits", b"x" * 1000)
+        try:
+            store.write("data/part", b"x" * 1_000_000)
+        except ServiceError as error:
+            print(error)
+    """
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert "data/part cannot be written: File too large; make room" in run.stdout
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["fits"]
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_live_one_is_left_alone(tmp_path: Path):
+    code = "import os; from mmface.storage import _temporary; print(_temporary(str(os.getpid())))"
+    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    (tmp_path / f"{dead}x").write_bytes(b"half")
+    (tmp_path / f"{_temporary(str(os.getpid()))}x").write_bytes(b"half")
+    store = Store(tmp_path)
+    assert store.list() == []
+    store.sweep()
+    assert [path.name for path in tmp_path.iterdir()] == [f"{_temporary(str(os.getpid()))}x"]
