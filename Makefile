@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test bench-data check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest
+
+bench-data: $(STAMP)  ## the data engine's limits, each as a ratio: overhead, memory, rerun, reading
+	failed=0; for name in overhead memory rerun reading; do \
+		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name $(BENCH) || failed=1; \
+	done; exit $$failed
 
 check: $(STAMP)  ## lint, types, import directions
 	$(BIN)/ruff check .

@@ -199,7 +199,7 @@ def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Mach
             f"(recipe; data.holdout {recipe.data.holdout:g} apart)",
             f"{_flops(forward)} forward (counted), x {passes} (backward is twice it"
             f"{', recomputing once more' if passes == 4 else ''})",
-            f"{weights:,} parameters fp32 (counted); {KEPT_CHECKPOINTS} checkpoints of {checkpoint / 1e9:.1f} GB beside",
+            f"{weights:,} parameters fp32 (counted); {KEPT_CHECKPOINTS} checkpoints of {checkpoint / 1e9:.1f} GB too",
         ),
     )
 

@@ -89,9 +89,9 @@ def test_a_machine_is_a_number_and_a_known_name(text: str):
 
 
 def test_unknown_shapes_and_no_photographs_are_refused():
-    with pytest.raises(InputError, match="components.vae: the shape of x/y is not known"):
+    with pytest.raises(InputError, match=r"components\.vae: the shape of x/y is not known"):
         lines(load_recipe("demo", ["components.vae=x/y"]))
-    with pytest.raises(InputError, match="components.captioner: the size of owner/model"):
+    with pytest.raises(InputError, match=r"components\.captioner: the size of owner/model"):
         lines(load_recipe("demo", ["components.captioner=owner/model"]))
     with pytest.raises(InputError, match="--images"):
         lines(load_recipe("demo"), 0)

@@ -137,7 +137,8 @@ def test_only_what_nothing_reaches_is_removed_and_in_an_order_that_keeps_lineage
         remove(home, one)
     assert {one.key for one in scan(home)} == set(reasons)
     assert not home.list("ledger")
-    assert removable(held := scan(home), needs(held, models)) == []
+    held = scan(home)
+    assert removable(held, needs(held, models)) == []
     assert [list(damages(home, one)) for one in held] == [[]] * len(held)
 
 
@@ -159,5 +160,5 @@ def test_nothing_is_removed_while_a_manifest_cannot_be_read(home: Store) -> None
     damaged.write(MANIFEST, b"{")
     held = scan(home)
     assert [one.path for one in damages(home, find(held, "text"))] == [MANIFEST]
-    with pytest.raises(DatasetError, match="text/.* cannot be read"):
+    with pytest.raises(DatasetError, match=r"text/.* cannot be read"):
         removable(held, needs(held, {}))
