@@ -96,11 +96,12 @@ def run_job(stage: str, home: Store, given: Sequence[str], made: dict[str, str])
     """A stage as a flow starts it; the dataset's URI, which ``made`` gets too."""
     arguments = ["--recipe", "demo", "--home", home.uri]
     arguments += [part for one in given for part in ("--set", one)]
-    inputs = identity_of(stage, recipe_of(given), made).inputs
-    arguments += [part for name, uri in inputs.items() for part in ("--inputs", f"{name}={uri}")]
+    identity = identity_of(stage, recipe_of(given), made)
+    arguments += [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]
     for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    made[stage] = importlib.import_module(f"ray_jobs.{stage}").main(arguments)
+    importlib.import_module(f"ray_jobs.{stage}").main(arguments)
+    made[stage] = home.child(identity.key).uri
     return made[stage]
 
 
