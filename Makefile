@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults check format clean
+.PHONY: demo test faults bench-data check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
@@ -14,6 +14,11 @@ test: $(STAMP)  ## the whole test suite
 
 faults: $(STAMP)  ## kill -9 at twelve moments of every stage, and a faulty S3; prints a table
 	FAULT_MOMENTS=12 $(BIN)/python -m pytest tests/faults -s
+
+bench-data: $(STAMP)  ## the data engine's limits, each as a ratio: overhead, memory, rerun, reading
+	failed=0; for name in overhead memory rerun reading; do \
+		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name $(BENCH) || failed=1; \
+	done; exit $$failed
 
 check: $(STAMP)  ## lint, types, import directions
 	$(BIN)/ruff check .

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from flows import datasets, estimate, quarantine
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -64,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     add("runs", _runs, "List registered versions with their aliases and figures.")
     add("rollback", _rollback, "Make the previous champion the champion again.")
     add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
+
+    for group in (datasets, quarantine):
+        group.add_command(commands)
+    estimate.add_command(commands, _add_recipe)
 
     command = add("portraits", _portraits, "Draw a procedural portrait collection with exact masks.")
     command.add_argument("--n", type=int, default=400)

@@ -66,6 +66,7 @@ def run_job(job: Job) -> str:
     if address.startswith(("http://", "https://")):
         _run_on_cluster(job, address)
     else:
+        _record(job, _submission_id(job, 0), "")
         importlib.import_module(f"ray_jobs.{job.stage}").main(job.arguments)
     done = published(job.home, job.identity)
     if done is None:
@@ -87,8 +88,7 @@ def _run_on_cluster(job: Job, address: str) -> None:
         attempt += 1
     submission_id = _submission_id(job, attempt)
     if earlier is None:
-        entry = {"submission_id": submission_id, "arguments": job.arguments, "address": address}
-        job.home.write(f"ledger/{submission_id}.json", json.dumps(entry).encode())
+        _record(job, submission_id, address)
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         client.submit_job(
             entrypoint=" ".join(["python", "-m", f"ray_jobs.{job.stage}", *job.arguments]),
@@ -101,6 +101,12 @@ def _run_on_cluster(job: Job, address: str) -> None:
     if status != JobStatus.SUCCEEDED:
         tail = client.get_job_logs(submission_id).strip().splitlines()[-1:]
         raise StageError(f"job {submission_id} ended {status}: {' '.join(tail)}", field=job.identity.stage)
+
+
+def _record(job: Job, submission_id: str, address: str) -> None:
+    """Enters a job into the ledger: what is in work, where, and from which datasets."""
+    entry = {"submission_id": submission_id, "arguments": job.arguments, "address": address}
+    job.home.write(f"ledger/{submission_id}.json", json.dumps(entry).encode())
 
 
 def _submission_id(job: Job, attempt: int) -> str:

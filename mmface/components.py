@@ -1,7 +1,7 @@
 """The frozen networks of a recipe, by hub id, local folder or ``zoo:<name>`` (§7).
 
 Each loads by its standard ``from_pretrained``, from safetensors only, in float32 and ready for inference.
-A hub id may end in ``@revision``.
+A hub id may name a folder inside the repository (``owner/name/folder``) and end in ``@revision``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def load_text_encoder(name: str) -> tuple[Any, Any]:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     path, options = _locate(name)
-    tokenizer = CLIPTokenizer.from_pretrained(path, **options)
+    # In the repository of a diffusers pipeline the tokenizer lies in a folder beside the encoder's.
+    beside = {"subfolder": "tokenizer"} if options.get("subfolder") == "text_encoder" else {}
+    tokenizer = CLIPTokenizer.from_pretrained(path, **options | beside)
     return tokenizer, _frozen(CLIPTextModel, path, options)
 
 
@@ -133,8 +135,11 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     if path.is_absolute() or name.startswith((".", "~")):
         remedy = "train it with mmface zoo train" if name.startswith("zoo:") else "give a hub id or an existing folder"
         raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
-    repository, _, revision = name.partition("@")
-    return repository, {"revision": revision} if revision else {}
+    place, _, revision = name.partition("@")
+    owner, _, rest = place.partition("/")
+    repository, _, folder = rest.partition("/")
+    options = {"revision": revision, "subfolder": folder}
+    return f"{owner}/{repository}".rstrip("/"), {key: value for key, value in options.items() if value}
 
 
 def _locate_type(name: str, model_type: str, field: str, wanted: str) -> tuple[str, dict[str, Any]]:

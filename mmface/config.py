@@ -22,6 +22,7 @@ Layout = Literal["folder", "ffhq", "celebamask-hq", "parquet", "authors"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+RowStage = Annotated[str, Field(pattern=r"^(images|conditions|captions|text|latents-\d+)$")]
 
 OWN_SIDECARS: dict[Layout, tuple[str, ...]] = {
     "folder": (),
@@ -102,6 +103,7 @@ class Data(Section):
     quality: Quality = Quality()
     mask_resize: Literal["nearest", "lanczos"] = "nearest"
     text_padding: TextPadding = "exact"
+    replay: dict[RowStage, PositiveInt] = {}  # further attempts at rows set aside; mmface quarantine replay counts them
 
 
 class Components(Section):

@@ -26,6 +26,7 @@ from mmface.tables import count_rows, read_table
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
+REPLAY = "replay"  # key of a config: which further attempt at rows that were set aside
 
 
 class File(BaseModel):
@@ -109,6 +110,17 @@ class Identity(BaseModel):
     def key(self) -> str:
         """Folder of the dataset below the home."""
         return f"datasets/{self.stage}/{self.fingerprint}"
+
+    def attempt(self, number: int) -> Identity:
+        """The identity of the ``number``-th replay; 0 is the first run, whose config does not speak of it.
+
+        A replay makes rows as the first run did: those that came out are known (``listing``), the others are not.
+        """
+        config = {name: value for name, value in self.config.items() if name != REPLAY}
+        listing = tuple(name for name in self.listing if name != REPLAY)
+        if number:
+            config, listing = config | {REPLAY: number}, (*listing, REPLAY)
+        return self.model_copy(update={"config": config, "listing": listing})
 
 
 class Dataset:

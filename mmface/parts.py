@@ -30,6 +30,7 @@ from mmface.storage import Store
 from mmface.tables import read_rows, to_parquet
 
 DATA = "data"
+READ = "work/read"  # what ``images`` has read before it is known which rows are duplicates
 SET_ASIDE = "set_aside"
 LOADING = "loading its networks"
 

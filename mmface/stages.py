@@ -6,7 +6,9 @@ just the part of the recipe that the stage reads: changing captions leaves laten
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
 
 from mmface.components import component_identity
 from mmface.config import Recipe
@@ -28,6 +30,20 @@ VERSIONS = {
 }
 
 
+P = ParamSpec("P")
+
+
+def _replayable(plan: Callable[Concatenate[Recipe, P], Identity]) -> Callable[Concatenate[Recipe, P], Identity]:
+    """A stage that may set rows aside. ``data.replay`` numbers another attempt at them, which is another dataset."""
+
+    @wraps(plan)
+    def numbered(recipe: Recipe, /, *args: P.args, **kwargs: P.kwargs) -> Identity:
+        identity = plan(recipe, *args, **kwargs)
+        return identity.attempt(recipe.data.replay.get(identity.stage, 0))
+
+    return numbered
+
+
 def portraits(recipe: Recipe) -> Identity:
     """The drawn collection."""
     drawn = recipe.portraits
@@ -38,6 +54,7 @@ def portraits(recipe: Recipe) -> Identity:
     )
 
 
+@_replayable
 def images(recipe: Recipe, home: Store) -> Identity:
     """Rows of the photographs in ``recipe.sources``, named by their content; ``home`` remembers digests of files."""
     keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
@@ -49,6 +66,7 @@ def images(recipe: Recipe, home: Store) -> Identity:
     )
 
 
+@_replayable
 def conditions(recipe: Recipe, images: str) -> Identity:
     """Masks and sketches."""
     return Identity(
@@ -60,6 +78,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
     )
 
 
+@_replayable
 def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, capped by the text encoder's tokenizer."""
     config: dict[str, Any] = _data(recipe, {"captions_per_image", "max_megapixels"})
@@ -78,6 +97,7 @@ def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     )
 
 
+@_replayable
 def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Identity:
     """VAE moments at one resolution."""
     return Identity(
@@ -89,6 +109,7 @@ def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Id
     )
 
 
+@_replayable
 def text(recipe: Recipe, captions: str) -> Identity:
     """Embedded captions."""
     return Identity(

@@ -48,6 +48,12 @@ def tracking_uri() -> str:
     return f"sqlite:///{root / 'mlflow.db'}"
 
 
+def tracking_exists() -> bool:
+    """False where opening MLflow would make its database: nothing was ever registered there."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite") or _database(uri).is_file()
+
+
 def open_tracking() -> MlflowClient:
     """A client whose server answers, or whose database is there (made and migrated if need be).
 

@@ -15,15 +15,13 @@ from mmface.data.sources.layouts import list_collections, summaries
 from mmface.data.stage import Row
 from mmface.dataset import File, Identity, Publisher
 from mmface.errors import RecipeError
-from mmface.parts import DATA, PartWorker, check_budget, commit, receipt_of, reconcile
+from mmface.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
 from mmface.reuse import gather
 from mmface.storage import Store
 from mmface.tables import read_table
 from ray_jobs._common import exactly_once, parse_arguments, run_parts
 
 log = logging.getLogger(__name__)
-
-READ = "work/read"
 
 
 class Reader(PartWorker):

@@ -33,8 +33,8 @@ INPUTS = {
     "text": ("captions",),
 }
 SETTINGS = [
-    f"source.portraits.n={ROWS}",
-    "source.portraits.size=64",
+    f"portraits.n={ROWS}",
+    "portraits.size=64",
     f"data.shard_rows={SHARD}",
     "data.min_size=32",
     "data.captions_per_image=2",
@@ -53,7 +53,7 @@ class Undisturbed:
     @property
     def settings(self) -> list[str]:
         source = Path(self.datasets["portraits"].uri)
-        return [*SETTINGS, f"source.images={source}/images", f"source.masks={source}/masks"]
+        return [*SETTINGS, f"sources=[{{name: photos, images: {source}/images, masks: {source}/masks}}]"]
 
     def identity(self, stage: str) -> Identity:
         recipe = load_recipe("demo", self.settings)

@@ -1,0 +1,155 @@
+"""``mmface datasets list|show|verify|gc``: what a home holds, where it came from, whether it is whole, what may go."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from flows.tables import age, size, table
+
+if TYPE_CHECKING:
+    from mmface.inventory import Held
+
+GC = """
+Removes what nothing refers to. A dataset stays when it is reached from a registered model's lineage, from the newest
+published dataset of any stage, or from anything written in the last --keep-days: an unfinished dataset may be in work,
+and a finished one may wait for the next stage of a run that still goes on. Without --delete nothing is touched.
+"""
+
+
+def add_command(commands: Any) -> None:
+    """Wires the command into the parser of ``mmface``."""
+    text = "List, show, verify and remove datasets."
+    actions = commands.add_parser("datasets", help=text, description=text).add_subparsers(
+        required=True, metavar="ACTION"
+    )
+
+    action = actions.add_parser("list", help="every dataset of the home, and what refers to it")
+    action.add_argument("--stage", help="this stage alone")
+    action.set_defaults(run=list_datasets)
+
+    action = actions.add_parser("show", help="one dataset, with its lineage back to the sources")
+    action.add_argument("dataset", metavar="STAGE[/FINGERPRINT]|URI", help="may be cut short while it is unambiguous")
+    action.set_defaults(run=show)
+
+    action = actions.add_parser("verify", help="checksums of every listed file; exit code 1 names what is damaged")
+    action.add_argument("dataset", nargs="*", metavar="STAGE[/FINGERPRINT]|URI", help="default: all")
+    action.set_defaults(run=verify)
+
+    action = actions.add_parser("gc", help="remove what nothing refers to (a dry run without --delete)", description=GC)
+    action.add_argument("--delete", action="store_true", help="really remove")
+    action.add_argument(
+        "--keep-days", type=float, default=7.0, metavar="N", help="age below which all stays (default: 7)"
+    )
+    action.set_defaults(run=collect)
+
+
+def list_datasets(arguments: argparse.Namespace) -> int:
+    """``mmface datasets list``."""
+    from mmface.errors import MMFaceError
+    from mmface.inventory import needs, scan
+    from mmface.lineages import registered_lineages
+    from mmface.storage import home
+
+    place = home()
+    held = scan(place)
+    try:
+        reasons, note = needs(held, registered_lineages()), ""
+    except MMFaceError as error:
+        reasons, note = needs(held, {}), f"; models are left out ({error})"
+    shown = [one for one in held if arguments.stage in (None, one.stage)]
+    rows = [[*_line(one), reasons.get(one.key, "nothing")] for one in shown]
+    print(table(["dataset", "state", "rows", "size", "age", "kept by"], rows, right=(2, 3, 4)))
+    print(f"{len(shown)} datasets, {size(sum(one.size for one in shown))} in {place.uri}{note}")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """``mmface datasets show``."""
+    from mmface.inventory import find, lineage, scan
+    from mmface.storage import home
+
+    place = home()
+    held = scan(place)
+    one = find(held, arguments.dataset)
+    print(f"{place.uri}/{one.key}  {one.state}, {size(one.size)}, written {age(time.time() - one.modified)} ago")
+    if one.manifest is not None:
+        manifest = one.manifest
+        for name in ("counts", "config", "weights", "extra"):
+            for key, value in getattr(manifest, name).items():
+                print(f"  {name + '.' + key:32}{json.dumps(value)}")
+        print(f"  {'files':32}{len(manifest.files)}")
+        print(f"  {'made':32}by mmface {manifest.code_version} in {manifest.seconds:g} s")
+    print("made from")
+    for depth, key, dataset in lineage(held, one):
+        print(f"  {'  ' * depth}{_described(key, dataset)}")
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """``mmface datasets verify``: 1 when a file is damaged or missing."""
+    from mmface.inventory import damages, find, scan
+    from mmface.storage import home
+
+    place = home()
+    held = scan(place)
+    chosen = [find(held, name) for name in arguments.dataset] or [one for one in held if one.state != "unfinished"]
+    found = 0
+    for one in chosen:
+        damaged = list(damages(place, one))
+        found += len(damaged)
+        for damage in damaged:
+            print(f"DAMAGED  {one.key}/{damage.path}: {damage.reason}")
+        if not damaged:
+            files = (
+                f"{len(one.manifest.files)} files, {size(one.size)}" if one.manifest else "unfinished: no checksums yet"
+            )
+            print(f"{'ok' if one.manifest else '-':9}{one.name}  {files}")
+    print(f"{found} damaged files in {len(chosen)} datasets")
+    return int(found > 0)
+
+
+def collect(arguments: argparse.Namespace) -> int:
+    """``mmface datasets gc``."""
+    from mmface.errors import InputError
+    from mmface.inventory import needs, removable, remove, scan
+    from mmface.lineages import registered_lineages
+    from mmface.storage import home
+
+    if not arguments.keep_days >= 0:
+        raise InputError(f"{arguments.keep_days:g} is not a number of days", field="--keep-days")
+    place = home()
+    held = scan(place)
+    models = registered_lineages()
+    going = removable(held, needs(held, models, keep_days=arguments.keep_days))
+    old = {one.key for one in removable(held, needs(held, models))}
+    for one in going:
+        if arguments.delete:
+            remove(place, one)
+        print(f"{'removed' if arguments.delete else 'would remove'}  {'  '.join(_line(one))}")
+    print(f"{len(going)} of {len(held)} datasets, {size(sum(one.size for one in going))}")
+    if len(old) > len(going):
+        print(f"{len(old) - len(going)} more stay for their age alone (--keep-days {arguments.keep_days:g})")
+    if going and not arguments.delete:
+        print("dry run: nothing was removed; add --delete")
+    return 0
+
+
+def _line(one: Held) -> list[str]:
+    rows = "-" if one.rows is None else f"{one.rows:,}"
+    return [one.name, one.state, rows, size(one.size), age(time.time() - one.modified)]
+
+
+def _described(key: str, dataset: Held | None) -> str:
+    name = key.partition("/")[2]
+    if dataset is None:
+        return f"{name}  (removed)"
+    manifest = dataset.manifest
+    if manifest is None:
+        return f"{name}  ({dataset.state})"
+    counts = ", ".join(f"{what} {count}" for what, count in manifest.counts.items() if count)
+    # What has no input was read from outside; its config says from where.
+    origin = "" if dataset.references else f"  source {json.dumps(manifest.config | manifest.extra)}"
+    return f"{name}  {counts}{origin}"

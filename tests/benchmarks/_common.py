@@ -1,0 +1,118 @@
+"""What the benchmarks share: small pictures by the thousand, jobs as a flow starts them, verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmface import stages
+from mmface.config import Recipe
+from mmface.data.portraits import write_collection
+from mmface.dataset import Identity
+from mmface.recipes import load_recipe
+from mmface.storage import Store
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread on either side of every comparison
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+ORDER = ("images", "conditions", "captions", "text", "latents")
+DRAWN = 16
+
+
+def parse(about: str | None, argv: Sequence[str] | None = None, **numbers: int) -> argparse.Namespace:
+    """The options of a benchmark: ``numbers`` with their defaults, ``--home`` and ``--stages``."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default: {default}")
+    parser.add_argument("--home", type=Path, help="keep pictures and datasets here (default: a folder that goes again)")
+    parser.add_argument("--stages", default=",".join(ORDER), help=f"some of {','.join(ORDER)}, in this order")
+    return parser.parse_args(argv)
+
+
+@contextmanager
+def folder(given: Path | None) -> Iterator[Path]:
+    """The folder that ``--home`` names, or one for this run alone."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def pictures(place: Path, count: int, side: int = 64) -> Path:
+    """A folder of ``count`` PNG files: a few drawn portraits, each in its own light, so that no two look alike."""
+    photos = place / f"pictures-{count}"
+    if photos.is_dir() and len(list(photos.iterdir())) == count:
+        return photos
+    with tempfile.TemporaryDirectory() as drawn:
+        write_collection(Path(drawn), DRAWN, side, 0)
+        faces = [np.asarray(Image.open(path).convert("RGB"), np.float32) for path in Path(drawn, "images").iterdir()]
+    photos.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        random = np.random.default_rng(number)
+        light = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side))
+        mixed = 0.5 * faces[number % DRAWN] + 0.5 * np.asarray(light, np.float32)
+        Image.fromarray(mixed.astype(np.uint8)).save(photos / f"{number:06d}.png", compress_level=1)
+    return photos
+
+
+def settings(photos: Path, *more: str) -> list[str]:
+    """Overrides of the demo recipe: these photographs, one worker, one resolution."""
+    phase = "phases=[{resolution: 64, steps: 1, batch_size: 1}]"
+    return [f"sources=[{{name: pictures, images: {photos}}}]", "data.min_size=32", "data.workers=1", phase, *more]
+
+
+def recipe_of(given: Sequence[str]) -> Recipe:
+    """The demo recipe with overrides."""
+    return load_recipe("demo", list(given))
+
+
+def identity_of(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -> Identity:
+    """The identity of a stage over the datasets of ``home`` that were made before it."""
+    if stage == "images":
+        return stages.images(recipe, home)
+    if stage == "conditions":
+        return stages.conditions(recipe, made["images"])
+    if stage == "captions":
+        return stages.captions(recipe, made["images"], made["conditions"])
+    if stage == "text":
+        return stages.text(recipe, made["captions"])
+    return stages.latents(recipe, recipe.resolutions[0], made["images"], made["conditions"])
+
+
+def run_job(stage: str, home: Store, given: Sequence[str], made: dict[str, str]) -> str:
+    """A stage as a flow starts it; the dataset's URI, which ``made`` gets too."""
+    arguments = ["--recipe", "demo", "--home", home.uri]
+    arguments += [part for one in given for part in ("--set", one)]
+    identity = identity_of(stage, recipe_of(given), home, made)
+    arguments += [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]
+    for name in ("ray.data", "ray.data._internal.execution.streaming_executor"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    importlib.import_module(f"ray_jobs.{stage}").main(arguments)
+    made[stage] = home.child(identity.key).uri
+    return made[stage]
+
+
+def verdict(what: str, figure: float, limit: float, *, at_most: bool = True, unit: str = "") -> bool:
+    """Prints a figure beside its limit; whether it holds."""
+    holds = figure <= limit if at_most else figure >= limit
+    sign = "<=" if at_most else ">="
+    print(f"{'ok  ' if holds else 'FAIL'} {what}: {figure:.3g}{unit} ({sign} {limit:g}{unit})", flush=True)
+    return holds
+
+
+def finish(held: Sequence[bool]) -> None:
+    """Ends the process: 1 when a figure missed its limit."""
+    sys.exit(int(not all(held)))

@@ -1,0 +1,105 @@
+"""Orchestration overhead: a stage through Ray Data, parts and manifest against the bare stage over the same pictures.
+
+Both start a process, import, load the networks and read the same rows, one thread each. The bare one throws the result
+away; the other also journals, writes, checksums and publishes. Ray itself is up before the clock runs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmface.config import Recipe
+from mmface.data.stage import Row
+from mmface.storage import Store
+from tests.benchmarks._common import finish, folder, identity_of, parse, pictures, recipe_of, run_job, settings, verdict
+
+LIMIT = 0.15
+
+
+def main() -> None:
+    given = parse(__doc__, images=2000, side=128, shard=64)
+    with folder(given.home) as place:
+        options = settings(pictures(place, given.images, given.side), f"data.shard_rows={given.shard}")
+        from ray_jobs._common import connect_ray
+
+        connect_ray()
+        home, made, held = Store(place / "home"), {}, []
+        for stage in given.stages.split(","):
+            plain = bare(stage, options, home, made)
+            start = time.perf_counter()
+            run_job(stage, home, options, made)
+            whole = time.perf_counter() - start
+            print(f"     {stage}: bare {plain:.1f} s, orchestrated {whole:.1f} s over {given.images} pictures")
+            held.append(verdict(f"{stage}: overhead", whole / plain - 1, LIMIT))
+    finish(held)
+
+
+def bare(stage: str, options: Sequence[str], home: Store, made: dict[str, str]) -> float:
+    """Seconds of a process that does nothing but the stage."""
+    task = json.dumps({"stage": stage, "options": list(options), "home": home.uri, "made": made})
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "tests.benchmarks.overhead", "--bare", task], check=True)
+    return time.perf_counter() - start
+
+
+def do_bare(task: dict[str, Any]) -> None:
+    """The whole of the bare process."""
+    import torch
+
+    torch.set_num_threads(1)
+    recipe = recipe_of(task["options"])
+    call = make(task["stage"], recipe)
+    for rows in batches(task["stage"], recipe, Store(task["home"]), task["made"]):
+        call(rows)
+
+
+def make(stage: str, recipe: Recipe) -> Any:
+    """The stage itself."""
+    if stage == "images":
+        from mmface.data.sources.images import Images
+
+        return Images(recipe.sources, recipe.data)
+    if stage == "conditions":
+        from mmface.data.conditions import Conditions
+
+        return Conditions(recipe)
+    if stage == "captions":
+        from mmface.data.captions import Captions
+
+        return Captions(recipe)
+    if stage == "text":
+        from mmface.data.text import Text
+
+        return Text(recipe)
+    from mmface.data.latents import Latents
+
+    return Latents(recipe, recipe.resolutions[0])
+
+
+def batches(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -> Iterator[list[Row]]:
+    """The stage's input rows, part by part."""
+    if stage == "images":
+        from mmface.data.sources.layouts import list_collections
+
+        images = make(stage, recipe)
+        rows = [images.row(file) for listing in list_collections(recipe.sources) for file in listing.files]
+        size = recipe.data.shard_rows
+        yield from (rows[start : start + size] for start in range(0, len(rows), size))
+        return
+    from mmface.dataset import open_dataset
+    from mmface.parts import join_parts, part_names
+
+    inputs = [open_dataset(uri) for uri in identity_of(stage, recipe, home, made).inputs.values()]
+    yield from (join_parts(inputs, part) for part in part_names(inputs[0]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--bare"]:
+        do_bare(json.loads(sys.argv[2]))
+    else:
+        main()
