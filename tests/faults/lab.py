@@ -35,13 +35,13 @@ class Run:
 
     Attributes:
         code: exit code, negative for a signal.
-        uri: the dataset that it returned.
+        uris: the datasets that it returned.
         rows: how many rows its workers said they made.
         log: its progress.
     """
 
     code: int
-    uri: str | None
+    uris: list[str]
     rows: int
     log: str
 
@@ -85,8 +85,8 @@ class Driver:
             out, _ = self.process.communicate()
         self.clean()
         log = self.log.read_text()
-        uri = json.loads(out.strip().splitlines()[-1]) if self.process.returncode == 0 else None
-        return Run(self.process.returncode, uri, rows_made(log), log)
+        uris = uris_of(json.loads(out.strip().splitlines()[-1])) if self.process.returncode == 0 else []
+        return Run(self.process.returncode, uris, rows_made(log), log)
 
     def descendants(self) -> dict[int, str]:
         """Processes that this driver started, with their command lines."""
@@ -126,6 +126,11 @@ class Driver:
             if started and _started(pid) == started:
                 _kill(pid)
         time.sleep(0.2)
+
+
+def uris_of(answer: str | list[str]) -> list[str]:
+    """What an entrypoint returned: most make one dataset."""
+    return [answer] if isinstance(answer, str) else answer
 
 
 def rows_made(log: str) -> int:

@@ -141,6 +141,19 @@ def test_attempts_count_up_and_other_code_needs_no_replay(home: Store, notes: Pa
         replay(home, find(scan(home), older.key))
 
 
+def test_what_was_filtered_is_no_reason_to_do_it_again(home: Store):
+    publisher = Publisher(home, identity(home))
+    unwanted = {"id": "a", "uri": "", "stage": "conditions", "error": "filtered:face", "message": "small"}
+    commit(publisher.store, "data/part-0.parquet", [], SCHEMA, [unwanted])
+    tally = reconcile(publisher, ["part-0.parquet"])
+    assert (tally.counts["filtered"], tally.counts["quarantined"]) == (1, 0)
+    publisher.publish(tally.counts, files=tally.files)
+    one = find(scan(home), "conditions")
+    assert list(set_aside(home, one)) == ["part-0.parquet"]
+    with pytest.raises(DatasetError, match="no unusable row"):
+        replay(home, one)
+
+
 def test_reasons_that_differ_in_numbers_are_one():
     def row(uri: str, message: str, error: str = "invalid_input:image") -> Row:
         return {"id": "x", "uri": uri, "stage": "images", "error": error, "message": message}
