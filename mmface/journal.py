@@ -34,10 +34,10 @@ class Record(BaseModel):
 class Journal:
     """Context of the work on one part. An error that the process survives is no death; a kill is."""
 
-    def __init__(self, store: Store, path: str) -> None:
+    def __init__(self, store: Store, part: str) -> None:
         self.store = store
-        self.path = path
-        self.key = f"work/journal/{path}.json"
+        self.part = part
+        self.key = f"work/journal/{part}.json"
         self.record = Record()
 
     def __enter__(self) -> Self:
@@ -64,12 +64,8 @@ class Journal:
         if deaths >= OTHER_TRIES:
             del self.record.deaths[doing]  # whoever runs it again has mended something
             remedy = "give it more memory or fewer data.workers, and look for its end in the log of Ray"
-            raise StageError(f"{deaths} processes died one after the other while {doing}; {remedy}", field=self.path)
+            raise StageError(f"{deaths} processes died one after the other while {doing}; {remedy}", field=self.part)
         self._note(doing)
-
-    def leave(self) -> None:
-        """Notes that what began last is done and that nothing else begins."""
-        self._note(None)
 
     def map(self, stage: Stage, rows: list[Row], key: str, *, reused: int = 0) -> Result:
         """Maps ``rows`` with ``stage``, at once or, where processes have died, one by one without the poison.

@@ -68,7 +68,7 @@ def receipt_of(store: Store, path: str) -> Receipt:
         return Receipt.model_validate_json(store.read(_receipt_key(path)))
     with store.open(path) as file:
         footer = pq.read_schema(file).metadata or {}
-    with Journal(store, path) as journal:
+    with Journal(store, PurePosixPath(path).name) as journal:
         reused = journal.record.reused
     receipt = Receipt(
         file=File.stored(store, path), reused=reused, quarantined=json.loads(footer.get(SET_ASIDE.encode(), b"[]"))
@@ -88,8 +88,8 @@ def _receipt_key(path: str) -> str:
 class Worker(Protocol):
     """What makes one part after the other."""
 
-    def run(self, part: str, journal: Journal) -> int:
-        """Makes ``part`` and returns its number of rows; tells ``journal`` what could kill this process."""
+    def run(self, part: str) -> int:
+        """Makes ``part`` and returns its number of rows; tells a :class:`Journal` what could kill this process."""
         ...
 
 
@@ -104,15 +104,13 @@ class Runner:
 
     def run(self, part: str) -> int:
         """Rows of ``part``; 0 if it is finished already."""
-        path = f"{self.folder}/{part}"
-        if self.store.exists(path):
+        if self.store.exists(f"{self.folder}/{part}"):
             return 0
-        with Journal(self.store, path) as journal:
-            if self.worker is None:
+        if self.worker is None:
+            with Journal(self.store, f"{part}-worker") as journal:
                 journal.enter(LOADING)
                 self.worker = self.make()
-                journal.leave()
-            return self.worker.run(part, journal)
+        return self.worker.run(part)
 
 
 class PartWorker:
@@ -122,28 +120,32 @@ class PartWorker:
     key = "id"  # the column that names a row, before and after
 
     def __init__(self, identity: Identity, store: Store, stage: Stage) -> None:
-        self.store = store.child(identity.key)
+        self.publisher = Publisher(store, identity)
         self.inputs = [open_dataset(uri) for uri in identity.inputs.values()]
         self.stage = stage
-        self.known = Known(self.store, stage.schema)
+        self.known = Known(self.publisher.store, stage.schema)
 
     def rows(self, part: str, columns: Sequence[str] = ()) -> list[Row]:
         """The part's rows: every input's part of the same name, joined by id; by default all columns."""
         return read_part(self.inputs, part, columns)
 
-    def run(self, part: str, journal: Journal) -> int:
+    def run(self, part: str) -> int:
         """Makes one part."""
-        rows, known = look_up(partial(self.rows, part), self.stage.reads, self.known)
-        todo = [row for row in rows if row[ORIGIN[0]] not in known]
-        result = journal.map(self.stage, todo, self.key, reused=len(known))
-        place = {row[self.key]: i for i, row in enumerate(rows)}
-        origins = {row[self.key]: row[ORIGIN[0]] for row in rows}
-        out = [*known.values(), *({**row, ORIGIN[0]: origins[row[self.key]]} for row in result.rows)]
-        for made in (out, result.quarantined):
-            made.sort(key=lambda row: place[row[self.key]])
-        names = sorted(row[self.key] for row in (*out, *result.quarantined))
-        assert names == sorted(row[self.key] for row in rows), f"{self.stage.name} lost or doubled rows of {part}"
-        commit(self.store, f"{self.folder}/{part}", out, self.stage.schema, result.quarantined, len(known))
+        store = self.publisher.store
+        with Journal(store, part) as journal:
+            rows, known = look_up(partial(self.rows, part), self.stage.reads, self.known)
+            todo = [row for row in rows if row[ORIGIN[0]] not in known]
+            result = journal.map(self.stage, todo, self.key, reused=len(known))
+            origins = {row[self.key]: row[ORIGIN[0]] for row in rows}
+            made = [{**row, ORIGIN[0]: origins[row[self.key]]} for row in result.rows]
+            place = {name: i for i, name in enumerate(origins)}
+            out, aside = (
+                sorted(some, key=lambda row: place[row[self.key]])
+                for some in ([*known.values(), *made], result.quarantined)
+            )
+            names = sorted(row[self.key] for row in (*out, *aside))
+            assert names == sorted(row[self.key] for row in rows), f"{self.stage.name} lost or doubled rows of {part}"
+            commit(store, f"{self.folder}/{part}", out, self.stage.schema, aside, len(known))
         return len(rows)
 
 

@@ -23,7 +23,6 @@ from mmface.data.records import CAPTIONS, ORIGIN
 from mmface.data.stage import Row
 from mmface.dataset import Identity, Publisher, open_dataset
 from mmface.errors import InputError, RecipeError
-from mmface.journal import Journal
 from mmface.parts import DATA, PartWorker, look_up, read_part
 from mmface.reuse import Known
 from mmface.storage import Store
@@ -141,14 +140,14 @@ class RecordedWorker(PartWorker):
         self.tries = 1 + recipe.captioning.retries
         super().__init__(identity, store, Captions(recipe, self.captioner))
 
-    def run(self, part: str, journal: Journal) -> int:
+    def run(self, part: str) -> int:
         """Makes one part."""
         self.captioner.answers = {
             (row["id"], row["prompt"]): row["answer"]
             for attempt in range(self.tries)
-            for row in recorded(self.store, part, attempt)
+            for row in recorded(self.publisher.store, part, attempt)
         }
-        return super().run(part, journal)
+        return super().run(part)
 
 
 def recorded(store: Store, part: str, attempt: int) -> list[Row]:

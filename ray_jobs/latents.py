@@ -9,7 +9,6 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.data.stage import Row, Stage
 from mmface.dataset import Identity, Publisher, open_dataset, published
-from mmface.journal import Journal
 from mmface.parts import DATA, PartWorker, part_names, read_part
 from mmface.reuse import gather
 from mmface.storage import Store
@@ -53,20 +52,13 @@ class OnePass:
         ]
         self.store, self.mark = store.child(last.key), mark
 
-    def run(self, part: str, journal: Journal) -> int:
-        """Makes what is missing of ``part``; returns the number of rows that went in.
-
-        What kills this process is noted in the journal of the dataset that it was busy with, not in ``journal``.
-        """
-        path = f"{DATA}/{part}"
-        rows = 0
-        for worker in self.workers:
-            if not worker.store.exists(path):
-                with Journal(worker.store, path) as own:
-                    rows = worker.run(part, own)
+    def run(self, part: str) -> int:
+        """Makes what is missing of ``part``; returns the number of rows that went in."""
+        missing = [worker for worker in self.workers if not worker.publisher.store.exists(f"{DATA}/{part}")]
+        counts = [worker.run(part) for worker in missing]
         self.originals.forget()
         self.store.write(f"{self.mark}/{part}", b"")
-        return rows
+        return max(counts, default=0)
 
 
 def main(argv: Sequence[str] | None = None) -> list[str]:

@@ -26,14 +26,14 @@ class Drawer:
         self.drawn = recipe.portraits
         self.first_seed = recipe.seed * SEEDS
 
-    def run(self, part: str, journal: Journal) -> int:
+    def run(self, part: str) -> int:
         """Part ``00003`` holds portraits 150 to 199."""
         from mmface.data.portraits import write_collection
 
-        journal.enter("drawing")
         start = int(part) * PART
         count = min(PART, self.drawn.n - start)
-        with tempfile.TemporaryDirectory() as folder:
+        with Journal(self.publisher.store, part) as journal, tempfile.TemporaryDirectory() as folder:
+            journal.enter("drawing")
             write_collection(Path(folder), count, self.drawn.size, self.first_seed + start)
             for path in sorted(Path(folder).glob("*/*.png")):
                 self.publisher.write(path.relative_to(folder).as_posix(), path.read_bytes())

@@ -33,14 +33,15 @@ class Painter:
             open_dataset(identity.inputs["train"]).download("transformer", Path(folder))
             self.paint = Paint(recipe, folder)
 
-    def run(self, part: str, journal: Journal) -> int:
+    def run(self, part: str) -> int:
         """Paints the rows of ``part``."""
-        journal.enter("painting")
         planned = self.parts[part]
         rows = {
             row["id"]: row for name in sorted({row["part"] for row in planned}) for row in join_parts(self.inputs, name)
         }
-        samples = self.paint([{**rows[row["id"]], "modality": row["modality"]} for row in planned])
+        with Journal(self.store, part) as journal:
+            journal.enter("painting")
+            samples = self.paint([{**rows[row["id"]], "modality": row["modality"]} for row in planned])
         commit(self.store, f"{DATA}/{part}", samples, SAMPLES)
         return len(samples)
 

@@ -159,6 +159,24 @@ def test_lists_that_disagree_stop_the_run_and_lineage_names_the_licences(home: S
     assert counts == {"in": 6, "out": 6 - small, "quarantined": 0, "duplicates": 0, "filtered": small}
 
 
+def test_a_grown_collection_computes_what_is_new_and_equals_one_made_from_nothing(
+    home: Store, collection: Path, tmp_path: Path
+):
+    folder = tmp_path / "photos"
+    shutil.copytree(collection, folder)
+    late = sorted((folder / "images").iterdir())[3]  # every later part of the sorted listing is shifted
+    late.rename(tmp_path / late.name)
+    prepare(Store(tmp_path / "grown"), folder)
+    (tmp_path / late.name).rename(late)
+    grown = prepare(Store(tmp_path / "grown"), folder)
+    for stage, uri in grown.items():
+        extra = open_dataset(uri).manifest.extra
+        assert (extra["reused"], extra["computed"]) == (23, 1), stage
+    for stage, uri in prepare(home, collection).items():
+        if stage != "images":  # these say where they lie
+            assert content(uri) == content(grown[stage]), stage
+
+
 def prepare(home: Store, folder: Path) -> dict[str, str]:
     made = {"images": images.main(arguments(home, folder))}
     made["conditions"] = conditions.main(arguments(home, folder, **made))

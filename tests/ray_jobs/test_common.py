@@ -1,0 +1,100 @@
+"""A stage on a real Ray: rows that kill their worker, errors that must arrive as they were raised."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mmface.config import Recipe
+from mmface.data.records import ORIGIN
+from mmface.data.stage import Result, Row, map_rows
+from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.errors import InputError, StageError
+from mmface.parts import PartWorker, commit
+from mmface.storage import Store
+from ray_jobs._common import run_stage
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+SCHEMA = pa.schema([("id", pa.string()), ORIGIN])
+
+
+class Fragile:
+    """Passes rows on; row ``poison`` kills the process, row ``bad`` is refused."""
+
+    name = "fragile"
+    schema = SCHEMA
+    reads: tuple[str, ...] = ("id",)
+
+    def __call__(self, rows: Sequence[Row]) -> Result:
+        return map_rows(self.name, rows, self._pass)
+
+    def _pass(self, row: Row) -> Row:
+        if row["id"] == "poison":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if row["id"] == "bad":
+            raise InputError("it is bad", field="id")
+        return {"id": row["id"]}
+
+
+@pytest.fixture(autouse=True)
+def workers_know_this_module():
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def source(home: Store, *ids: str) -> str:
+    publisher = Publisher(home, Identity(stage="source", version=1, config={"ids": ids}))
+    for number, name in enumerate(range(0, len(ids), 4)):
+        rows = [{"id": one, "origin": b"0" * 32} for one in ids[name : name + 4]]
+        commit(publisher.store, f"data/part-{number:05d}.parquet", rows, SCHEMA)
+    return publisher.publish({})
+
+
+def recipe(max_quarantined: float) -> Recipe:
+    return Recipe.model_validate({"data": {"max_quarantined": max_quarantined}})
+
+
+def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Store):
+    ids = [f"row{i}" for i in range(6)]
+    made = Identity(
+        stage="fragile", version=1, config={}, inputs={"source": source(home, *ids[:2], "poison", *ids[2:], "bad")}
+    )
+
+    def make() -> PartWorker:
+        return PartWorker(made, home, Fragile())
+
+    with pytest.raises(StageError, match=r"2 of 8 rows .*1x 2 processes died while this row alone was in fragile"):
+        run_stage(made, home, make, recipe(0.1))
+    kept = [entry.key for entry in home.child(made.key).list("quarantine")]
+    assert kept == ["quarantine/part-00000.parquet", "quarantine/part-00001.parquet"]
+
+    dataset = open_dataset(run_stage(made, home, make, recipe(0.5)))
+    assert dataset.table(["id"])["id"].to_pylist() == ids
+    found = {row["id"]: row["error"] for row in dataset.quarantine().to_pylist()}
+    assert found == {"poison": "poison", "bad": "invalid_input:id"}
+    assert dataset.manifest.counts["in"] == 8
+
+
+def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
+    made = Identity(stage="fragile", version=2, config={}, inputs={"source": source(home, "a", "b")})
+
+    def make() -> PartWorker:
+        raise InputError("no such component", field="components.vae")
+
+    with pytest.raises(InputError, match=r"components.vae: no such component"):
+        run_stage(made, home, make, recipe(0.1))
