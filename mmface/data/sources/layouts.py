@@ -36,7 +36,8 @@ def list_collections(sources: Sequence[Collection]) -> list[Listing]:
     """Lists every collection of a recipe: names, sizes and sidecars, none of the pictures' bytes.
 
     Raises:
-        InputError: a folder, list or captions file that is not there or is wrong, or no picture; names the recipe key.
+        InputError: a folder, list or captions file that is not there or is wrong, no picture, or one that two
+            collections hold; names the recipe key.
         ServiceError: a bucket or folder that may not be listed.
     """
     listings = []
@@ -48,6 +49,7 @@ def list_collections(sources: Sequence[Collection]) -> list[Listing]:
         except ServiceError as error:
             message = f"{error.message}; the collection {collection.name} must be allowed to be listed and read"
             raise ServiceError(message, field=f"sources.{index}") from error
+    _refuse_overlap(sources, listings)
     return listings
 
 
@@ -84,6 +86,20 @@ def _list(collection: Collection) -> Listing:
             f"no picture below {collection.images}: layout {collection.layout} wants {layout.holds}", field="images"
         )
     return found
+
+
+def _refuse_overlap(sources: Sequence[Collection], listings: Sequence[Listing]) -> None:
+    """A picture that is listed twice would be its own duplicate."""
+    holder: dict[str, str] = {}
+    for index, (collection, listing) in enumerate(zip(sources, listings, strict=True)):
+        root = LAYOUTS[collection.layout].places(collection).images.uri
+        for file in listing.files:
+            uri = f"{root}/{file.image.key}"
+            other = holder.setdefault(uri, collection.name)
+            if other != collection.name:
+                raise InputError(
+                    f"{uri} is in the collection {other} too; name it once", field=f"sources.{index}.images"
+                )
 
 
 def _require_folder(place: Store, field: str) -> None:

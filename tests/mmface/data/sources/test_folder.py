@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmface.config import Collection, Data
 from mmface.data.sources.images import Images
+from mmface.data.sources.layouts import list_collections
 from mmface.errors import InputError
 
 
@@ -42,6 +43,12 @@ def test_a_folder_is_listed_with_its_sidecars(folder: Path):
     assert [[mask.key for mask in file.masks] for file in listing.files] == [["a.png"], [], []]
     assert [file.captions for file in listing.files] == [None, "one\ntwo lines", "three"]
     assert listing.ignored == 2
+
+
+def test_a_picture_in_two_collections_is_refused(folder: Path):
+    nested = Collection(name="nested", images=f"{folder}/images/deep")
+    with pytest.raises(InputError, match=r"sources\.1\.images: .*/deep/c\.png is in the collection photos too"):
+        list_collections([photos(folder), nested])
 
 
 def test_rows_carry_the_collection_and_what_came_with_the_picture(folder: Path):

@@ -1,0 +1,110 @@
+"""Where photographs come from, how they are prepared, and which frozen networks do it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mmface.config.base import Fraction, Limits, PositiveFloat, PositiveInt, Section
+from mmface.data.caption_prompts import PROMPTS
+
+TextPadding = Literal["exact", "trimmed"]  # see mmface.text
+Layout = Literal["folder", "ffhq", "celebamask-hq", "parquet", "authors"]
+RowStage = Annotated[str, Field(pattern=r"^(images|conditions|captions|text|latents-\d+)$")]
+
+OWN_SIDECARS: dict[Layout, tuple[str, ...]] = {
+    "folder": (),
+    "ffhq": (),
+    "celebamask-hq": ("masks",),
+    "parquet": ("masks", "captions"),
+    "authors": ("masks", "captions"),
+}
+
+
+class Portraits(Section):
+    """The drawn collection that stands in when ``sources`` is empty."""
+
+    n: PositiveInt = 400
+    size: Annotated[int, Field(ge=32, le=1024)] = 128
+
+
+class Collection(Section):
+    """One collection of photographs: where it is, what it is called, and under which licence it may be used.
+
+    ``images`` is a folder or ``s3://`` prefix. ``masks`` (a folder), ``captions`` (a ``.jsonl`` file, or a folder with
+    one ``.txt`` a picture) and ``split`` (a folder with ``train.txt``, ``val.txt``, ``test.txt``) are optional; a
+    layout that brings its own refuses them. See :mod:`mmface.data.sources`.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    licence: Annotated[str, Field(min_length=1)] = "not stated"
+    layout: Layout = "folder"
+    images: Annotated[str, Field(min_length=1)]
+    masks: str | None = None
+    captions: str | None = None
+    split: str | None = None
+
+    @model_validator(mode="after")
+    def _brings_its_own(self) -> Collection:
+        for name in OWN_SIDECARS[self.layout]:
+            if getattr(self, name) is not None:
+                raise ValueError(f"layout {self.layout} brings its own {name}; leave {name} out")
+        return self
+
+
+class Quality(Section):
+    """Usual figures of a picture, as shares; a row outside of one is flagged as an outlier and kept."""
+
+    face_area: Limits = (0.05, 0.8)
+    label_coverage: Limits = (0.25, 1.0)
+    edge_density: Limits = (0.001, 0.4)
+
+
+class Data(Section):
+    """Preparation: what is kept, what is set aside, how rows are grouped."""
+
+    min_size: PositiveInt = 64
+    max_megapixels: PositiveFloat = 40.0
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 0
+    min_face_area: Fraction = 0.0  # share of the centre square that the mask calls face
+    holdout: Fraction = 0.15
+    max_quarantined: Fraction = 0.01
+    shard_rows: PositiveInt = 64
+    workers: PositiveInt = 2
+    captions_per_image: Annotated[int, Field(ge=1, le=20)] = 10
+    parse_flip: bool = False
+    quality: Quality = Quality()
+    mask_resize: Literal["nearest", "lanczos"] = "nearest"
+    text_padding: TextPadding = "exact"
+    # Further attempts at rows that were set aside; mmface quarantine replay counts them.
+    replay: dict[RowStage, PositiveInt] = Field(default={})
+
+
+class Components(Section):
+    """Frozen networks by hub id, local folder or ``zoo:<name>`` (§7)."""
+
+    vae: str = "zoo:vae"
+    text_encoder: str = "zoo:clip"
+    clip: str = "zoo:clip"
+    parser: str = "zoo:parser"
+    sketcher: str = "zoo:sketch"
+    captioner: str = "facts"
+    rewriter: str | None = None
+
+    @model_validator(mode="after")
+    def _rewriter(self) -> Components:
+        if self.rewriter is not None and self.captioner == "facts":
+            raise ValueError("rewriter has nothing to rewrite: measured facts agree; set captioner to a model")
+        return self
+
+
+class Captioning(Section):
+    """How a captioning model is asked and what its answers must be (paper §3.1). Measured facts ask nothing."""
+
+    prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = PROMPTS
+    max_new_tokens: PositiveInt = 128
+    min_words: PositiveInt = 4
+    retries: Annotated[int, Field(ge=0, le=5)] = 2
+    batch_size: PositiveInt = 8
+    engine: Literal["transformers", "vllm"] = "transformers"

@@ -1,0 +1,56 @@
+"""How pictures are painted, judged and served."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
+
+Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
+
+
+class Sampling(Section):
+    """How pictures are made in evaluation and by default in serving."""
+
+    sampler: Sampler = "euler"
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guidance_scale: Annotated[float, Field(ge=0)] = 2.0
+
+
+class Evaluate(Section):
+    """Which held-out rows are painted and measured."""
+
+    n: PositiveInt = 128
+    n_sketch: PositiveInt = 64
+    batch_size: PositiveInt = 16
+    grid: PositiveInt = 16
+
+
+class Gate(Section):
+    """Thresholds a candidate must pass to become champion. ``None`` does not ask."""
+
+    min_mask_miou: Fraction | None = None
+    min_mask_accuracy: Fraction | None = None
+    min_hair_colour: Fraction | None = None
+    max_clip_distance: float | None = None
+    min_edge_agreement_gain: float | None = None
+    max_frechet_ratio_to_champion: PositiveFloat | None = None
+
+
+class Serve(Section):
+    """The HTTP service (§9)."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    model_name: str = "mmface-dit"
+    alias: str = "champion"
+    max_batch: PositiveInt = 8
+    max_queued: PositiveInt = 32
+    max_upload_bytes: PositiveInt = 8_000_000
+    max_condition_megapixels: PositiveFloat = 40.0
+    max_steps: PositiveInt = 100
+    timeout_s: PositiveFloat = 120.0
+    replicas: PositiveInt = 1
+    use_gpu: bool = False

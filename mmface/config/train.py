@@ -1,0 +1,86 @@
+"""The transformer, what it learns and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
+
+Objective = Literal["flow", "ddpm"]
+
+
+class Model(Section):
+    """The trained transformer (§4); channels and text width follow from the components."""
+
+    patch_size: PositiveInt = 2
+    hidden_size: PositiveInt = 1152
+    depth: PositiveInt = 28
+    num_heads: PositiveInt = 16
+    mlp_ratio: PositiveFloat = 4.0
+    text_rope: Literal["sequential", "zero"] = "sequential"
+    modality_embedder: bool = True
+    dual_stream: bool = True
+    rope: bool = True
+
+    @model_validator(mode="after")
+    def _head_dim(self) -> Model:
+        # Rotary embedding splits a head into (row, column) halves of interleaved pairs.
+        if self.hidden_size % (4 * self.num_heads):
+            raise ValueError("hidden_size must be a multiple of 4 x num_heads (rotary halves of pairs)")
+        return self
+
+
+class ObjectiveConfig(Section):
+    """What the transformer learns to predict (§5)."""
+
+    name: Objective = "flow"
+    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
+    min_snr_gamma: PositiveFloat | None = 5.0
+
+
+class Phase(Section):
+    """One stretch of training at one resolution; it starts from the previous phase's EMA."""
+
+    resolution: Annotated[int, Field(ge=16, le=2048)]
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    batch_size: PositiveInt = 32
+    accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-4
+    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _length(self) -> Phase:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        if self.batch_size % self.accumulation:
+            raise ValueError("batch_size (the effective one) must be a multiple of accumulation")
+        return self
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of this phase over ``rows`` training rows."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * rows / self.batch_size))
+
+
+class Train(Section):
+    """The optimiser and the machinery around it (§5)."""
+
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device multiplies it natively
+    gradient_checkpointing: bool = False
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    gradient_clip: PositiveFloat = 0.5
+    ema_decay: Fraction = 0.9999
+    condition_dropout: Fraction = 0.05
+    text_dropout: Fraction = 0.05
+    checkpoint_every: PositiveInt = 500
+    log_every: PositiveInt = 10
+    num_workers: PositiveInt = 1
+    use_gpu: bool = False
