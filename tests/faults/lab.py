@@ -25,7 +25,8 @@ DRIVER = """
 import json, logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from importlib import import_module
-print(json.dumps(import_module(f"ray_jobs.{sys.argv[1]}").main(sys.argv[2:])))
+made = import_module(f"ray_jobs.{sys.argv[1]}").main(sys.argv[2:])
+print("DATASETS", json.dumps([made] if isinstance(made, str) else made), flush=True)
 """
 
 
@@ -85,8 +86,8 @@ class Driver:
             out, _ = self.process.communicate()
         self.clean()
         log = self.log.read_text()
-        uris = uris_of(json.loads(out.strip().splitlines()[-1])) if self.process.returncode == 0 else []
-        return Run(self.process.returncode, uris, rows_made(log), log)
+        told = re.search(r"^DATASETS (.+)$", out, re.MULTILINE)  # Ray writes there too
+        return Run(self.process.returncode, json.loads(told[1]) if told else [], rows_made(log), log)
 
     def descendants(self) -> dict[int, str]:
         """Processes that this driver started, with their command lines."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.image.fid import _compute_fid
 
@@ -105,7 +105,6 @@ def test_empty_sketches() -> None:
 
 
 @given(st.sampled_from(sorted(HAIR_COLOURS)))
-@settings(deadline=None)
 def test_hair_painted_in_a_words_colour_is_that_word(word: str) -> None:
     mask = torch.zeros(16, 16, dtype=torch.long)
     mask[:4] = 13

@@ -20,7 +20,7 @@ def rotation_at(row: int, column: int) -> torch.Tensor:
 
 
 @given(positions, positions, positions, positions, positions, positions)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_attention_sees_only_the_distance(row, column, down, right, by_row, by_column) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, HEAD_DIM, generator=generator)

@@ -79,7 +79,7 @@ def test_logit_normal_quantiles() -> None:
 
 
 @given(st.floats(min_value=0, max_value=1, exclude_max=True, width=32))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_times_stay_in_range(u: float) -> None:
     drawn = torch.tensor([u])
     for density in ("uniform", "logit_normal"):
