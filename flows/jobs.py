@@ -15,8 +15,9 @@ import time
 from dataclasses import dataclass
 
 from mmface.config import Recipe, fingerprint
-from mmface.dataset import Identity, published
+from mmface.dataset import published
 from mmface.errors import ServiceError, StageError
+from mmface.manifest import Identity
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from flows.jobs import Job, run_job, save_recipe
 from flows.release import Release, release
 from mmface import stages, tracking
 from mmface.config import Collection, Recipe
-from mmface.dataset import Identity, published
+from mmface.dataset import published
+from mmface.manifest import Identity
 from mmface.recipes import parse_recipe
 from mmface.storage import Store, home
 

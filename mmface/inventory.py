@@ -17,8 +17,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from mmface.dataset import MANIFEST, File, Manifest
 from mmface.errors import DatasetError
+from mmface.manifest import MANIFEST, File, Manifest
 from mmface.storage import Entry, Store
 
 FOLDER, LEDGER = "datasets", "ledger"

@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict
 
 from mmface.data.records import ORIGIN, QUARANTINE
 from mmface.data.stage import Row, Stage, is_filtered
-from mmface.dataset import Dataset, File, Identity, Publisher, open_dataset
+from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.errors import DatasetError, StageError
 from mmface.journal import Journal
+from mmface.manifest import File, Identity
 from mmface.reuse import NAMED_BY_ID, Known, origin_of
 from mmface.storage import Store
 from mmface.tables import read_rows, to_parquet

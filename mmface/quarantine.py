@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mmface.data.stage import Row, is_filtered
-from mmface.dataset import REPLAY, Identity, Manifest, published
+from mmface.dataset import published
 from mmface.errors import DatasetError
 from mmface.inventory import Held
+from mmface.manifest import REPLAY, Identity, Manifest
 from mmface.parts import DATA, READ
 from mmface.stages import VERSIONS
 from mmface.storage import Store

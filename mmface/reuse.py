@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from mmface.data.records import ORIGIN
 from mmface.data.stage import Row
-from mmface.dataset import MANIFEST, Dataset, Identity, open_dataset
+from mmface.dataset import Dataset, open_dataset
 from mmface.errors import DatasetError
+from mmface.manifest import MANIFEST, Identity
 from mmface.storage import Store
 from mmface.tables import read_table
 

@@ -13,7 +13,8 @@ from typing import Any, Concatenate, ParamSpec
 from mmface.components import component_identity
 from mmface.config import Recipe
 from mmface.data.sources.identity import identify
-from mmface.dataset import Identity, upstream
+from mmface.dataset import upstream
+from mmface.manifest import Identity
 from mmface.storage import Store
 
 # Raised when a stage's code changes what it writes.

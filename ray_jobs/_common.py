@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mmface.config import Recipe
-from mmface.dataset import Identity, Publisher, open_dataset, published
+from mmface.dataset import Publisher, open_dataset, published
 from mmface.errors import MMFaceError, StageError
+from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
 from mmface.reach import ray_address
 from mmface.recipes import load_recipe

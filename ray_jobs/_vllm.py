@@ -21,8 +21,9 @@ import pyarrow as pa
 from mmface.config import Recipe
 from mmface.data.records import CAPTIONS, ORIGIN
 from mmface.data.stage import Row
-from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import InputError, RecipeError
+from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, look_up, read_part
 from mmface.reuse import Known
 from mmface.storage import Store

@@ -13,8 +13,9 @@ from mmface.data.sources.files import SourceFile
 from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import list_collections, summaries
 from mmface.data.stage import Row
-from mmface.dataset import File, Identity, Publisher
+from mmface.dataset import Publisher
 from mmface.errors import RecipeError
+from mmface.manifest import File, Identity
 from mmface.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
 from mmface.reuse import gather
 from mmface.storage import Store

@@ -8,7 +8,8 @@ from functools import lru_cache, partial
 from mmface import stages
 from mmface.config import Recipe
 from mmface.data.stage import Row, Stage
-from mmface.dataset import Identity, Publisher, open_dataset, published
+from mmface.dataset import Publisher, open_dataset, published
+from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, part_names, read_part
 from mmface.reuse import gather
 from mmface.storage import Store

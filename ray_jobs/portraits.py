@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mmface import stages
 from mmface.config import Recipe
-from mmface.dataset import Identity, Publisher
+from mmface.dataset import Publisher
 from mmface.journal import Journal
+from mmface.manifest import Identity
 from mmface.storage import Store
 from ray_jobs._common import exactly_once, parse_arguments, run_parts
 

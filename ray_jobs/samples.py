@@ -10,9 +10,10 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.data.records import SAMPLES
 from mmface.data.stage import Row
-from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import StageError
 from mmface.journal import Journal
+from mmface.manifest import Identity
 from mmface.parts import DATA, commit, join_parts, part_names, reconcile
 from mmface.storage import Store
 from ray_jobs._common import exactly_once, parse_arguments, run_parts

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmface import stages, tracking
 from mmface.config import Recipe
-from mmface.dataset import Identity, Publisher, open_dataset, published
+from mmface.dataset import Publisher, open_dataset, published
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, TrainingError
+from mmface.manifest import Identity
 from mmface.storage import Store
 from ray_jobs._common import connect_ray, parse_arguments
 from ray_jobs._instruments import Progress, Tracker, describe

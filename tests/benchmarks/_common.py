@@ -18,7 +18,7 @@ from PIL import Image
 from mmface import stages
 from mmface.config import Recipe
 from mmface.data.portraits import write_collection
-from mmface.dataset import Identity
+from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store
 

@@ -17,7 +17,8 @@ import pytest
 from lab import GONE_AFTER_S, KINDS, Driver, Run, rows_made, uris_of
 
 from mmface import stages
-from mmface.dataset import Dataset, Identity, open_dataset
+from mmface.dataset import Dataset, open_dataset
+from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store
 

@@ -10,7 +10,8 @@ import pytest
 from flows.cli import main
 from mmface import registry
 from mmface.data.records import QUARANTINE
-from mmface.dataset import Identity, Publisher
+from mmface.dataset import Publisher
+from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
 

@@ -3,8 +3,9 @@
 import pytest
 
 from mmface.data.records import QUARANTINE
-from mmface.dataset import Identity, Publisher, check_counts, open_dataset, published
+from mmface.dataset import Publisher, check_counts, open_dataset, published
 from mmface.errors import DatasetError
+from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from mmface.data.records import QUARANTINE
-from mmface.dataset import MANIFEST, Identity, Publisher
+from mmface.dataset import Publisher
 from mmface.errors import DatasetError
 from mmface.inventory import DAY, Held, damages, find, lineage, needs, removable, remove, scan
+from mmface.manifest import MANIFEST, Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
 

@@ -15,9 +15,10 @@ import pytest
 
 from mmface.data.records import ORIGIN
 from mmface.data.stage import Result, Row, map_rows
-from mmface.dataset import Dataset, Identity, Publisher, open_dataset
+from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.errors import InputError, StageError
 from mmface.journal import OTHER_TRIES, Journal
+from mmface.manifest import Identity
 from mmface.parts import PartWorker, Runner, commit, part_names, receipt_of, reconcile
 from mmface.reuse import gather
 from mmface.storage import Store

@@ -10,9 +10,10 @@ import pytest
 
 from mmface.data.records import ORIGIN
 from mmface.data.stage import Result, Row, map_rows
-from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import DatasetError, InputError, StageError
 from mmface.inventory import find, scan
+from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, check_budget, commit, part_names, reconcile
 from mmface.quarantine import by_reason, replay, set_aside
 from mmface.reuse import gather

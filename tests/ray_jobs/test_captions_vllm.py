@@ -16,8 +16,9 @@ from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
 from mmface.data.portraits import draw
 from mmface.data.records import CONDITIONS, IMAGES, QUARANTINE
-from mmface.dataset import Dataset, Identity, Publisher, open_dataset
+from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.errors import RecipeError
+from mmface.manifest import Identity
 from mmface.parts import Runner, reconcile
 from mmface.recipes import parse_recipe
 from mmface.reuse import gather

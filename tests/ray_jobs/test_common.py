@@ -14,8 +14,9 @@ import pytest
 from mmface.config import Recipe
 from mmface.data.records import ORIGIN
 from mmface.data.stage import Result, Row, map_rows
-from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import InputError, StageError
+from mmface.manifest import Identity
 from mmface.parts import PartWorker, commit
 from mmface.storage import Store
 from ray_jobs._common import run_stage

@@ -17,7 +17,8 @@ from mmface.data import latents
 from mmface.data.labels import mask_to_png
 from mmface.data.latents import Latents
 from mmface.data.records import CONDITIONS, IMAGES
-from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.dataset import Publisher, open_dataset
+from mmface.manifest import Identity
 from mmface.parts import PartWorker, Runner
 from mmface.recipes import load_recipe
 from mmface.storage import Store

@@ -16,8 +16,9 @@ from safetensors.numpy import save as save_safetensors
 
 from mmface import tracking
 from mmface.data.records import LATENTS, TEXT
-from mmface.dataset import Identity, Publisher, open_dataset
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import InputError, RecipeError, TrainingError
+from mmface.manifest import Identity
 from mmface.model import MMFaceDiT
 from mmface.storage import Store
 from mmface.tables import to_parquet

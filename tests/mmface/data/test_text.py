@@ -11,7 +11,8 @@ from mmface.components import load_text_encoder
 from mmface.config import Recipe, TextPadding
 from mmface.data.records import TEXT
 from mmface.data.text import EMPTY_FILE, Text
-from mmface.dataset import Dataset, Identity, Publisher, open_dataset
+from mmface.dataset import Dataset, Publisher, open_dataset
+from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
 from mmface.text import encode_text

@@ -18,11 +18,12 @@ from mmface.config import Gate, Recipe
 from mmface.data.conditions import grey_png
 from mmface.data.labels import mask_to_png
 from mmface.data.records import QUARANTINE, SAMPLES
-from mmface.dataset import Identity, Publisher, upstream
+from mmface.dataset import Publisher, upstream
 from mmface.evaluate import chart
 from mmface.evaluate.gate import decide
 from mmface.evaluate.pictures import grid
 from mmface.evaluate.report import Report, render_report
+from mmface.manifest import Identity
 from mmface.recipes import parse_recipe
 from mmface.storage import Store
 from mmface.tables import to_parquet

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save as save_safetensors
 
 from mmface.data.records import LATENTS, TEXT
-from mmface.dataset import Dataset, Identity, Publisher, open_dataset
+from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.errors import DatasetError
+from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
 from mmface.train.batches import Batch, Draws, TrainingSet, load_training_set
