@@ -115,7 +115,9 @@ class Driver:
             victims = list(found)
         else:
             start = ACTOR if kind == "actor" else WORKER
-            fitting = sorted(pid for pid, command in found.items() if command.startswith(start))
+            # The node's agents call themselves alike; without them the whole node goes, which is the kind ``ray``.
+            names = {pid: command.split()[0] for pid, command in found.items() if command.startswith(start)}
+            fitting = sorted(pid for pid, name in names.items() if not name.endswith("Agent"))
             victims = [choose(fitting)] if fitting else []
         for pid in victims:
             _kill(pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from lab import Driver
 from proxy import Plan, proxy
 
 from mmface.dataset import Dataset, open_dataset, published
@@ -145,3 +147,28 @@ def test_a_bucket_without_permission_and_a_missing_one_are_clear_errors(s3_bucke
         for refused in (lambda: store.write("key", b""), lambda: store.read("key"), lambda: store.exists("key")):
             with pytest.raises(ServiceError, match="these credentials may not"):
                 refused()
+
+
+@pytest.mark.timeout(3600)
+def test_stages_on_ray_read_and_write_s3_over_a_faulty_line(bucket, s3_server, tmp_path, monkeypatch):
+    plan = Plan(error=0.03, lost=0.03, cut=0.03, slow=0.1, seed=6)
+    settings = ["portraits.n=12", "portraits.size=64", "data.shard_rows=4", "data.min_size=32"]
+    with proxy(s3_server, plan) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        (photos,) = Driver.start("portraits", job(bucket, settings), tmp_path).finish().uris
+        sources = f"sources=[{{name: photos, images: {photos}/images, masks: {photos}/masks}}]"
+        run = Driver.start("images", job(bucket, [*settings, sources]), tmp_path).finish()
+        assert run.uris, run.log
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    store, dataset = Store(photos), open_dataset(run.uris[0])
+    ids = sorted(hashlib.sha256(store.read(entry.key)).hexdigest() for entry in store.list("images"))
+    assert sorted(dataset.table(["id"])["id"].to_pylist()) == ids
+    assert dataset.manifest.counts["in"] == len(ids) == 12
+    for file in dataset.manifest.files:
+        dataset.read(file.path)
+    assert sum(plan.seen[name] for name in ("500", "503", "lost", "cut", "slow")) > 5, plan.seen
+
+
+def job(home: str, settings: list[str]) -> list[str]:
+    """The command line of an entrypoint."""
+    return ["--recipe", "demo", "--home", home, *(part for one in settings for part in ("--set", one))]
