@@ -33,6 +33,7 @@ SETTINGS = {
     "train.log_every": "2",
     "train.checkpoint_every": "4",
     "train.num_workers": "2",
+    "train.precision": "fp32",  # one and two workers agree to its rounding
 }
 
 ALONE = {"train.num_workers": "1"}

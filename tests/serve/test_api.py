@@ -170,7 +170,7 @@ UNKNOWN_COLOURS = png(Image.new("RGB", (64, 64), (1, 2, 3)))
         ({"condition": UNKNOWN_COLOURS}, 422, "condition"),
         ({"condition": png(Image.new("L", (64, 64), 19))}, 422, "condition"),
         ({"condition": png(Image.new("RGBA", (64, 64)))}, 422, "condition"),
-        ({"condition": png(Image.new("I;16", (64, 64)))}, 400, "condition"),
+        ({"condition": png(Image.new("I;16", (64, 64)))}, 422, "condition"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )

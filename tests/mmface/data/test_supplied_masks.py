@@ -44,7 +44,7 @@ def test_bad_masks_say_why_and_small_faces_are_filtered(stage: Conditions):
             row("half the size", labels(1, side=32)),
             row("label 19", labels(19)),
             row("another shape", np.zeros((32, 64), np.uint8)),
-            row("other colours", np.full((64, 64, 3), 7, np.uint8)),
+            row("other colours", np.full((64, 64, 3), (7, 8, 9), np.uint8)),
             row("cut", png(labels(1))[:-40]),
             row("small face", labels(1, rows=10)),
         ]
