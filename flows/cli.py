@@ -105,6 +105,7 @@ def _set_up_logging() -> None:
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,ray_jobs,mmface",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # progress comes from a thread outside the flow's context
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",

@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 
 import ray
 from ray import serve
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from mmface import storage
 from mmface.config import Recipe, Serve
@@ -52,7 +53,7 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     fresh = not _serving()
     if fresh:
         require_free_port(settings)
-        serve.start(http_options={"host": settings.host, "port": settings.port})
+        _start(settings)
     try:
         _deploy(settings)
     except ServiceError:
@@ -111,6 +112,15 @@ def _serving() -> bool:
     except ValueError:
         return False
     return True
+
+
+def _start(settings: Serve) -> None:
+    try:
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+    except (RayActorError, GetTimeoutError) as error:
+        shutdown()
+        message = "Ray Serve's HTTP proxy did not start in time; try again when the machine is less busy"
+        raise ServiceError(message, field="serve") from error
 
 
 def _deploy(settings: Serve) -> None:

@@ -28,12 +28,12 @@ from mmface.tables import to_parquet
 SAID = {
     "Describe this person in one sentence.": "A young woman with long wavy blond hair smiles at the camera.",
     "Describe the hair of this person.": "Her hair is blond, long and wavy with a side parting.",
-    "Give the cues as one line.": "female, fair skin, blond hair, brown eyes, silver earrings",
+    "Give the cues as one line.": "young woman, fair skin, blond hair, silver earrings",
 }
 REWRITTEN = [
     "A young woman with long wavy blond hair smiles at the camera and wears a golden crown.",
     "Her hair is blond, long and wavy.",
-    "female, fair skin, blond hair, brown eyes",
+    "young woman, fair skin, blond hair",
 ]
 PICTURE = Image.new("RGB", (64, 64), "red")
 
