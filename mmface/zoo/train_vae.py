@@ -1,8 +1,7 @@
 """Train the zoo VAE: a latent space that a generator can learn within minutes.
 
 Sharp reconstructions are not what makes a latent space learnable: a linear codec of 33 dB has latents that jump from
-patch to patch, and a network that starts from one keeps that habit. So the encoder is learnt from nothing, and three
-things keep its latents calm:
+patch to patch. So the encoder is learnt from nothing, and three things keep its latents calm:
 
 - the decoder sees latents with noise, as generators leave it, and the encoder makes room for it;
 - latents averaged 2x2 shall decode to the picture averaged 2x2 (scale equivariance, arXiv 2502.14831), which forbids
