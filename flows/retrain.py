@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.jobs import Job, run_job, save_recipe
 from flows.release import Release, release
 from mmface import stages, tracking
-from mmface.config import Collection, Recipe
+from mmface.config import Collection, Recipe, fingerprint
 from mmface.dataset import published
 from mmface.manifest import Identity
 from mmface.recipes import parse_recipe
@@ -67,7 +67,10 @@ def start(recipe: Recipe) -> Run:
     """Checks what must be reachable before anything is computed, and opens the MLflow run."""
     place = home()
     uri = save_recipe(place, recipe)
-    mlflow_run = tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": uri}, key=uri.rsplit("/", 1)[-1])
+    # One run for one recipe on one collection: photographs that have come since are another retraining.
+    data = stages.images(recipe, place) if recipe.sources else stages.portraits(recipe)
+    key = f"{fingerprint(recipe)}-{data.fingerprint}"
+    mlflow_run = tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": uri}, key=key)
     return Run(recipe, uri, place, mlflow_run)
 
 

@@ -33,7 +33,7 @@ CHAMPION = "champion"
 FINGERPRINT_TAG = "mmface.bundle"
 ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: it was champion and had to go
 PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version: who held the alias before it
-ARTIFACT = "bundle"
+ARTIFACTS = "bundles"
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,12 @@ def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
         for version in client.search_model_versions(f"name = '{model_name}'"):
             if version.tags.get(FINGERPRINT_TAG) == fingerprint:
                 return str(version.version)
-        client.log_artifacts(run_id, str(folder), ARTIFACT)
+        place = f"{ARTIFACTS}/{fingerprint[:16]}"  # a run may make a second bundle; the first one's files must stay
+        client.log_artifacts(run_id, str(folder), place)
         with tempfile.TemporaryDirectory() as scratch:
-            _describe(run_id).save(str(Path(scratch) / MLMODEL))
-            client.log_artifact(run_id, str(Path(scratch) / MLMODEL), ARTIFACT)
-        source = f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}"
+            _describe(run_id, place).save(str(Path(scratch) / MLMODEL))
+            client.log_artifact(run_id, str(Path(scratch) / MLMODEL), place)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
         made = client.create_model_version(model_name, source, run_id, tags={FINGERPRINT_TAG: fingerprint})
         return str(made.version)
 
@@ -202,12 +203,12 @@ def _known(name: str) -> str:
     return ", ".join(one.version for one in list_versions(name)) or "none yet"
 
 
-def _describe(run_id: str) -> Model:
+def _describe(run_id: str, place: str) -> Model:
     """MLflow's description of a bundle: a pyfunc that names our module as its loader."""
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
 
-    model = Model(artifact_path=ARTIFACT, run_id=run_id)
+    model = Model(artifact_path=place, run_id=run_id)
     add_to_model(model, loader_module="mmface.bundle")  # type: ignore[no-untyped-call]
     return model
 

@@ -67,6 +67,7 @@ class Progress:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Logs every new line meanwhile."""
+        self.store.delete(self.key)  # of a run that was killed
         over = threading.Event()
         thread = threading.Thread(target=self._show, args=(over,), daemon=True)
         thread.start()

@@ -158,6 +158,17 @@ def test_mlflow_loads_the_bundle_by_itself(bundle: Path) -> None:
     assert Image.open(BytesIO(b64decode(painted[0]))).size == (32, 32)
 
 
+def test_a_second_bundle_of_a_run_leaves_the_first_as_it_was(
+    bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path, tmp_path: Path
+) -> None:
+    run = registry.start_run("retrain", key="abc")
+    lineage = LINEAGE | {"images": "grown"}
+    second = write_bundle(build_pipeline(tiny_recipe, tiny_transformer), tmp_path / "b", tiny_recipe, lineage, METRICS)
+    assert [registry.register_bundle(folder, run) for folder in (bundle, second)] == ["1", "2"]
+    assert registry.load_bundle("mmface-dit", "1").lineage == LINEAGE
+    assert registry.load_bundle("mmface-dit", "2").lineage == lineage
+
+
 def test_changed_files_are_noticed(tmp_path: Path, home: Path) -> None:
     registry.register_bundle(_bundle_like(tmp_path / "one", "x"), registry.start_run("r"))
     next(home.rglob("README.md")).write_text("y")
