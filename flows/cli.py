@@ -111,6 +111,7 @@ def _set_up_logging() -> None:
         "DIFFUSERS_VERBOSITY": "error",
         "RAY_BACKEND_LOG_LEVEL": "fatal",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)

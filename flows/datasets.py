@@ -68,7 +68,9 @@ def list_datasets(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """``mmface datasets show``."""
+    from mmface.dataset import Dataset
     from mmface.inventory import find, lineage, scan
+    from mmface.profile import profile
     from mmface.storage import home
 
     place = home()
@@ -80,6 +82,8 @@ def show(arguments: argparse.Namespace) -> int:
         for name in ("counts", "config", "weights", "extra"):
             for key, value in getattr(manifest, name).items():
                 print(f"  {name + '.' + key:32}{json.dumps(value)}")
+        for column, line in profile(Dataset(place.child(one.key), manifest)):
+            print(f"  {'rows.' + column:32}{line}")
         print(f"  {'files':32}{len(manifest.files)}")
         print(f"  {'made':32}by mmface {manifest.code_version} in {manifest.seconds:g} s")
     print("made from")
