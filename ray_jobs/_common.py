@@ -96,10 +96,12 @@ def run_stage(
     make: Callable[[], PartWorker],
     recipe: Recipe,
     *,
-    extra: Mapping[str, Any] | None = None,
-    files: Mapping[str, bytes] | None = None,
+    extra: Callable[[Store], Mapping[str, Any]] | None = None,
 ) -> str:
     """A whole stage over the parts of its first input: maps what is unfinished, checks the budget, publishes.
+
+    Args:
+        extra: what the manifest is to say beside the counts, asked when every part is finished.
 
     Returns the dataset's URI; at once if it is published already.
     """
@@ -108,13 +110,16 @@ def run_stage(
         parts = part_names(open_dataset(next(iter(identity.inputs.values()))))
         gather(store, identity)
         run_parts(publisher, parts, make, recipe.data.workers)
-        tally = reconcile(publisher, parts)
-        check_budget(publisher, tally.counts, recipe.data.max_quarantined)
-        for path, data in (files or {}).items():
-            publisher.write(path, data)
-        return publisher.publish(tally.counts, extra={**tally.extra, **(extra or {})}, files=tally.files)
+        return publish_parts(publisher, parts, recipe, extra(publisher.store) if extra else {})
 
     return exactly_once(store, identity, work)
+
+
+def publish_parts(publisher: Publisher, parts: Sequence[str], recipe: Recipe, extra: Mapping[str, Any]) -> str:
+    """Counts the finished parts, checks the error budget, publishes; returns the dataset's URI."""
+    tally = reconcile(publisher, parts)
+    check_budget(publisher, tally.counts, recipe.data.max_quarantined)
+    return publisher.publish(tally.counts, extra={**tally.extra, **extra}, files=tally.files)
 
 
 def run_parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
@@ -13,7 +14,9 @@ from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, part_names, read_part
 from mmface.reuse import gather
 from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, run_parts, run_stage
+from ray_jobs._common import exactly_once, parse_arguments, publish_parts, run_parts
+
+SHAPES = "work/shapes.json"  # what the VAE's shapes are, for who publishes without loading it
 
 Read = Callable[[str, tuple[str, ...]], list[Row]]
 
@@ -47,10 +50,11 @@ class OnePass:
         # Twice: without pictures, to look for known rows, and with them.
         read = lru_cache(maxsize=2)(partial(read_part, inputs))
         vae, self.originals = load_vae(recipe.components.vae), Originals(recipe.data.max_megapixels)
-        self.workers = [
-            Sized(identity, store, Latents(recipe, resolution, vae, self.originals), read)
-            for resolution, identity in identities.items()
-        ]
+        self.workers = []
+        for resolution, identity in identities.items():
+            stage = Latents(recipe, resolution, vae, self.originals)
+            self.workers.append(Sized(identity, store, stage, read))
+            store.child(identity.key).write(SHAPES, json.dumps(stage.extra()).encode())
         self.store, self.mark = store.child(last.key), mark
 
     def run(self, part: str) -> int:
@@ -75,9 +79,6 @@ def main(argv: Sequence[str] | None = None) -> list[str]:
 
 def make_missing(missing: Mapping[int, Identity], store: Store, recipe: Recipe) -> None:
     """One pass over the parts, then each dataset is checked and published by itself, the last one last."""
-    from mmface.components import load_vae
-    from mmface.data.latents import Latents
-
     *_, last = missing.values()
     mark = f"work/pass-{'-'.join(map(str, missing))}"
 
@@ -86,14 +87,17 @@ def make_missing(missing: Mapping[int, Identity], store: Store, recipe: Recipe) 
             gather(store, identity)
         parts = part_names(open_dataset(last.inputs["images"]))
         run_parts(publisher, parts, partial(OnePass, missing, store, recipe, mark), recipe.data.workers, folder=mark)
-        vae = load_vae(recipe.components.vae)
         uri = ""
-        for size, identity in missing.items():
-            stage = Latents(recipe, size, vae)
-            uri = run_stage(identity, store, partial(PartWorker, identity, store, stage), recipe, extra=stage.extra())
+        for identity in missing.values():
+            uri = exactly_once(store, identity, partial(publish_size, parts, recipe))
         return uri
 
     exactly_once(store, last, work)
+
+
+def publish_size(parts: Sequence[str], recipe: Recipe, publisher: Publisher) -> str:
+    """Publishes one resolution whose parts are all there; returns the dataset's URI."""
+    return publish_parts(publisher, parts, recipe, json.loads(publisher.store.read(SHAPES)))
 
 
 if __name__ == "__main__":

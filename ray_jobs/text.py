@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from safetensors.numpy import load
+
 from mmface import stages
-from mmface.dataset import published
+from mmface.data.records import EMPTY_FILE
 from mmface.parts import PartWorker
+from mmface.storage import Store
 from ray_jobs._common import parse_arguments, run_stage
 
 
@@ -14,17 +17,20 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
     job = parse_arguments("text", argv, needs=["captions"])
     identity = stages.text(job.recipe, job.inputs["captions"])
-    found = published(job.home, identity)
-    if found:
-        return found
-
-    from mmface.data.text import EMPTY_FILE, Text
 
     def make() -> PartWorker:
-        return PartWorker(identity, job.home, Text(job.recipe))
+        from mmface.data.text import Text
 
-    empty, extra = Text(job.recipe).empty()
-    return run_stage(identity, job.home, make, job.recipe, extra=extra, files={EMPTY_FILE: empty})
+        stage = Text(job.recipe)
+        worker = PartWorker(identity, job.home, stage)
+        stage.write_empty(worker.publisher.store)
+        return worker
+
+    def shape(store: Store) -> dict[str, list[int]]:
+        sequence = load(store.read(EMPTY_FILE))["sequence"]
+        return {"text_shape": [job.recipe.data.captions_per_image, *sequence.shape]}
+
+    return run_stage(identity, job.home, make, job.recipe, extra=shape)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ LATENTS = pa.schema(
 )
 
 # A row's different captions, each without the tokens at its end that are the empty prompt's, bit for bit
-# (``empty.safetensors``); ``extra.text_shape`` = [captions, L, D]. float32.
+# (:data:`EMPTY_FILE`); ``extra.text_shape`` = [captions, L, D]. float32.
+EMPTY_FILE = "empty.safetensors"
 TEXT = pa.schema(
     [
         ("id", pa.string()),

@@ -18,11 +18,10 @@ from safetensors.numpy import save
 
 from mmface.components import load_text_encoder
 from mmface.config import Recipe
-from mmface.data.records import TEXT
+from mmface.data.records import EMPTY_FILE, TEXT
 from mmface.data.stage import Result, Row
+from mmface.storage import Store
 from mmface.text import encode_text
-
-EMPTY_FILE = "empty.safetensors"
 
 Floats = NDArray[np.float32]
 
@@ -50,10 +49,9 @@ class Text:
         """Encodes each row's captions."""
         return Result([self._row(row) for row in rows])
 
-    def empty(self) -> tuple[bytes, dict[str, Any]]:
-        """The empty prompt as a safetensors file (``sequence`` [L, D], ``pooled`` [D]) and the manifest's ``extra``."""
-        file = save({"sequence": self.empty_sequence, "pooled": self.empty_pooled})
-        return file, {"text_shape": [self.count, *self.empty_sequence.shape]}
+    def write_empty(self, store: Store) -> None:
+        """Leaves the empty prompt in the dataset: a safetensors file of ``sequence`` [L, D] and ``pooled`` [D]."""
+        store.write(EMPTY_FILE, save({"sequence": self.empty_sequence, "pooled": self.empty_pooled}), if_absent=True)
 
     def _row(self, row: Row) -> Row:
         captions = list(dict.fromkeys(row["captions"]))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load as load_safetensors
 
+from mmface.data.records import EMPTY_FILE
 from mmface.dataset import Dataset
 from mmface.errors import DatasetError
 from mmface.train.mapped import Floats, Rows, floats, mapped
@@ -70,7 +71,7 @@ def load_texts(text: Dataset, rows: Rows) -> Texts:
         own_tokens, of = slice(start[begin], start[end]), f"of row {rows.ids[row]}"
         sequence[own_tokens] = floats(said, (own_tokens.stop - own_tokens.start, width), f"sequence {of}", text)
         pooled[begin:end] = floats(summary, (end - begin, width), f"pooled {of}", text)
-    empty = load_safetensors(text.read("empty.safetensors"))
+    empty = load_safetensors(text.read(EMPTY_FILE))
     return Texts(place + first[:-1, None], start, sequence, pooled, empty["sequence"], empty["pooled"])
 
 

@@ -10,7 +10,7 @@ import pytest
 from mmface.components import load_text_encoder
 from mmface.config import Recipe, TextPadding
 from mmface.data.records import TEXT
-from mmface.data.text import EMPTY_FILE, Text
+from mmface.data.text import Text
 from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.manifest import Identity
 from mmface.storage import Store
@@ -35,9 +35,8 @@ def stage_of(recipe: Recipe, padding: TextPadding) -> Text:
 def publish(stage: Text, folder: Path, rows: list[dict]) -> Dataset:
     publisher = Publisher(Store(folder), Identity(stage="text", version=1, config={}))
     publisher.write("data/part-00000.parquet", to_parquet(stage(rows).rows, TEXT))
-    empty, extra = stage.empty()
-    publisher.write(EMPTY_FILE, empty)
-    return open_dataset(publisher.publish({}, extra=extra))
+    stage.write_empty(publisher.store)
+    return open_dataset(publisher.publish({}, extra={"text_shape": [3, *stage.empty_sequence.shape]}))
 
 
 @pytest.mark.parametrize("padding", ["exact", "trimmed"])
