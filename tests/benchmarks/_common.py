@@ -52,7 +52,7 @@ def folder(given: Path | None) -> Iterator[Path]:
 
 
 def pictures(place: Path, count: int, side: int = 64) -> Path:
-    """A folder of ``count`` PNG files: a few drawn portraits, each in its own light, so that no two look alike."""
+    """A folder of ``count`` JPEG files: a few drawn portraits, each in its own light, so that no two look alike."""
     photos = place / f"pictures-{count}"
     if photos.is_dir() and len(list(photos.iterdir())) == count:
         return photos
@@ -64,7 +64,7 @@ def pictures(place: Path, count: int, side: int = 64) -> Path:
         random = np.random.default_rng(number)
         light = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side))
         mixed = 0.5 * faces[number % DRAWN] + 0.5 * np.asarray(light, np.float32)
-        Image.fromarray(mixed.astype(np.uint8)).save(photos / f"{number:06d}.png", compress_level=1)
+        Image.fromarray(mixed.astype(np.uint8)).save(photos / f"{number:06d}.jpg", quality=95)
     return photos
 
 

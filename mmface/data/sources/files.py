@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Literal
 
 from mmface.storage import Entry, Store
@@ -63,4 +64,4 @@ def is_picture(key: str) -> bool:
 
 def stem(key: str) -> str:
     """The key without its suffix: ``deep/a.png`` → ``deep/a``."""
-    return PurePosixPath(key).with_suffix("").as_posix()
+    return splitext(key)[0]

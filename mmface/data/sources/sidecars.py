@@ -53,6 +53,8 @@ def read_split(place: Store) -> dict[str, Split]:
 
 def lookup(found: Mapping[str, Value], key: str) -> Value | None:
     """The value for a picture, by its key, its key without suffix, its file name, or that without suffix."""
+    if not found:
+        return None
     name = PurePosixPath(key).name
     return next((found[one] for one in (key, stem(key), name, stem(name)) if one in found), None)
 
