@@ -27,7 +27,7 @@ from mmface.latents import decode, encode_moments, latent_channels, normalise, s
 from mmface.model import MODALITIES, Conditioning, MMFaceDiT
 from mmface.sampling import OnStep, SamplerName, make_scheduler, objective_of, sample
 from mmface.sampling.request import Drawing, Request, make_request
-from mmface.text import encode_text
+from mmface.text import EncodedText, encode_text
 
 
 @dataclass
@@ -202,18 +202,18 @@ class MMFacePipeline(DiffusionPipeline):
         else:
             mean, _ = encode_moments(self.vae, pixels)
             condition = _spread(normalise(self.vae, mean), count)
-        sequence, pooled = self._encode_text(request.prompts)
+        sequence, pooled, mask = self._encode_text(request.prompts, count)
         modality = torch.tensor([MODALITIES.index(name) for name in request.modalities])
-        conditioning = Conditioning(condition, _spread(sequence, count), _spread(pooled, count), modality)
+        conditioning = Conditioning(condition, sequence, pooled, modality, mask)
         return conditioning.to(self._execution_device, self.transformer.dtype)
 
-    def _encode_text(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        return encode_text(self.tokenizer, self.text_encoder, prompts, self.config["text_padding"])
+    def _encode_text(self, prompts: list[str], count: int) -> EncodedText:
+        sequence, pooled, mask = encode_text(self.tokenizer, self.text_encoder, prompts, self.config["text_padding"])
+        spread = _spread(sequence, count), _spread(pooled, count)
+        return EncodedText(*spread, None if mask is None else _spread(mask, count))
 
     def _negative(self, request: Request, conditioning: Conditioning) -> Conditioning:
-        sequence, pooled = self._encode_text(request.negative_prompts)
-        count = len(request.seeds)
-        negative = conditioning.with_text(_spread(sequence, count), _spread(pooled, count))
+        negative = conditioning.with_text(*self._encode_text(request.negative_prompts, len(request.seeds)))
         return negative.to(self._execution_device, self.transformer.dtype)
 
 

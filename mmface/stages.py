@@ -24,7 +24,7 @@ VERSIONS = {
     "conditions": 2,
     "captions": 2,
     "latents": 2,
-    "text": 2,
+    "text": 3,
     "train": 1,
     "samples": 1,
     "bundle": 1,

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from mmface.config.base import Fraction, Limits, PositiveFloat, PositiveInt, Section
 from mmface.data.caption_prompts import PROMPTS
 
-TextPadding = Literal["exact", "trimmed"]  # see mmface.text
+TextPadding = Literal["exact", "masked"]  # see mmface.text
 Layout = Literal["folder", "ffhq", "celebamask-hq", "parquet", "authors"]
 RowStage = Annotated[str, Field(pattern=r"^(images|conditions|captions|text|latents-\d+)$")]
 

@@ -1,7 +1,8 @@
 """The ``text`` stage: every caption through the text encoder once, so that training never runs it (§6).
 
-What is stored gives back what :func:`mmface.text.encode_text` returned, bit for bit: a caption is kept without the
-tokens at its end that equal the empty prompt's, and captions that a picture has twice are kept once.
+What is stored gives back what :func:`mmface.text.encode_text` returned, bit for bit. Captions that a picture has twice
+are kept once, and of a caption only a beginning: with ``padding="masked"`` its own tokens, else what stands before the
+tokens at its end that equal the empty prompt's.
 
 Shapes: S different captions of a picture, L text tokens, D text width.
 """
@@ -9,10 +10,11 @@ Shapes: S different captions of a picture, L text tokens, D text width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -24,6 +26,14 @@ from mmface.storage import Store
 from mmface.text import encode_text
 
 Floats = NDArray[np.float32]
+
+
+class Encoded(NamedTuple):
+    """Captions [S, L, D] and [S, D], and how many tokens of each are attended to, where not all are."""
+
+    sequence: Floats
+    pooled: Floats
+    lengths: list[int] | None
 
 
 class Text:
@@ -43,35 +53,43 @@ class Text:
         self.tokenizer: Any
         self.text_encoder: Any
         self.tokenizer, self.text_encoder = load_text_encoder(recipe.components.text_encoder)
-        self.empty_sequence, self.empty_pooled = (one[0] for one in self._encode([""]))
+        self.empty = self._encode([""])
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         """Encodes each row's captions."""
         return Result([self._row(row) for row in rows])
 
     def write_empty(self, store: Store) -> None:
-        """Leaves the empty prompt in the dataset: a safetensors file of ``sequence`` [L, D] and ``pooled`` [D]."""
-        store.write(EMPTY_FILE, save({"sequence": self.empty_sequence, "pooled": self.empty_pooled}), if_absent=True)
+        """Leaves the empty prompt in the dataset, as safetensors: ``sequence`` [L, D], ``pooled`` [D], and how many
+        tokens of it are attended to, ``length`` [1]."""
+        sequence, pooled, lengths = self.empty.sequence[0], self.empty.pooled[0], self.empty.lengths
+        length = np.array(lengths or [len(sequence)], np.int64)
+        store.write(EMPTY_FILE, save({"sequence": sequence, "pooled": pooled, "length": length}), if_absent=True)
 
     def _row(self, row: Row) -> Row:
         captions = list(dict.fromkeys(row["captions"]))
-        sequence, pooled = self._encode(captions)
-        lengths = own_lengths(sequence, self.empty_sequence)
+        encoded = self._encode(captions)
+        lengths = encoded.lengths or own_lengths(encoded.sequence, self.empty.sequence[0])
+        stored = (one[:length].tobytes() for one, length in zip(encoded.sequence, lengths, strict=True))
         return {
             "id": row["id"],
             "places": [captions.index(caption) for caption in row["captions"]],
             "lengths": lengths,
-            "sequence": b"".join(one[:length].tobytes() for one, length in zip(sequence, lengths, strict=True)),
-            "pooled": pooled.tobytes(),
+            "sequence": b"".join(stored),
+            "pooled": encoded.pooled.tobytes(),
         }
 
-    def _encode(self, captions: list[str]) -> tuple[Floats, Floats]:
+    def _encode(self, captions: list[str]) -> Encoded:
         encoded = encode_text(self.tokenizer, self.text_encoder, captions, self.padding)
-        sequence, pooled = (np.ascontiguousarray(one.float().cpu().numpy(), "<f4") for one in encoded)
-        return sequence, pooled
+        lengths = None if encoded.mask is None else encoded.mask.sum(1).tolist()
+        return Encoded(_floats(encoded.sequence), _floats(encoded.pooled), lengths)
 
 
 def own_lengths(sequence: Floats, empty: Floats) -> list[int]:
     """How many tokens of each of [S, L, D] stand before those at its end that are ``empty`` [L, D], bit for bit."""
     differs = (sequence.view(np.int32) != empty.view(np.int32)).any(-1)
     return [int(np.flatnonzero(one).max(initial=-1)) + 1 for one in differs]
+
+
+def _floats(tensor: torch.Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.float().cpu().numpy(), "<f4")

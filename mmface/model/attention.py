@@ -17,9 +17,10 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.reshape(*x.shape[:-1], num_heads, -1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention: [B, Q, A, E], [B, S, A, E], [B, S, A, E] → [B, Q, H]."""
-    mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax attention: [B, Q, A, E], [B, S, A, E], [B, S, A, E] → [B, Q, H]; keys hide where the mask is false."""
+    query, key, value = (one.transpose(1, 2) for one in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -46,7 +47,9 @@ class DualStreamAttention(nn.Module):
         self.to_v_t = nn.Linear(hidden_size, hidden_size, bias=False)
         self.to_out_t = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def forward(self, image: Tensor, text: Tensor, rotations: Rotations) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, image: Tensor, text: Tensor, rotations: Rotations, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """[B, N, H] and [B, L, H] → the same shapes; the text result is ``None`` without ``text_output``."""
         heads, (turn, turn_t) = self.num_heads, rotations
         query = rotate(split_heads(self.to_q(image), heads), turn)  #       [B, N, A, E]
@@ -56,9 +59,10 @@ class DualStreamAttention(nn.Module):
         value_t = split_heads(self.to_v_t(text), heads)  #                  [B, L, A, E]
         keys, values = torch.cat([key, key_t], dim=1), torch.cat([value, value_t], dim=1)
         if not self.text_output:
-            return self.to_out(attend(query, keys, values)), None
+            return self.to_out(attend(query, keys, values, mask)), None
         query_t = rotate(split_heads(self.to_q_t(text), heads), turn_t)  #  [B, L, A, E]
-        mixed = attend(torch.cat([query, query_t], dim=1), keys, values)  # [B, S, H]
+        queries = torch.cat([query, query_t], dim=1)  #                      [B, S, A, E]
+        mixed = attend(queries, keys, values, mask)  #                       [B, S, H]
         length = image.shape[1]
         return self.to_out(mixed[:, :length]), self.to_out_t(mixed[:, length:])
 
@@ -74,11 +78,11 @@ class SingleStreamAttention(nn.Module):
         self.to_v = nn.Linear(hidden_size, hidden_size, bias=False)
         self.to_out = nn.Linear(hidden_size, hidden_size, bias=False)
 
-    def forward(self, tokens: Tensor, num_image: int, rotations: Rotations) -> Tensor:
+    def forward(self, tokens: Tensor, num_image: int, rotations: Rotations, mask: Tensor | None = None) -> Tensor:
         """``tokens`` [B, S, H], the first ``num_image`` of which are the image's → [B, S, H]."""
         query, key, value = (split_heads(to(tokens), self.num_heads) for to in (self.to_q, self.to_k, self.to_v))
         query, key = (self._rotate(x, num_image, rotations) for x in (query, key))
-        output: Tensor = self.to_out(attend(query, key, value))
+        output: Tensor = self.to_out(attend(query, key, value, mask))
         return output
 
     @staticmethod

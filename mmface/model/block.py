@@ -75,13 +75,18 @@ class DualStreamBlock(nn.Module):
                 unread.requires_grad_(False)
 
     def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, vector: Tensor, rotations: Rotations
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        vector: Tensor,
+        rotations: Rotations,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Image [B, N, H], text [B, L, H], condition vector [B, H] → image, text."""
+        """Image [B, N, H], text [B, L, H], condition vector [B, H], mask of keys [B, 1, 1, S] → image, text."""
         image, text = hidden_states, encoder_hidden_states
         image_attn, image_mlp, text_attn, text_mlp = self.adaLN_modulation.modulations(vector)
 
-        update, update_t = self.attn(modulate(image, image_attn), modulate(text, text_attn), rotations)
+        update, update_t = self.attn(modulate(image, image_attn), modulate(text, text_attn), rotations, mask)
         image = add_gated(image, image_attn, update)
         image = add_gated(image, image_mlp, self.mlp_i(modulate(image, image_mlp)))
         if update_t is None:
@@ -101,14 +106,19 @@ class SingleStreamBlock(nn.Module):
         self.adaLN_modulation = AdaLN(hidden_size, count=2)
 
     def forward(
-        self, hidden_states: Tensor, encoder_hidden_states: Tensor, vector: Tensor, rotations: Rotations
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        vector: Tensor,
+        rotations: Rotations,
+        mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Image [B, N, H], text [B, L, H], condition vector [B, H] → image, text."""
         length = hidden_states.shape[1]
         tokens = torch.cat([hidden_states, encoder_hidden_states], dim=1)
         attn, mlp = self.adaLN_modulation.modulations(vector)
 
-        tokens = add_gated(tokens, attn, self.attn(modulate(tokens, attn), length, rotations))
+        tokens = add_gated(tokens, attn, self.attn(modulate(tokens, attn), length, rotations, mask))
         tokens = add_gated(tokens, mlp, self.mlp_i(modulate(tokens, mlp)))
         return tokens[:, :length], tokens[:, length:]
 

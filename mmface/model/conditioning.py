@@ -20,16 +20,25 @@ class Conditioning:
         encoder_hidden_states: [B, L, D] text tokens; those of the empty prompt where text is dropped.
         pooled_projections: [B, D] pooled text.
         modality: [B] int64, index into ``MODALITIES``.
+        encoder_attention_mask: [B, L] bool, false for padding that nobody attends to; ``None``: all are attended to.
     """
 
     condition: Tensor
     encoder_hidden_states: Tensor
     pooled_projections: Tensor
     modality: Tensor
+    encoder_attention_mask: Tensor | None = None
 
-    def with_text(self, encoder_hidden_states: Tensor, pooled_projections: Tensor) -> Conditioning:
+    def with_text(
+        self, encoder_hidden_states: Tensor, pooled_projections: Tensor, encoder_attention_mask: Tensor | None = None
+    ) -> Conditioning:
         """The same drawing under another text, e.g. the empty prompt for guidance."""
-        return replace(self, encoder_hidden_states=encoder_hidden_states, pooled_projections=pooled_projections)
+        return replace(
+            self,
+            encoder_hidden_states=encoder_hidden_states,
+            pooled_projections=pooled_projections,
+            encoder_attention_mask=encoder_attention_mask,
+        )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
         """Moves every tensor; ``dtype`` applies to the floating-point ones."""
@@ -38,16 +47,20 @@ class Conditioning:
             self.encoder_hidden_states.to(device, dtype),
             self.pooled_projections.to(device, dtype),
             self.modality.to(device),
+            None if self.encoder_attention_mask is None else self.encoder_attention_mask.to(device),
         )
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
-        """Joins batches along B."""
+        """Joins batches along B; all of them are masked, or none."""
+        masks = [part.encoder_attention_mask for part in parts if part.encoder_attention_mask is not None]
+        assert len(masks) in (0, len(parts))
         return Conditioning(
             torch.cat([part.condition for part in parts]),
             torch.cat([part.encoder_hidden_states for part in parts]),
             torch.cat([part.pooled_projections for part in parts]),
             torch.cat([part.modality for part in parts]),
+            torch.cat(masks) if masks else None,
         )
 
 
@@ -59,6 +72,7 @@ def predict(transformer: nn.Module, noisy: Tensor, timestep: Tensor, conditionin
         conditioning.encoder_hidden_states,
         conditioning.pooled_projections,
         conditioning.modality,
+        conditioning.encoder_attention_mask,
         return_dict=False,
     )[0]
     return output

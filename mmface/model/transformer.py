@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.cache_utils import CacheMixin
@@ -117,6 +118,7 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         encoder_hidden_states: Tensor,
         pooled_projections: Tensor,
         modality: Tensor,
+        encoder_attention_mask: Tensor | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[Tensor]:
         """One evaluation of the network.
@@ -127,6 +129,7 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
             encoder_hidden_states: [B, L, D] text tokens.
             pooled_projections: [B, D] pooled text.
             modality: [B] int64.
+            encoder_attention_mask: [B, L] bool, false for text tokens that nobody attends to.
             return_dict: diffusers' output object, or a tuple.
 
         Returns:
@@ -140,14 +143,15 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         text = self.clip_seq_proj(encoder_hidden_states)  #   [B, L, hid]
         vector = self._condition_vector(timestep, pooled_projections, modality, hidden_states.dtype)  # [B, hid]
         rotations = self._rotations(height, width, text.shape[1], image.device)
+        mask = _mask_keys(encoder_attention_mask, image.shape[1])  #  [B, 1, 1, N + L]
 
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 image, text = self._gradient_checkpointing_func(  # type: ignore[misc]  # set when enabled
-                    block, image, text, vector, rotations
+                    block, image, text, vector, rotations, mask
                 )
             else:
-                image, text = block(image, text, vector, rotations)
+                image, text = block(image, text, vector, rotations, mask)
 
         patches = self.final_layer(image, vector)  #          [B, N, p·p·C]
         sample = unpatchify(patches, height, width, self.patch_size)
@@ -176,3 +180,8 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         if self.text_rope is None:
             return Rotations(None, None)
         return build_rotations(height, width, text_length, self.head_dim, self.text_rope, device)
+
+
+def _mask_keys(text: Tensor | None, num_image: int) -> Tensor | None:
+    """[B, L] → [B, 1, 1, N + L]: image tokens are always seen."""
+    return None if text is None else F.pad(text, (num_image, 0), value=True)[:, None, None]

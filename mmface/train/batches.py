@@ -8,6 +8,7 @@ Shapes: R rows, B slots, C latent channels, H W latent size, L text tokens, D te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ from mmface.train.texts import Texts, load_texts
 
 # Names of the random streams: second word of the Philox key.
 _ORDER, _SAMPLE = 0, 1
+LENGTH_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Draws:
         """The given slots of the global batch of ``step``."""
         rows = self.rows(len(data), step, slots)
         drawn = [self._slot(data, row, step, slot) for row, slot in zip(rows, slots, strict=True)]
+        sequence, mask = _pad([one.pop("sequence") for one in drawn], data.texts.masked)
         columns = {key: torch.from_numpy(np.stack([one[key] for one in drawn])) for key in drawn[0]}
         return Batch(
             slots=torch.tensor(list(slots)),
@@ -125,9 +128,7 @@ class Draws:
             latents=columns["latents"],
             noise=columns["noise"],
             uniform=columns["uniform"],
-            conditioning=Conditioning(
-                columns["condition"], columns["sequence"], columns["pooled"], columns["modality"]
-            ),
+            conditioning=Conditioning(columns["condition"], sequence, columns["pooled"], columns["modality"], mask),
         )
 
     def _slot(self, data: TrainingSet, row: int, step: int, slot: int) -> dict[str, npt.NDArray[Any]]:
@@ -188,6 +189,19 @@ def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
         conditions=(drawn["mask_mean"], drawn["sketch_mean"]),
         texts=load_texts(text, rows),
     )
+
+
+def _pad(sequences: Sequence[Floats], masked: bool) -> tuple[Tensor, Tensor | None]:
+    """[L, D] each → [B, L, D]; if ``masked`` the lengths differ, and a mask [B, L] says whose tokens are there."""
+    if not masked:
+        return torch.from_numpy(np.stack(sequences)), None
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    # Few lengths, so that kernels are chosen and memory is laid out anew less often.
+    longest = math.ceil(int(lengths.max()) / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    padded = torch.zeros(len(sequences), longest, sequences[0].shape[1])
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = torch.from_numpy(np.array(sequence))
+    return padded, torch.arange(longest) < lengths[:, None]
 
 
 def _read(dataset: Dataset, column: str, rows: Rows, shape: tuple[int, ...]) -> Floats:

@@ -27,6 +27,8 @@ class Texts:
         sequence: [T, D] stored tokens, caption after caption.
         pooled: [S, D].
         empty_sequence, empty_pooled: [L, D] and [D], the empty prompt, whose tokens follow the stored ones.
+        masked: nobody attends to padding, so it was not stored and is not put back (``text_padding``); L is then the
+            empty prompt's own length.
     """
 
     place: npt.NDArray[np.int64]
@@ -35,6 +37,7 @@ class Texts:
     pooled: Floats
     empty_sequence: Floats
     empty_pooled: Floats
+    masked: bool = False
 
     @property
     def captions(self) -> int:
@@ -42,7 +45,7 @@ class Texts:
         return int(self.place.shape[1])
 
     def read(self, row: int, caption: int) -> tuple[Floats, Floats]:
-        """Sequence [L, D] and pooled [D], as :func:`mmface.text.encode_text` gave them."""
+        """Sequence, [L, D] or a caption's own tokens, and pooled [D], as :func:`mmface.text.encode_text` gave them."""
         place = self.place[row, caption]
         own = self.sequence[self.start[place] : self.start[place + 1]]
         return np.concatenate([own, self.empty_sequence[len(own) :]]), self.pooled[place]
@@ -72,7 +75,16 @@ def load_texts(text: Dataset, rows: Rows) -> Texts:
         sequence[own_tokens] = floats(said, (own_tokens.stop - own_tokens.start, width), f"sequence {of}", text)
         pooled[begin:end] = floats(summary, (end - begin, width), f"pooled {of}", text)
     empty = load_safetensors(text.read(EMPTY_FILE))
-    return Texts(place + first[:-1, None], start, sequence, pooled, empty["sequence"], empty["pooled"])
+    length = int(empty["length"][0])
+    return Texts(
+        place=place + first[:-1, None],
+        start=start,
+        sequence=sequence,
+        pooled=pooled,
+        empty_sequence=empty["sequence"][:length],
+        empty_pooled=empty["pooled"],
+        masked=length < len(empty["sequence"]),
+    )
 
 
 def _checked(text: Dataset, key: str, places: list[int], lengths: list[int]) -> tuple[list[int], list[int]]:

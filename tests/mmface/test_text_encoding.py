@@ -18,7 +18,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory):
 
 def test_last_but_one_layer_without_norm(tokenizer) -> None:
     encoder = tiny.text_encoder()
-    sequence, pooled = encode_text(tokenizer, encoder, ["red hair", ""])
+    sequence, pooled, _ = encode_text(tokenizer, encoder, ["red hair", ""])
     assert sequence.shape == (2, tiny.TOKENS, tiny.TEXT_WIDTH)
     assert pooled.shape == (2, tiny.TEXT_WIDTH)
 
@@ -32,27 +32,25 @@ def test_last_but_one_layer_without_norm(tokenizer) -> None:
     torch.testing.assert_close(pooled, output.last_hidden_state[torch.arange(2), ends])
 
 
-def test_trimmed_padding_is_that_of_the_empty_prompt_whatever_stands_beside_it(tokenizer) -> None:
+def test_masked_padding_is_zero_and_the_mask_names_it(tokenizer) -> None:
     encoder = tiny.text_encoder()
     prompts = ["red hair", "a hat", ""]
-    exact, pooled = encode_text(tokenizer, encoder, prompts)
-    trimmed, same = encode_text(tokenizer, encoder, prompts, "trimmed")
-    empty, _ = encode_text(tokenizer, encoder, [""])
+    exact, pooled, none = encode_text(tokenizer, encoder, prompts)
+    masked, same, mask = encode_text(tokenizer, encoder, prompts, "masked")
+    assert none is None
     assert torch.equal(pooled, same)
     for i, prompt in enumerate(prompts):
         said = len(tokenizer(prompt).input_ids)
-        assert torch.equal(trimmed[i, :said], exact[i, :said])
-        assert torch.equal(trimmed[i, said:], empty[0, said:])
-    # The encoder is causal and masks no padding: what stands there depends on the prompt.
-    assert (exact[0, said:] - empty[0, said:]).abs().max() > 0.1
-    assert torch.equal(encode_text(tokenizer, encoder, prompts[:1], "trimmed")[0][0, 12:], trimmed[0, 12:])
+        assert mask[i].tolist() == [place < said for place in range(tiny.TOKENS)]
+        assert torch.equal(masked[i, :said], exact[i, :said])
+        assert not masked[i, said:].any()
 
 
 def test_long_prompts_are_cut_and_neighbours_do_not_matter(tokenizer) -> None:
     encoder = tiny.text_encoder()
     long = "a face with red hair and green eyes"
-    both, _ = encode_text(tokenizer, encoder, [long, "hat"])
-    alone, _ = encode_text(tokenizer, encoder, ["hat"])
+    both, _, _ = encode_text(tokenizer, encoder, [long, "hat"])
+    alone, _, _ = encode_text(tokenizer, encoder, ["hat"])
     assert both.shape[1] == tiny.TOKENS
     torch.testing.assert_close(both[1:], alone)
 

@@ -78,7 +78,8 @@ def publish_text(home: Store) -> str:
     rows = [{"id": f"{i:064d}", **said} for i in range(9)]
     publisher = Publisher(home, Identity(stage="text", version=1, config={}))
     publisher.write("data/part-00000.parquet", to_parquet(rows, TEXT))
-    publisher.write("empty.safetensors", save_safetensors({"sequence": text[0], "pooled": text[0, 0].copy()}))
+    empty = {"sequence": text[0], "pooled": text[0, 0].copy(), "length": np.array([3])}
+    publisher.write("empty.safetensors", save_safetensors(empty))
     return publisher.publish({}, extra={"text_shape": [2, 3, 8]})
 
 

@@ -120,6 +120,18 @@ def test_only_sequential_text_knows_the_word_order(text_rope: str) -> None:
     assert torch.allclose(turned, run(model, **given), atol=1e-6) is (text_rope == "zero")
 
 
+@pytest.mark.parametrize("dual_stream", [True, False])
+def test_masked_text_is_as_good_as_none(dual_stream: bool) -> None:
+    model, given = build(dual_stream=dual_stream), inputs(length=5)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    masked = run(model, **given, encoder_attention_mask=mask)
+    torch.testing.assert_close(masked[:1], run(model, **{name: value[:1] for name, value in given.items()}))
+    short = {name: value[1:] for name, value in given.items()}
+    short["encoder_hidden_states"] = short["encoder_hidden_states"][:, :3]
+    torch.testing.assert_close(masked[1:], run(model, **short))
+    assert not torch.allclose(masked[1:], run(model, **given)[1:])
+
+
 @pytest.mark.parametrize("modality_embedder", [True, False])
 def test_only_the_embedder_knows_the_modality(modality_embedder: bool) -> None:
     model, given = build(modality_embedder=modality_embedder), inputs()

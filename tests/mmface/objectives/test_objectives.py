@@ -24,7 +24,9 @@ class Answer(nn.Module):
         super().__init__()
         self.answer = answer
 
-    def forward(self, hidden_states, timestep, sequence, pooled, modality, return_dict=True) -> tuple[Tensor]:
+    def forward(
+        self, hidden_states, timestep, sequence, pooled, modality, mask=None, return_dict=True
+    ) -> tuple[Tensor]:
         self.asked = hidden_states, timestep
         return (self.answer,)
 

@@ -26,7 +26,9 @@ class GaussianFlow(nn.Module):
         super().__init__()
         self.batches: list[int] = []
 
-    def forward(self, hidden_states, timestep, sequence, pooled, modality, return_dict=True) -> tuple[Tensor]:
+    def forward(
+        self, hidden_states, timestep, sequence, pooled, modality, mask=None, return_dict=True
+    ) -> tuple[Tensor]:
         self.batches.append(len(hidden_states))
         t = (timestep / 999)[:, None, None, None]
         mean = MEAN + pooled[:, :1, None, None]
@@ -38,7 +40,9 @@ class GaussianFlow(nn.Module):
 class GaussianNoise(GaussianFlow):
     """E[noise | x_t] for DDPM; time may lie between integer steps."""
 
-    def forward(self, hidden_states, timestep, sequence, pooled, modality, return_dict=True) -> tuple[Tensor]:
+    def forward(
+        self, hidden_states, timestep, sequence, pooled, modality, mask=None, return_dict=True
+    ) -> tuple[Tensor]:
         self.batches.append(len(hidden_states))
         alpha = alpha_bar(timestep)[:, None, None, None]
         mean = MEAN + pooled[:, :1, None, None]

@@ -27,7 +27,9 @@ DRAWS = Draws(seed=3, phase=0, batch_size=4, condition_dropout=0.05, text_dropou
 def equal(one: Batch, other: Batch) -> bool:
     tensors = [(one.latents, other.latents), (one.noise, other.noise), (one.uniform, other.uniform)]
     for field in fields(one.conditioning):
-        tensors.append((getattr(one.conditioning, field.name), getattr(other.conditioning, field.name)))
+        pair = getattr(one.conditioning, field.name), getattr(other.conditioning, field.name)
+        if pair != (None, None):
+            tensors.append(pair)
     return one.ids == other.ids and all(torch.equal(a, b) for a, b in tensors)
 
 
@@ -102,6 +104,23 @@ def test_condition_and_caption_belong_to_the_row(data: TrainingSet):
     assert len(captions) > 1
 
 
+def test_masked_text_is_padded_to_the_longest_of_the_batch_and_no_further(data: TrainingSet):
+    texts = data.texts
+    lengths = np.arange(len(texts.pooled)) % 5 + 1  # 1 to 5 tokens
+    cut = replace(texts, start=np.concatenate([[0], np.cumsum(lengths)]), masked=True)
+    cut = replace(cut, empty_sequence=texts.empty_sequence[:2])
+    batch = replace(DRAWS, text_dropout=0.5).batch(replace(data, texts=cut), 0, range(8))
+    sequence, mask = batch.conditioning.encoder_hidden_states, batch.conditioning.encoder_attention_mask
+    assert mask is not None
+    assert mask.shape == sequence.shape[:2] == (8, 8)  # a multiple of 8
+    stored = {one.tobytes() for row in range(len(data)) for one in (cut.read(row, k)[0] for k in range(3))}
+    for i in range(8):
+        own = sequence[i, mask[i]].numpy()
+        assert own.tobytes() in stored | {cut.empty_sequence.tobytes()}
+        assert not sequence[i, len(own) :].any()
+    assert len({int(row.sum()) for row in mask}) > 1
+
+
 def test_a_vae_without_posterior_adds_no_noise(data: TrainingSet):
     plain = replace(data, image_std=None)
     batch = DRAWS.batch(plain, 0, range(4))
@@ -143,7 +162,7 @@ def datasets(folder: Path, *, logvar: bool = True, **damage: object) -> tuple[Da
         for i, (key, places, texts) in enumerate([("a", [1, 0], 2), ("b", [0, 1], 2), ("c", [0, 0], 1)])
     ]
     said[0] |= damage
-    empty = save_safetensors({"sequence": text[0], "pooled": text[0, 0]})
+    empty = save_safetensors({"sequence": text[0], "pooled": text[0, 0], "length": np.array([3])})
     home = Store(folder)
     return (
         publish(home, "latents-16", parts, LATENTS, extra),

@@ -73,11 +73,13 @@ def test_clip_finds_captions_and_hair_colours(held_out: Drawn) -> None:
 def test_the_text_encoder_reads_any_text_at_its_length() -> None:
     tokenizer, encoder = load_text_encoder("zoo:clip")
     assert tokenizer.model_max_length == encoder.config.max_position_embeddings == TOKENS
-    sequence, pooled = encode_text(tokenizer, encoder, ["", "A man with red hair.", "日本 Zürich \x07 q", "x " * 200])
+    sequence, pooled, _ = encode_text(
+        tokenizer, encoder, ["", "A man with red hair.", "日本 Zürich \x07 q", "x " * 200]
+    )
     assert sequence.shape[:2] == (4, TOKENS)
     assert torch.isfinite(sequence).all()
     assert torch.isfinite(pooled).all()
-    one, other = encode_text(tokenizer, encoder, ["A man with red hair.", "A man with white hair."])[1]
+    one, other = encode_text(tokenizer, encoder, ["A man with red hair.", "A man with white hair."]).pooled
     assert not torch.allclose(one, other)
 
 
