@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     zoo.add_argument("action", choices=["train", "measure"])
     zoo.add_argument("--only", choices=["vae", "parser", "sketch", "clip"], action="append", help="default: all")
     zoo.add_argument("--out", type=Path, help="train: where the weights go (default: into the package)")
+    zoo.add_argument(
+        "--dataset",
+        metavar="STAGE[/FINGERPRINT]|URI",
+        help="train: VAE and parser, on a conditions dataset",
+    )
     zoo.add_argument("--photos", type=Path, metavar="DIR", help="measure: real photographs to reconstruct")
     zoo.add_argument("--sheet", type=Path, metavar="PNG", help="measure: contact sheet to write")
     return parser
@@ -180,7 +185,7 @@ def _zoo(arguments: argparse.Namespace) -> int:
     from mmface.zoo.commands import measure_zoo, train_zoo
 
     if arguments.action == "train":
-        train_zoo(arguments.only, arguments.out)
+        train_zoo(arguments.only, arguments.out, arguments.dataset)
     else:
         print(measure_zoo(arguments.photos, arguments.sheet))
     return 0

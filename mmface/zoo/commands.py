@@ -7,8 +7,13 @@ from pathlib import Path
 
 import torch
 
+from mmface.errors import InputError
+from mmface.inventory import find, scan
+from mmface.storage import home
 from mmface.zoo import NAMES, PREFIX, measure, resolve, train_clip, train_parser, train_sketch, train_vae
+from mmface.zoo.drawn import of_dataset
 
+OWN = ("vae", "parser")
 _TRAINERS: dict[str, Callable[[Path], None]] = {
     "vae": train_vae.train,
     "clip": train_clip.train,
@@ -17,14 +22,38 @@ _TRAINERS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def train_zoo(only: Sequence[str] | None = None, out: Path | None = None) -> None:
+def train_zoo(only: Sequence[str] | None = None, out: Path | None = None, dataset: str | None = None) -> None:
     """Train all zoo networks, or those named, into the package or into folders below ``out``.
 
+    Args:
+        dataset: ``conditions`` dataset whose photographs to train VAE and parser on, in place of what ships.
+
     Raises:
+        InputError: a dataset without ``out``, or for a network that cannot be trained on one.
+        DatasetError: no such dataset.
         ServiceError: a package of photographs could not be fetched.
     """
+    if dataset is not None:
+        _train_own(only or OWN, out, dataset)
+        return
     for name in only or NAMES:
         _TRAINERS[name](out / name if out else Path(resolve(PREFIX + name)))
+
+
+def _train_own(only: Sequence[str], out: Path | None, dataset: str) -> None:
+    if out is None:
+        raise InputError("say where the weights go; the package keeps those that ship", field="--out")
+    foreign = [name for name in only if name not in OWN]
+    if foreign:
+        message = f"{foreign[0]} is trained on drawn portraits; a dataset trains {' and '.join(OWN)}"
+        raise InputError(message, field="--only")
+    place = home()
+    uri = place.child(find(scan(place), dataset).key).uri
+    data, held_out = of_dataset(uri, "train"), of_dataset(uri, "test")
+    if "vae" in only:
+        train_vae.train(out / "vae", data=data)
+    if "parser" in only:
+        train_parser.train(out / "parser", data=data, held_out=held_out)
 
 
 def measure_zoo(photos: Path | None = None, sheet: Path | None = None, n: int = 256) -> str:

@@ -1,4 +1,4 @@
-"""What the zoo trains on: portraits drawn into memory, from seeds that nothing else uses."""
+"""What the zoo trains on: portraits drawn from seeds that nothing else uses, or a dataset's photographs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from mmface.data.conditions import square_picture
+from mmface.data.labels import mask_from_png
+from mmface.data.pixels import resize_mask
 from mmface.data.portraits import draw
+from mmface.dataset import open_dataset
+from mmface.errors import DatasetError
+from mmface.parts import join_parts, part_names
 from mmface.zoo import photos
 
 TRAIN_SEED = 1_000_000
 HELD_OUT_SEED = 500_000
 SIZE = 128
+MEGAPIXELS = 100.0  # the images stage has refused larger ones already
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Portraits as arrays: ``images`` uint8 [N, S, S, 3], ``masks`` uint8 [N, S, S], captions and attributes."""
+    """Pictures as arrays: ``images`` uint8 [N, S, S, 3], ``masks`` uint8 [N, S, S]; portraits have captions and
+    attributes too."""
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -47,6 +56,33 @@ def drawn(n: int, seed: int, size: int = SIZE) -> Drawn:
         [p.captions for p in portraits],
         [p.attributes for p in portraits],
     )
+
+
+def of_dataset(conditions: str, split: str, size: int = SIZE) -> Drawn:
+    """The photographs of one split of a published ``conditions`` dataset, with their masks.
+
+    Args:
+        conditions: URI.
+        split: ``"train"`` or ``"test"``.
+
+    Raises:
+        DatasetError: no such dataset, or no such row in it.
+    """
+    masks = open_dataset(conditions)
+    photos_of = open_dataset(masks.manifest.inputs["images"]) if "images" in masks.manifest.inputs else None
+    if photos_of is None:
+        raise DatasetError(f"{conditions} is no conditions dataset", field="dataset")
+    rows = [
+        row
+        for part in part_names(masks)
+        for row in join_parts([photos_of, masks], part, [["id", "split", "image"], ["id", "mask"]])
+        if row["split"] == split
+    ]
+    if not rows:
+        raise DatasetError(f"no row of {conditions} is of the split {split}", field="dataset")
+    pictures = [square_picture(row["image"], MEGAPIXELS).resize((size, size), Image.Resampling.LANCZOS) for row in rows]
+    labels = [resize_mask(mask_from_png(row["mask"]), size) for row in rows]
+    return Drawn(np.stack([np.asarray(picture) for picture in pictures]), np.stack(labels), [], [])
 
 
 def photographs(cache: Path | None, seed: int) -> NDArray[np.uint8]:

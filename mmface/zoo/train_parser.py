@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from mmface.data.labels import LABELS, MIRRORED
-from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, drawn, photographs
+from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, Drawn, drawn, photographs
 from mmface.zoo.fit import Plan, fit
 
 PIXELS = 128
@@ -117,16 +117,21 @@ def train(
     seed: int = 0,
     batch: int = 8,
     cache: Path | None = None,
+    data: Drawn | None = None,
+    held_out: Drawn | None = None,
 ) -> None:
     """Train and save weights and processor in ``out``; photographs (:mod:`mmface.zoo.photos`) serve as backgrounds.
+
+    Args:
+        data, held_out: photographs to train and to measure on, instead of drawn portraits; the backgrounds are theirs.
 
     Raises:
         ServiceError: a package of photographs could not be fetched into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    data = drawn(portraits, TRAIN_SEED)
-    behind = photographs(cache, seed)
+    behind = data.images if data else photographs(cache, seed)
+    data, held_out = data or drawn(portraits, TRAIN_SEED), held_out or drawn(256, HELD_OUT_SEED)
     model, weights = build_model().train(), _weights(data.masks)
 
     def loss(_: int) -> Tensor:
@@ -140,7 +145,6 @@ def train(
     model.half().save_pretrained(out)
     model.float()
     image_processor().save_pretrained(out)
-    held_out = drawn(256, HELD_OUT_SEED)
     ious = per_label_iou(predict(model.eval(), held_out.images), held_out.masks)
     print(f"parser mIoU: {np.nanmean(ious):.3f}")
 

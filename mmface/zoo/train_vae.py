@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from mmface.data.labels import mask_to_rgb
 from mmface.zoo import photos
-from mmface.zoo.drawn import TRAIN_SEED, drawn
+from mmface.zoo.drawn import TRAIN_SEED, Drawn, drawn
 from mmface.zoo.fit import Plan, fit
 
 CHANNELS, FACTOR, CROP = 16, 8, 64
@@ -88,6 +88,12 @@ def pool(cache: Path, portraits: int, seed: int) -> Pool:
     return Pool(tuple((share, torch.from_numpy(x)) for share, x in ((0.5, data.images), (0.42, crops), (0.08, masks))))
 
 
+def pool_of(data: Drawn) -> Pool:
+    """Photographs of a dataset, and their masks in colours."""
+    masks = np.stack([mask_to_rgb(mask) for mask in data.masks[:200]])
+    return Pool(((0.92, torch.from_numpy(data.images)), (0.08, torch.from_numpy(masks))))
+
+
 def reconstruction_loss(painted: Tensor, real: Tensor) -> Tensor:
     """L1 of pixels, and of their differences with the right and lower neighbour, which keeps edges sharp."""
     edges = sum((painted.diff(dim=dim) - real.diff(dim=dim)).abs().mean() for dim in (2, 3))
@@ -127,15 +133,19 @@ def train(
     seed: int = 0,
     batch: int = 12,
     cache: Path | None = None,
+    data: Drawn | None = None,
 ) -> None:
     """Train and save fp16 weights in ``out``.
+
+    Args:
+        data: photographs to train on, instead of drawn portraits and free photographs.
 
     Raises:
         ServiceError: a package of photographs could not be fetched into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    pictures = pool(cache or Path.home() / ".cache" / "mmface" / "photos", portraits, seed)
+    pictures = pool_of(data) if data else pool(cache or Path.home() / ".cache" / "mmface" / "photos", portraits, seed)
     vae = build()
     batches = pictures.batches(batch, rng)
     fit("vae", vae, lambda _: vae_loss(vae, next(batches)), Plan(steps, rate=1.5e-3, warm=100, beta2=0.99))

@@ -1,0 +1,71 @@
+"""Networks of one's own photographs: what is read of a dataset, and what is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmface.components import load_parser, load_vae
+from mmface.data.labels import mask_to_png
+from mmface.data.portraits import draw
+from mmface.data.records import CONDITIONS, IMAGES
+from mmface.dataset import Publisher
+from mmface.errors import DatasetError, InputError
+from mmface.manifest import Identity
+from mmface.storage import Store
+from mmface.tables import to_parquet
+from mmface.zoo import train_parser, train_vae
+from mmface.zoo.commands import train_zoo
+from mmface.zoo.drawn import of_dataset
+
+
+@pytest.fixture(scope="module")
+def conditions(tmp_path_factory: pytest.TempPathFactory) -> str:
+    store = Store(tmp_path_factory.mktemp("own"))
+    portraits = [draw(seed, 160) for seed in range(6)]
+    images, masks = [], []
+    for number, portrait in enumerate(portraits):
+        sink = io.BytesIO()
+        Image.fromarray(portrait.image).save(sink, "PNG")
+        row = {"id": f"{number:064x}"}
+        images.append(row | {"split": "test" if number < 2 else "train", "image": sink.getvalue()})
+        masks.append(row | {"mask": mask_to_png(portrait.mask)})
+    made = {}
+    for stage, rows, schema in (("images", images, IMAGES), ("conditions", masks, CONDITIONS)):
+        publisher = Publisher(store, Identity(stage=stage, version=1, config={}, inputs=dict(made)))
+        publisher.write("data/part-00000.parquet", to_parquet(rows, schema))
+        made[stage] = publisher.publish({})
+    return made["conditions"]
+
+
+def test_a_split_of_a_dataset_as_arrays(conditions: str) -> None:
+    train, test = of_dataset(conditions, "train"), of_dataset(conditions, "test")
+    assert train.images.shape == (4, 128, 128, 3)
+    assert test.masks.shape == (2, 128, 128)
+    # Drawn at 128 px it is nearly the same picture.
+    assert np.abs(test.images[0].astype(int) - draw(0, 128).image).mean() < 12
+    assert (test.masks[1] == draw(1, 128).mask).mean() > 0.95
+
+
+def test_both_networks_train_on_it_and_load(conditions: str, tmp_path: Path) -> None:
+    data, held_out = of_dataset(conditions, "train"), of_dataset(conditions, "test")
+    train_vae.train(tmp_path / "vae", steps=2, batch=2, data=data)
+    train_parser.train(tmp_path / "parser", steps=2, batch=2, data=data, held_out=held_out)
+    assert load_vae(str(tmp_path / "vae")).config["latent_channels"] == train_vae.CHANNELS
+    assert load_parser(str(tmp_path / "parser"))[0].config.num_labels == 19
+
+
+def test_what_cannot_be_is_refused(conditions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMFACE_HOME", conditions.split("/datasets/")[0])
+    with pytest.raises(InputError, match="--out"):
+        train_zoo(["vae"], None, "conditions")
+    with pytest.raises(InputError, match="clip is trained on drawn portraits"):
+        train_zoo(["clip"], tmp_path, "conditions")
+    with pytest.raises(DatasetError, match="no dataset 'masks'"):
+        train_zoo(["vae"], tmp_path, "masks")
+    with pytest.raises(DatasetError, match="no conditions dataset"):
+        train_zoo(["vae"], tmp_path, "images")
