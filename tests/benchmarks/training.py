@@ -1,8 +1,8 @@
 """A training iteration: our loop against the straightforward one, with equal model, batch and text encoder.
 
-Theirs opens one file a photograph and one caption file, runs the text encoder in the step over padded captions, computes
-the last block's text although nobody reads it, and steps optimizer and average parameter by parameter. Ours maps the
-datasets that the stages wrote. Shapes are the ``laptop`` recipe's first phase; weights and latents are random, captions
+Theirs opens one file a photograph and one caption file, runs the text encoder in the step over padded captions,
+computes the last block's text although nobody reads it, and steps optimizer and average parameter by parameter. Ours
+maps the datasets that the stages wrote. Shapes are the ``laptop`` recipe's first phase; weights and latents are random, captions
 have 15 to 60 tokens.
 
 Prints the ratio, the share of a step's time in matrix products and attention, and the share spent waiting for data.
@@ -135,15 +135,13 @@ class Theirs:
         with torch.no_grad():
             output = self.text_encoder(tokens, output_hidden_states=True)
         image = torch.stack([one["image_mean"] for one in held])
-        condition = torch.stack(
-            [one["sketch_mean" if row[2] else "mask_mean"] for one, row in zip(held, drawn, strict=True)]
-        )
         modality = torch.from_numpy(drawn[:, 2].copy())
+        columns = ["sketch_mean" if sketch else "mask_mean" for sketch in modality]
+        condition = torch.stack([one[column] for one, column in zip(held, columns, strict=True)])
         conditioning = Conditioning(condition, output.hidden_states[-2], output.pooler_output, modality)
         objective = make_objective(**self.recipe.objective.model_dump())
-        loss = objective(
-            self.model, image, torch.randn_like(image), objective.timesteps(torch.rand(size)), conditioning
-        ).loss.mean()
+        noise, t = torch.randn_like(image), objective.timesteps(torch.rand(size))
+        loss = objective(self.model, image, noise, t, conditioning).loss.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.gradient_clip)
         self.optimizer.step()
