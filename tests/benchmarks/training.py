@@ -2,8 +2,8 @@
 
 Theirs opens one file a photograph and one caption file, runs the text encoder in the step over padded captions,
 computes the last block's text although nobody reads it, and steps optimizer and average parameter by parameter. Ours
-maps the datasets that the stages wrote. Shapes are the ``laptop`` recipe's first phase; weights and latents are random, captions
-have 15 to 60 tokens.
+maps the datasets that the stages wrote. Shapes are the ``laptop`` recipe's first phase; weights and latents are random,
+captions have 15 to 60 tokens.
 
 Prints the ratio, the share of a step's time in matrix products and attention, and the share spent waiting for data.
 """
