@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 ABOUT = """
-Brings a released MMFace-DiT checkpoint (256 or 512 px, ddpm or flow) into a bundle: strictly, its keys and shapes must be
-just the model's. The recipe says what the tensors do not: objective, resolution of the last phase, components.
-released-flow and released-ddpm are written for it. A registered bundle is painted with by mmface generate
---model NAME@ALIAS and served by mmface serve --set serve.alias=ALIAS.
+Brings a released MMFace-DiT checkpoint (256 or 512 px, ddpm or flow) into a bundle: strictly, its keys and shapes must
+be just the model's. The recipe says what the tensors do not: objective, resolution of the last phase, components.
+released-flow and released-ddpm are written for it. With --alias the bundle is registered too: mmface generate
+--model NAME@ALIAS paints with it, mmface serve --set serve.alias=ALIAS serves it.
 """
 
 

@@ -47,9 +47,8 @@ class Bundle:
 def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipeline:
     """The pipeline of a trained transformer and the recipe's frozen components, on the CPU and ready for inference."""
     transformer = MMFaceDiT.from_pretrained(transformer_folder, use_safetensors=True, torch_dtype=torch.float32)
-    return assemble(
-        recipe, transformer, load_vae(recipe.components.vae), load_text_encoder(recipe.components.text_encoder)
-    )
+    parts = recipe.components
+    return assemble(recipe, transformer, load_vae(parts.vae), load_text_encoder(parts.text_encoder))
 
 
 def assemble(recipe: Recipe, transformer: MMFaceDiT, vae: Autoencoder, text: tuple[Any, Any]) -> MMFacePipeline:

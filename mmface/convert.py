@@ -61,22 +61,18 @@ def require_recipe(file: Path, recipe: Recipe) -> None:
     settings: dict[str, Any] = {**recipe.model.model_dump(), **recipe.data.model_dump()}
     for field, value in _FED.items():
         if settings[field.partition(".")[2]] != value:
-            message = (
-                f"released weights were trained with {value}; add --set {field}={value}, or take a released-* recipe"
-            )
-            raise RecipeError(message, field=field)
+            remedy = f"add --set {field}={value}, or take a released-* recipe"
+            raise RecipeError(f"released weights were trained with {value}; {remedy}", field=field)
     folder = next((found for part in file.absolute().parts if (found := _FOLDER.match(part))), None)
     if folder is None:
         return
-    pixels, objective = int(folder[1]), "flow" if folder[2] else "ddpm"
-    if recipe.objective.name != objective:
-        message = f"{folder[0]} holds weights of {objective}, the recipe says {recipe.objective.name}"
-        raise RecipeError(message, field="objective.name")
-    if recipe.phases[-1].resolution != pixels:
-        message = (
-            f"{folder[0]} holds weights for {pixels} px, the recipe's last phase has {recipe.phases[-1].resolution}"
-        )
-        raise RecipeError(message, field=f"phases.{len(recipe.phases) - 1}.resolution")
+    last = len(recipe.phases) - 1
+    for field, held, said in (
+        ("objective.name", "flow" if folder[2] else "ddpm", recipe.objective.name),
+        (f"phases.{last}.resolution", int(folder[1]), recipe.phases[last].resolution),
+    ):
+        if held != said:
+            raise RecipeError(f"{folder[0]} holds weights of {held}, the recipe says {said}", field=field)
 
 
 def lineage(file: Path, recipe: Recipe) -> dict[str, str]:

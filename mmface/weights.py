@@ -3,7 +3,7 @@
 ``scratch``, or one of:
 
 - a released checkpoint: a folder as the authors publish it (``…/checkpoint-N/dit_model_weights_ema.safetensors``), one
-  with a single weight file, or the file itself (``.safetensors``; ``.pt``, ``.pth`` and ``.bin`` are read without code);
+  with a single weight file, or the file itself (``.safetensors``; of ``.pt``, ``.pth`` and ``.bin`` tensors alone);
 - a bundle, or a transformer that diffusers saved: a folder;
 - ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: a registered bundle;
 - a hub id, ``owner/name[/folder][@revision]``, of the first or the second kind.

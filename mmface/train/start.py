@@ -1,4 +1,4 @@
-"""The weights a phase starts from: the previous phase's average, those that ``train.start`` names, or drawn ones (§5)."""
+"""The weights a phase starts from: the previous phase's average, what ``train.start`` names, or drawn ones (§5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where weights come from: drawn, a released checkpoint, a bundle, a registered model; strictly, and named by content."""
+"""Where weights come from: drawn, a released checkpoint or a bundle; strictly, and named by content."""
 
 from __future__ import annotations
 
