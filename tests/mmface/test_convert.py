@@ -1,4 +1,4 @@
-"""A released checkpoint as a bundle: the reference's weights paint the reference's samples, anything else is refused."""
+"""A released checkpoint as a bundle: the reference's weights paint its samples, anything else is refused."""
 
 from __future__ import annotations
 
