@@ -125,7 +125,9 @@ def text(recipe: Recipe, captions: str) -> Identity:
 def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
     """The transformer after one phase."""
     here = recipe.phases[phase]
-    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}  # they do not change what is learnt
+    # They do not change what is learnt.
+    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}
+    elsewhere |= {"parallel", "gradient_checkpointing", "compile"}
     inputs = {"latents": latents, "text": text}
     return Identity(
         stage=f"train-{phase}-{here.resolution}",
