@@ -33,6 +33,7 @@ GPUS = {
     "H200": Gpu(989e12, 67e12, "NVIDIA H200 datasheet, SXM"),
     "L4": Gpu(121e12, 30.3e12, "NVIDIA L4 datasheet"),
     "L40S": Gpu(362e12, 91.6e12, "NVIDIA L40S datasheet"),
+    "RTX5000Ada": Gpu(261e12, 65.3e12, "NVIDIA RTX 5000 Ada datasheet"),
     "RTX4090": Gpu(165e12, 82.6e12, "NVIDIA Ada architecture whitepaper"),
 }
 
@@ -54,6 +55,8 @@ MASK_BYTES = Figure(4.7e3, "measured: label PNG of 512 px, mean of 40 photograph
 SKETCH_BYTES = Figure(74e3, "measured: grey PNG of 512 px by zoo:sketch, mean of 40 photographs")
 CAPTION_BYTES = Figure(200.0, "assumed length of a caption in letters")
 STRING_BYTES = 64  # a SHA-256 in hex, the longest of the short columns
+
+GPU_OVERHEAD = Figure(1.5 * 2**30, "assumed: CUDA context, cuBLAS and NCCL buffers, gaps between cached blocks")
 
 IMAGE_TOKENS = Figure(256, "published: InternVL3 spends 256 tokens on a tile of 448 px")
 PROMPT_TOKENS = Figure(60, "assumed length of a caption prompt")

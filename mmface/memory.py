@@ -2,13 +2,16 @@
 
 The step of a recipe (forward, backward, clipping, optimizer, moving average) runs on PyTorch's fake tensors, at full
 size, in seconds. Each storage that an operation allocates is counted from there until it is freed, by what it is for;
-the fullest moment is the prediction. Gradient checkpointing, autocast's copies of the weights, what backward keeps and
-accumulated gradients are thus counted and not guessed. What a kernel allocates for itself is not seen: of
-bitsandbytes' optimizer on the CPU it is known (``_workspace``), of a GPU's libraries :data:`mmface.costs.GPU_OVERHEAD`
-is an allowance.
+the fullest moment is the prediction. Recomputed blocks, autocast's copies of the weights, what backward keeps and
+accumulated gradients are thus counted and not guessed. What is not seen, and how it is accounted for:
 
-With several workers, DDP holds the gradients in its buckets from the first step on; a sharded model (FSDP) divides
-weights, gradients, optimizer and average, and gathers two blocks at a time.
+- kernels' own buffers: of bitsandbytes' optimizer on the CPU they are known, of the rest they are small;
+- a GPU's libraries: :data:`mmface.costs.GPU_OVERHEAD` is an allowance;
+- workers: DDP keeps the gradients in its buckets all the time. FSDP divides weights, gradients, moments and average,
+  and gathers the blocks in turn (:func:`_gathered`).
+
+Rules of autocast are the CPU's; a GPU's let layer norm answer in fp32, which matters within one block when all blocks
+are recomputed.
 """
 
 from __future__ import annotations
@@ -30,43 +33,40 @@ from mmface.config import Phase, Recipe, Train
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.objectives import Objective, make_objective
 from mmface.shapes import Shapes
-from mmface.train.ema import EMA
+from mmface.train.optim import QUANTISED_BLOCK, is_quantised
+from mmface.train.parallel import recompute
+from mmface.train.step import computes_in_bf16
 
 Device = Literal["cpu", "cuda"]
 KINDS = ("weights", "gradients", "optimizer", "average", "weight copies", "activations", "workspace")
 
-_SHARDED = ("weights", "gradients", "optimizer", "average")
-_MIN_8BIT, _BLOCK = 4096, 256  # bitsandbytes: smaller parameters keep fp32 states; one fp32 scale a block
+_DIVIDED = ("weights", "gradients", "optimizer", "average")  # by FSDP
 _CPU_8BIT_WORK = 24  # bytes a weight: bitsandbytes updates one parameter at a time through six fp32 copies
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a phase is spread over machines.
+class Place:
+    """Where a phase runs.
 
     Attributes:
         workers: processes that share the global batch.
-        device: where they compute.
-        pure: weights and gradients in bfloat16, instead of fp32 weights under autocast.
-        sharded: FSDP instead of DDP.
-        average: whether the moving average is kept beside the weights.
+        device: what each computes on.
+        average: whether the moving average is kept there too, as training does.
     """
 
-    workers: int = 1
-    device: Device = "cpu"
-    pure: bool = False
-    sharded: bool = False
+    workers: int
+    device: Device
     average: bool = True
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The fullest moment of a step.
+    """The fullest moment of a step on one worker.
 
     Attributes:
         parts: bytes by kind, in the order of :data:`KINDS`.
         moment: what the step was doing.
-        samples: of one micro-batch of one worker.
+        samples: of one micro-batch of this worker.
     """
 
     parts: dict[str, float]
@@ -79,40 +79,48 @@ class Peak:
         return sum(self.parts.values())
 
 
-def training_peak(shapes: Shapes, phase: Phase, plan: Plan) -> Peak:
-    """Peak memory of one worker in the second and every later step of ``phase``; seconds for a billion weights."""
-    recipe = shapes.recipe
-    samples = -(-phase.batch_size // (phase.accumulation * plan.workers))
-    objective = make_objective(**recipe.objective.model_dump())
-    account = _Account()
+def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
+    """Peak memory of a worker in the second and every later step of ``phase``: seconds, for a billion weights too."""
+    train, config = shapes.recipe.train, dict(shapes.transformer.config)
+    samples = -(-phase.batch_size // (phase.accumulation * place.workers))
+    objective = make_objective(**shapes.recipe.objective.model_dump())
+    account = _Account(_shares(train, place))
     with FakeTensorMode(allow_non_fake_inputs=True), account:
-        step = _Step(shapes, plan, account)
-        step.run(objective, [_batch(shapes, phase, samples)] * min(phase.accumulation, 2))
-    parts = {kind: float(account.fullest.get(kind, 0)) for kind in KINDS}
-    if plan.sharded:
-        parts = _sharded(parts, shapes.transformer, plan)
+        step = _Step(shapes.recipe, config, place, account)
+        with account.doing("", "activations"):
+            batches = [_batch(shapes, phase, samples) for _ in range(min(phase.accumulation, 2))]
+        step.run(objective, batches)
+    parts = {kind: account.fullest.get(kind, 0.0) for kind in KINDS}
+    if _is_sharded(train, place):
+        parts |= _gathered(shapes.transformer, train)
     return Peak(parts, account.moment_of_fullest, samples)
 
 
 class _Account(TorchDispatchMode):
-    """Bytes of live storages by kind, and a copy of the books at the fullest moment."""
+    """Bytes of live storages by kind, and a copy of the books at the fullest moment.
 
-    def __init__(self) -> None:
+    Args:
+        shares: what part of a kind this worker holds; all of it where nothing is said.
+    """
+
+    def __init__(self, shares: dict[str, float]) -> None:
         super().__init__()
+        self.shares = shares
         self.kind, self.moment = "weights", ""
-        self.live: dict[int, tuple[str, int]] = {}
-        self.now: dict[str, int] = defaultdict(int)
-        self.fullest: dict[str, int] = {}
+        self.live: dict[int, tuple[str, float]] = {}
+        self.now: dict[str, float] = defaultdict(float)
+        self.fullest: dict[str, float] = {}
         self.moment_of_fullest = ""
-        self._sum, self._most = 0, 0
+        self._most = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        # Under autocast a weight is cast once a step and the copy kept for all its uses.
-        cast = func is torch.ops.aten._to_copy.default and self._kind_of(args[0]) == "weights"
+        kind = self.kind
+        if func is torch.ops.aten._to_copy.default and kind == "activations" and self._kind_of(args[0]) == "weights":
+            kind = "weight copies"  # autocast keeps one of each weight until it ends
         for tensor in tree_leaves(made):
             if isinstance(tensor, Tensor):
-                self._enter(tensor, "weight copies" if cast and self.kind == "activations" else self.kind)
+                self._enter(tensor, kind)
         return made
 
     @contextmanager
@@ -123,86 +131,91 @@ class _Account(TorchDispatchMode):
         yield
         self.moment, self.kind = before
 
-    def rename(self, tensor: Tensor, kind: str) -> None:
+    def rename(self, tensor: Tensor | None, kind: str) -> None:
         """A tensor turns out to be of another kind."""
-        key = tensor.untyped_storage()._cdata
-        old, size = self.live[key]
-        self.live[key] = kind, size
-        self.now[old] -= size
-        self.now[kind] += size
+        assert tensor is not None
+        if self._kind_of(tensor) != kind:
+            self._leave(_key(tensor))
+            self._add(_key(tensor), kind, tensor.untyped_storage().nbytes())
 
     def _kind_of(self, tensor: Tensor) -> str:
-        return self.live.get(tensor.untyped_storage()._cdata, ("", 0))[0]
+        return self.live.get(_key(tensor), ("", 0.0))[0]
 
     def _enter(self, tensor: Tensor, kind: str) -> None:
         storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.live:
-            return
-        self.live[key] = kind, size
-        self.now[kind] += size
-        self._sum += size
-        weakref.finalize(storage, self._leave, key)
-        if self._sum > self._most:
-            self._most, self.fullest, self.moment_of_fullest = self._sum, dict(self.now), self.moment
+        if _key(tensor) not in self.live:
+            self._add(_key(tensor), kind, storage.nbytes())
+            weakref.finalize(storage, self._leave, _key(tensor))
+
+    def _add(self, key: int, kind: str, size: int) -> None:
+        held = size * self.shares.get(kind, 1.0)
+        self.live[key] = kind, held
+        self.now[kind] += held
+        total = sum(self.now.values())
+        if total > self._most:
+            self._most, self.fullest, self.moment_of_fullest = total, dict(self.now), self.moment
 
     def _leave(self, key: int) -> None:
-        kind, size = self.live.pop(key)
-        self.now[kind] -= size
-        self._sum -= size
+        kind, held = self.live.pop(key)
+        self.now[kind] -= held
 
 
 class _Step:
     """Everything that training holds, and one step over it."""
 
-    def __init__(self, shapes: Shapes, plan: Plan, account: _Account) -> None:
-        self.account, self.plan, self.train = account, plan, shapes.recipe.train
-        with _default(torch.bfloat16 if plan.pure else torch.float32):
-            self.model = MMFaceDiT(**_arguments(shapes))
-        if self.train.gradient_checkpointing:
-            self.model.enable_gradient_checkpointing()
+    def __init__(self, recipe: Recipe, config: dict[str, Any], place: Place, account: _Account) -> None:
+        self.account, self.place, self.train = account, place, recipe.train
+        names = ("in_channels", "text_embed_dim", *recipe.model.model_dump())
+        with _default_dtype(torch.bfloat16 if self.train.precision == "bf16-pure" else torch.float32):
+            self.model = MMFaceDiT(**{name: config[name] for name in names})
+        recompute(self.model, self.train)
         self.trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.buckets = place.workers > 1 and not _is_sharded(self.train, place)
         with account.doing("", "average"):
-            self.average = EMA(self.model, self.train.ema_decay) if plan.average else None
+            averaged = self.model.parameters() if place.average else ()
+            self.average = [torch.empty_like(parameter, dtype=torch.float32) for parameter in averaged]
         with account.doing("", "optimizer"):
-            self.states = [state for parameter in self.trained for state in _states(parameter, self.train)]
+            self.moments = [moment for parameter in self.trained for moment in _moments(parameter, self.train)]
         with account.doing("", "gradients"):
-            for parameter in self.trained if plan.workers > 1 and not plan.sharded else ():
-                parameter.grad = torch.zeros_like(parameter)
+            for parameter in self.trained if self.buckets else ():
+                parameter.grad = torch.empty_like(parameter)
         for parameter in self.trained:
-            parameter.register_post_accumulate_grad_hook(lambda one: account.rename(_grad(one), "gradients"))
+            parameter.register_post_accumulate_grad_hook(lambda one: account.rename(one.grad, "gradients"))
 
     def run(self, objective: Objective, batches: Iterable[tuple[Tensor, Tensor, Tensor, Conditioning]]) -> None:
-        """The step as :func:`mmface.train.step.backward` and :func:`mmface.train.loop.apply` do it."""
-        bf16 = self.train.precision != "fp32" and not self.plan.pure
-        dtype = torch.bfloat16 if self.plan.pure else torch.float32
+        """As :func:`mmface.train.step.backward`, the optimizer and :class:`mmface.train.ema.EMA` do it."""
+        bf16 = computes_in_bf16(self.train, torch.device("cpu")) or self.train.precision == "auto"
         for latents, noise, uniform, conditioning in batches:
-            with self.account.doing("forward and backward", "activations"), torch.autocast("cpu", enabled=bf16):
-                given = latents.to(dtype), noise.to(dtype), objective.timesteps(uniform)
-                objective(self.model, *given, conditioning.to("cpu", dtype)).loss.sum().backward()  # type: ignore[no-untyped-call]
+            with (
+                self.account.doing("forward and backward", "activations"),
+                torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+            ):
+                loss = objective(self.model, latents, noise, objective.timesteps(uniform), conditioning).loss
+                loss.sum().backward()  # type: ignore[no-untyped-call]
+            del loss
         with self.account.doing("optimizer", "workspace"):
             nn.utils.clip_grad_norm_(self.trained, self.train.gradient_clip)
-            _workspace(self.trained, self.train, self.plan.device)
-        for parameter in self.trained if self.plan.workers == 1 or self.plan.sharded else ():
+            if self.train.optimizer != "adamw" and self.place.device == "cpu":
+                torch.empty(_CPU_8BIT_WORK * max(one.numel() for one in self.trained), dtype=torch.uint8)
+        for parameter in () if self.buckets else self.trained:
             parameter.grad = None
-        if self.average is not None:
-            with self.account.doing("moving average", "workspace"):
-                self.average.update(0)
+        with self.account.doing("moving average", "workspace"), torch.no_grad():
+            for average, parameter in zip(self.average, self.model.parameters(), strict=False):
+                average.lerp_(parameter.float(), 0.5)
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 @contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _arguments(shapes: Shapes) -> dict[str, Any]:
-    config = shapes.transformer.config
-    return {name: config[name] for name in ("in_channels", "text_embed_dim", *shapes.recipe.model.model_dump())}
 
 
 def _batch(shapes: Shapes, phase: Phase, samples: int) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
@@ -213,30 +226,33 @@ def _batch(shapes: Shapes, phase: Phase, samples: int) -> tuple[Tensor, Tensor, 
     return latents, torch.empty_like(latents), torch.empty(samples), conditioning
 
 
-def _states(parameter: Tensor, train: Train) -> list[Tensor]:
-    """Two moments of a parameter."""
+def _moments(parameter: nn.Parameter, train: Train) -> list[Tensor]:
+    """Both moments of a parameter, with the scales of 8-bit ones."""
     if train.optimizer == "adamw":
         return [torch.empty_like(parameter) for _ in range(2)]
-    if parameter.numel() < _MIN_8BIT:
+    if not is_quantised(parameter):
         return [torch.empty_like(parameter, dtype=torch.float32) for _ in range(2)]
-    scales = -(-parameter.numel() // _BLOCK)
+    scales = -(-parameter.numel() // QUANTISED_BLOCK)
     moments = [torch.empty_like(parameter, dtype=torch.uint8) for _ in range(2)]
     return [*moments, *(torch.empty(scales) for _ in range(2))]
 
 
-def _workspace(parameters: Iterable[Tensor], train: Train, device: Device) -> None:
-    if train.optimizer == "adamw8bit" and device == "cpu":
-        torch.empty(_CPU_8BIT_WORK * max(parameter.numel() for parameter in parameters), dtype=torch.uint8)
+def _is_sharded(train: Train, place: Place) -> bool:
+    return train.parallel == "fsdp" and place.workers > 1
 
 
-def _sharded(parts: dict[str, float], model: MMFaceDiT, plan: Plan) -> dict[str, float]:
-    """What FSDP leaves on one worker; two blocks are whole at a time, and one block's gradients."""
+def _shares(train: Train, place: Place) -> dict[str, float]:
+    shares = dict.fromkeys(_DIVIDED, 1 / place.workers) | {"weight copies": 0.0} if _is_sharded(train, place) else {}
+    # Paged moments leave for the host when the GPU is full.
+    return shares | ({"optimizer": 0.0} if train.optimizer == "adamw8bit-paged" else {})
+
+
+def _gathered(model: MMFaceDiT, train: Train) -> dict[str, float]:
+    """What FSDP puts together for a while: the root's weights, this block's and the next one's, and its gradient.
+
+    The gradient is there as it was computed and as the fp32 that is summed over the workers.
+    """
+    each = 4 if train.precision == "fp32" else 2
     block = sum(parameter.numel() for parameter in model.blocks[0].parameters())
-    bytes_each = 2 if plan.pure else 4
-    shared = {kind: size / plan.workers if kind in _SHARDED else size for kind, size in parts.items()}
-    return shared | {"weight copies": 3.0 * bytes_each * block}
-
-
-def _grad(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
-    return parameter.grad
+    root = sum(parameter.numel() for parameter in model.parameters()) - block * len(model.blocks)
+    return {"weight copies": float(each * (root + 2 * block)), "workspace": float((each + 4) * block)}

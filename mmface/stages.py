@@ -126,7 +126,9 @@ def text(recipe: Recipe, captions: str) -> Identity:
 def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
     """The transformer after one phase."""
     here = recipe.phases[phase]
-    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}  # they do not change what is learnt
+    # They do not change what is learnt.
+    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}
+    elsewhere |= {"parallel", "gradient_checkpointing", "compile"}
     # A later phase starts from the one before; that one's fingerprint says where it began.
     begins = previous is None and recipe.train.start != SCRATCH
     inputs = {"latents": latents, "text": text}

@@ -84,6 +84,15 @@ class Recipe(Section):
             raise ValueError(f"train.balance weighs {', '.join(unknown)}, which is not in sources")
         return self
 
+    @model_validator(mode="after")
+    def _recomputed(self) -> Recipe:
+        wanted, depth = self.train.recomputed_blocks(self.model.depth), self.model.depth
+        if wanted > depth:
+            raise ValueError(
+                f"train.gradient_checkpointing: {wanted} blocks, but model.depth is {depth}; true means all"
+            )
+        return self
+
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Every resolution that needs latents, smallest first."""
