@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults bench-data check format clean
+.PHONY: demo test faults bench-data bench-train check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
@@ -19,6 +19,9 @@ bench-data: $(STAMP)  ## the data engine's limits, each as a ratio: overhead, me
 	failed=0; for name in overhead memory rerun reading; do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name $(BENCH) || failed=1; \
 	done; exit $$failed
+
+bench-train: $(STAMP)  ## one step of the paper's model on this machine (24 GiB): its peak memory beside the prediction
+	$(BIN)/python -m tests.benchmarks.paper_step $(BENCH)
 
 check: $(STAMP)  ## lint, types, import directions
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows import datasets, estimate, quarantine
+from flows import convert, datasets, estimate, quarantine
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
 
     for group in (datasets, quarantine):
         group.add_command(commands)
-    estimate.add_command(commands, _add_recipe)
+    for one in (convert, estimate):
+        one.add_command(commands, _add_recipe)
 
     command = add("portraits", _portraits, "Draw a procedural portrait collection with exact masks.")
     command.add_argument("--n", type=int, default=400)

@@ -8,6 +8,7 @@ from mmface.config import Recipe
 from mmface.data.sources.layouts import list_collections
 from mmface.errors import ServiceError
 from mmface.reach import unreachable
+from mmface.weights import SCRATCH
 
 ADDRESSES = {
     "RAY_ADDRESS": "Ray on this machine",
@@ -17,9 +18,10 @@ ADDRESSES = {
 
 
 def check(recipe: Recipe) -> None:
-    """Looks at the collections and at every address that is set.
+    """Looks at the collections, the weights to start from, and every address that is set.
 
     Raises:
+        RecipeError: the weights that training would start from are not there, or of another architecture.
         InputError: no such folder, or nothing in it.
         ServiceError: an address where nothing answers, or a bucket that may not be listed.
     """
@@ -28,3 +30,7 @@ def check(recipe: Recipe) -> None:
         problem = unreachable(os.environ.get(variable, ""))
         if problem:
             raise ServiceError(f"{problem}; start it, or unset {variable} to use {without}", field=variable)
+    if recipe.train.start != SCRATCH:
+        from mmface.train.start import check_start
+
+        check_start(recipe)

@@ -17,6 +17,7 @@ from mmface.dataset import published
 from mmface.manifest import Identity
 from mmface.recipes import parse_recipe
 from mmface.storage import Store, home
+from mmface.weights import pin
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ def retrain(recipe: dict[str, Any]) -> Release:
 def start(recipe: Recipe) -> Run:
     """Checks what must be reachable before anything is computed, and opens the MLflow run."""
     place = home()
+    # Another run may move the alias meanwhile.
+    train = recipe.train.model_copy(update={"start": pin(recipe.train.start)})
+    recipe = recipe.model_copy(update={"train": train})
     uri = save_recipe(place, recipe)
     # One run for one recipe on one collection: photographs that have come since are another retraining.
     data = stages.images(recipe, place) if recipe.sources else stages.portraits(recipe)

@@ -24,6 +24,7 @@ from mmface.config import Recipe
 from mmface.data.labels import mask_from_png
 from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
 from mmface.errors import RegistryError
+from mmface.latents import Autoencoder
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
 from mmface.recipes import load_recipe
@@ -45,10 +46,20 @@ class Bundle:
 
 def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipeline:
     """The pipeline of a trained transformer and the recipe's frozen components, on the CPU and ready for inference."""
-    tokenizer, text_encoder = load_text_encoder(recipe.components.text_encoder)
     transformer = MMFaceDiT.from_pretrained(transformer_folder, use_safetensors=True, torch_dtype=torch.float32)
+    parts = recipe.components
+    return assemble(recipe, transformer, load_vae(parts.vae), load_text_encoder(parts.text_encoder))
+
+
+def assemble(recipe: Recipe, transformer: MMFaceDiT, vae: Autoencoder, text: tuple[Any, Any]) -> MMFacePipeline:
+    """The pipeline of loaded networks; ``text`` is tokenizer and text encoder.
+
+    Raises:
+        RecipeError: the networks do not fit each other.
+    """
+    tokenizer, text_encoder = text
     return MMFacePipeline(
-        vae=load_vae(recipe.components.vae),
+        vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         transformer=transformer.eval().requires_grad_(False),

@@ -21,14 +21,14 @@ def component_identity(name: str) -> str:
     """What a fingerprint says about a component: the hash of a folder's files, or the hub id with its revision."""
     path = Path(resolve(name))
     if name.endswith(CHECKPOINT) and path.is_file():
-        return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        return f"{path.name}:{_sha256(path).hexdigest()[:16]}"
     if not path.is_dir():
         return f"hub:{name}"
     digest = hashlib.sha256()
     for file in sorted(path.rglob("*")):
         if file.suffix in (".safetensors", ".json", ".txt", ".jinja"):
             digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(_sha256(file).digest())
     return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
 
 
@@ -126,6 +126,11 @@ def describe(name: str) -> str:
         return f"{name} (hub)"
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     return f"{name} ({config.get('_class_name') or ', '.join(config.get('architectures', ['?']))})"
+
+
+def _sha256(file: Path) -> Any:
+    with file.open("rb") as content:  # in pieces: a transformer has gigabytes
+        return hashlib.file_digest(content, "sha256")
 
 
 def _locate(name: str) -> tuple[str, dict[str, Any]]:

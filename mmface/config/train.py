@@ -69,18 +69,47 @@ class Phase(Section):
 
 
 class Train(Section):
-    """The optimiser and the machinery around it (§5)."""
+    """The optimiser and the machinery around it (§5).
 
-    precision: Literal["fp32", "bf16", "auto"] = "fp32"  # auto: bf16 where the device multiplies it natively
-    gradient_checkpointing: bool = False
-    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    Attributes:
+        parallel: what several workers hold: ``ddp`` each the whole model, ``fsdp`` each a part of every weight, its
+            average and its moments.
+        precision: ``bf16`` multiplies in bfloat16 and keeps fp32 weights; ``auto`` does so where the device
+            multiplies it natively. ``bf16-pure`` keeps the weights, and torch's moments, in bfloat16 too (the average
+            stays fp32): half the memory, but a step smaller than 1/512 of a weight is lost, so small rates stand still.
+        gradient_checkpointing: which blocks forget their activations and compute them again in the backward pass:
+            none, all, or the first so many.
+        compile: run each block through torch.compile; needs a C++ compiler.
+        optimizer: AdamW with full moments or bitsandbytes' 8-bit ones; ``-paged`` moves them to the host when the GPU
+            is full.
+    """
+
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    precision: Literal["fp32", "bf16", "bf16-pure", "auto"] = "fp32"
+    gradient_checkpointing: bool | PositiveInt = False
+    compile: bool = False
+    optimizer: Literal["adamw", "adamw8bit", "adamw8bit-paged"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: PositiveFloat = 0.5
     ema_decay: Fraction = 0.9999
+    start: Annotated[str, Field(min_length=1)] = "scratch"  # see mmface.weights
+    balance: Literal["none", "sources"] | dict[str, PositiveFloat] = "none"  # see mmface.train.balance
     condition_dropout: Fraction = 0.05
     text_dropout: Fraction = 0.05
     checkpoint_every: PositiveInt = 500
     log_every: PositiveInt = 10
     num_workers: PositiveInt = 1
     use_gpu: bool = False
+
+    @model_validator(mode="after")
+    def _paged_on_gpu(self) -> Train:
+        if self.optimizer == "adamw8bit-paged" and not self.use_gpu:
+            raise ValueError("adamw8bit-paged pages out of a GPU: set use_gpu, or optimizer adamw8bit")
+        return self
+
+    def recomputed_blocks(self, depth: int) -> int:
+        """How many of a model's first blocks compute their activations again in the backward pass."""
+        if isinstance(self.gradient_checkpointing, bool):
+            return depth if self.gradient_checkpointing else 0
+        return self.gradient_checkpointing

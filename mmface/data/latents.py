@@ -66,7 +66,7 @@ class Latents:
     """
 
     schema: pa.Schema = LATENTS
-    reads: tuple[str, ...] = ("id", "image", "split", "mask", "sketch")
+    reads: tuple[str, ...] = ("id", "image", "source", "split", "mask", "sketch")
 
     def __init__(self, recipe: Recipe, resolution: int, vae: Any = None, originals: Originals | None = None) -> None:
         self.name = f"latents-{resolution}"
@@ -96,6 +96,7 @@ class Latents:
         mean, logvar = encode_moments(self.vae, torch.stack(pixels))
         return {
             "id": row["id"],
+            "source": row["source"],
             "split": row["split"],
             "image_mean": _bytes(mean[0]),
             "image_logvar": None if logvar is None else _bytes(logvar[0]),

@@ -58,6 +58,7 @@ CAPTIONS = pa.schema(
 LATENTS = pa.schema(
     [
         ("id", pa.string()),
+        ("source", pa.string()),  # name of the collection
         ("split", pa.string()),
         ("image_mean", pa.binary()),
         ("image_logvar", pa.binary()),

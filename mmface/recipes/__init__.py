@@ -1,4 +1,7 @@
-"""The recipes that ship, and how one is read: a short YAML file over the defaults, then ``--set`` overrides."""
+"""The recipes that ship, and how one is read: a short YAML file over the defaults, then ``--set`` overrides.
+
+A file may name another recipe as its ``base`` and hold only what differs: sections are merged, lists are replaced.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def parse_recipe(tree: dict[str, Any]) -> Recipe:
         raise RecipeError(f"{message}{given}", field=field) from None
 
 
-def _read_yaml(recipe: str) -> dict[str, Any]:
+def _read_yaml(recipe: str, *above: str) -> dict[str, Any]:
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
@@ -59,7 +62,22 @@ def _read_yaml(recipe: str) -> dict[str, Any]:
         raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}", field="recipe") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must hold a mapping of keys", field="recipe")
-    return tree
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str) or recipe in above:
+        raise RecipeError(f"{path} names {base!r}: a recipe that is not made from this one is wanted", field="base")
+    if base.endswith((".yaml", ".yml")):
+        base = str(path.parent / base)
+    return _merge(_read_yaml(base, recipe, *above), tree)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        under = merged.get(key)
+        merged[key] = _merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,11 +21,11 @@ from torch import Tensor
 from mmface.dataset import Dataset
 from mmface.errors import DatasetError
 from mmface.model import Conditioning
+from mmface.train.balance import Mixture
 from mmface.train.mapped import Floats, Rows, floats, mapped
+from mmface.train.streams import SAMPLE, generator, order
 from mmface.train.texts import Texts, load_texts
 
-# Names of the random streams: second word of the Philox key.
-_ORDER, _SAMPLE = 0, 1
 LENGTH_MULTIPLE = 8
 
 
@@ -40,6 +39,7 @@ class TrainingSet:
         image_std: [R, C, H, W] posterior deviation in normalised units; None for a VAE without a posterior.
         conditions: normalised latents of mask and sketch, [R, C, H, W] each, in the order of ``MODALITIES``.
         texts: encoded captions of the rows.
+        sources: [R] collection of each row; empty where nobody balances them.
     """
 
     ids: npt.NDArray[np.bytes_]
@@ -47,6 +47,7 @@ class TrainingSet:
     image_std: Floats | None
     conditions: tuple[Floats, Floats]
     texts: Texts
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -103,6 +104,7 @@ class Draws:
         phase: index of the phase.
         batch_size: slots of the global batch.
         condition_dropout, text_dropout: probabilities, drawn independently.
+        mixture: how collections share the slots; without it every row of the data comes equally often.
     """
 
     seed: int
@@ -110,11 +112,15 @@ class Draws:
     batch_size: int
     condition_dropout: float
     text_dropout: float
+    mixture: Mixture | None = None
 
     def rows(self, data_rows: int, step: int, slots: Sequence[int]) -> list[int]:
         """Row of each slot: epoch after epoch, each in its own order, batches running across the border."""
-        places = (divmod(step * self.batch_size + slot, data_rows) for slot in slots)
-        return [int(_order(self.seed, self.phase, epoch, data_rows)[place]) for epoch, place in places]
+        draws = [step * self.batch_size + slot for slot in slots]
+        if self.mixture is not None:
+            return [self.mixture.row(self.seed, self.phase, draw) for draw in draws]
+        places = (divmod(draw, data_rows) for draw in draws)
+        return [int(order(self.seed, self.phase, epoch, data_rows)[place]) for epoch, place in places]
 
     def batch(self, data: TrainingSet, step: int, slots: Sequence[int]) -> Batch:
         """The given slots of the global batch of ``step``."""
@@ -132,7 +138,7 @@ class Draws:
         )
 
     def _slot(self, data: TrainingSet, row: int, step: int, slot: int) -> dict[str, npt.NDArray[Any]]:
-        random = _generator((self.seed, _SAMPLE), (0, slot, step, self.phase))
+        random = generator((self.seed, SAMPLE), (0, slot, step, self.phase))
         uniform, modality, caption, keep_condition, keep_text = random.random(5, dtype=np.float32)
         latents = data.image[row]
         if data.image_std is not None:
@@ -165,12 +171,13 @@ def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
     Raises:
         DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
     """
-    split = latents.table(["id", "split"]).to_pydict()
+    table = latents.table(["id", "split", "source"]).to_pydict()
     spoken = set(text.table(["id"]).column("id").to_pylist())
-    ids = [key for key, part in zip(split["id"], split["split"], strict=True) if part == "train" and key in spoken]
+    ids = [key for key, part in zip(table["id"], table["split"], strict=True) if part == "train" and key in spoken]
     if not ids:
         raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
     rows = Rows(ids)
+    source = dict(zip(table["id"], table["source"], strict=True))
     shape = tuple(latents.manifest.extra["latent_shape"])
     mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
     drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
@@ -188,6 +195,7 @@ def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
         image_std=image_std,
         conditions=(drawn["mask_mean"], drawn["sketch_mean"]),
         texts=load_texts(text, rows),
+        sources=tuple(source[key] for key in rows.ids),
     )
 
 
@@ -218,13 +226,3 @@ def _has_posterior(latents: Dataset) -> bool:
 
 def _channels(values: list[float]) -> Floats:
     return np.asarray(values, np.float32)[:, None, None]
-
-
-def _generator(key: tuple[int, int], counter: tuple[int, int, int, int]) -> np.random.Generator:
-    # Philox is a function of (key, counter); it counts up in the first word, so the other three separate the streams.
-    return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64)))
-
-
-@lru_cache(maxsize=2)  # a batch may run across the border of two epochs
-def _order(seed: int, phase: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
-    return _generator((seed, _ORDER), (0, 0, epoch, phase)).permutation(rows)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmface.model import MMFaceDiT
+from mmface.train.shards import local
 
 
 class EMA:
     """A second transformer whose weights follow those in training.
+
+    Both may be moved, cast or sharded later, each rank then averaging its shards.
 
     Args:
         model: its weights are the start.
@@ -23,10 +26,7 @@ class EMA:
         nn.Module.float(self.module)
         self.module.eval().requires_grad_(False)
         self.decay = decay
-        # Frozen weights take no part in the result and never change.
-        names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        self._sources = [model.get_parameter(name) for name in names]
-        self._targets = [self.module.get_parameter(name) for name in names]
+        self._model = model
 
     def decay_at(self, step: int) -> float:
         """The decay applied after optimizer step ``step`` (from 0)."""
@@ -35,5 +35,8 @@ class EMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """ema ← decay · ema + (1 - decay) · weights."""
-        sources = [source.detach().float() for source in self._sources]
-        torch._foreach_lerp_(list[Tensor](self._targets), sources, 1 - self.decay_at(step))
+        weight = 1 - self.decay_at(step)
+        for source, target in zip(self._model.parameters(), self.module.parameters(), strict=True):
+            if source.requires_grad:  # frozen weights take no part in the result and never change
+                # One at a time: of bf16 weights no second fp32 copy is ever whole.
+                local(target).lerp_(local(source).float(), weight)

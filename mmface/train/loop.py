@@ -1,4 +1,4 @@
-"""One phase of training: from the previous phase's EMA, or from nothing, to its last step (§5)."""
+"""One phase of training: from the weights it starts from to its last step (§5)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-
 from mmface.config import Recipe
 from mmface.errors import RecipeError, TrainingError
-from mmface.model import MMFaceDiT
 from mmface.objectives import make_objective
+from mmface.train.balance import mix
 from mmface.train.batches import Draws, TrainingSet
 from mmface.train.ema import EMA
 from mmface.train.meter import Clock
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
-from mmface.train.state import TRANSFORMER, TrainState, load_checkpoint
+from mmface.train.parallel import place, wrap
+from mmface.train.start import build_transformer
+from mmface.train.state import TrainState, load_checkpoint
 from mmface.train.step import GlobalLosses, World, backward
 
 
@@ -54,25 +52,34 @@ def train_phase(
         hooks: where figures and checkpoints go.
         world: the process group, already set up if it has several ranks; by default this process alone on the CPU.
         run: identity of the run, kept in its checkpoints.
-        previous: folder that holds the previous phase's ``transformer/``; without it the weights are drawn from the
-            recipe's seed.
+        previous: folder that holds the previous phase's ``transformer/``; without it ``train.start`` says where the
+            weights come from.
         resume: checkpoint of this run to go on from.
 
     Raises:
         TrainingError: a loss or gradient is not finite (names step and sample ids; nothing of that step is applied),
             or the checkpoint is another run's.
-        RecipeError: a micro-batch has fewer samples than there are workers, or ``previous`` is another architecture.
+        RecipeError: a micro-batch has fewer samples than there are workers, ``train.balance`` does not fit the rows, or
+            see :func:`make_state`.
     """
     world = world or World()
-    phase, train = recipe.phases[index], recipe.train
+    phase = recipe.phases[index]
     if phase.batch_size // phase.accumulation < world.size:
         raise RecipeError(f"fewer samples in a micro-batch than the {world.size} workers", field=f"phases.{index}")
     state = make_state(recipe, data, world, run=run, previous=previous)
     if resume is not None:
         load_checkpoint(state, resume)
-    transformer = _distributed(state.model, world)
+    advance(state, recipe, index, data, hooks, world)
+    return state
+
+
+def advance(state: TrainState, recipe: Recipe, index: int, data: TrainingSet, hooks: Hooks, world: World) -> None:
+    """Trains from where ``state`` stands to the phase's last step; see :func:`train_phase`."""
+    phase, train = recipe.phases[index], recipe.train
+    transformer = wrap(state.model, world)
     objective = make_objective(**recipe.objective.model_dump())
-    draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout)
+    mixture = mix(data.sources, train.balance)
+    draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
     slots = world.slots(phase.batch_size, phase.accumulation)
     steps = phase.total_steps(len(data))
     clock = Clock(state.step)
@@ -94,7 +101,6 @@ def train_phase(
                 hooks.on_log(state.history[-1])
         if last or state.step % train.checkpoint_every == 0:
             hooks.on_checkpoint(state)
-    return state
 
 
 def apply(state: TrainState, losses: GlobalLosses, rate: float) -> None:
@@ -110,52 +116,18 @@ def apply(state: TrainState, losses: GlobalLosses, rate: float) -> None:
 def make_state(
     recipe: Recipe, data: TrainingSet, world: World, *, run: str = "", previous: Path | None = None
 ) -> TrainState:
-    """A run before its first step; equal on every rank."""
-    model = build_transformer(recipe, data, previous)
-    nn.Module.to(model, world.device)
-    model.train()
-    if recipe.train.gradient_checkpointing:
-        model.enable_gradient_checkpointing()
-    return TrainState(
-        run=run,
-        rows=len(data),
-        model=model,
-        ema=EMA(model, recipe.train.ema_decay),
-        optimizer=make_optimizer(model.parameters(), recipe.train),
-    )
-
-
-def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) -> MMFaceDiT:
-    """The recipe's transformer for the channels and text width of the data.
+    """A run before its first step; equal on every rank.
 
     Raises:
-        RecipeError: ``previous`` is not this architecture.
+        RecipeError: see :func:`~mmface.train.start.build_transformer`, :func:`~mmface.train.parallel.place` and
+            :func:`~mmface.train.optim.make_optimizer`.
     """
-    wanted = {"in_channels": 2 * data.latent_channels, "text_embed_dim": data.text_width, **recipe.model.model_dump()}
-    if previous is None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            fresh: MMFaceDiT = MMFaceDiT(**wanted)
-        return fresh
-    model: MMFaceDiT = MMFaceDiT.from_pretrained(
-        previous / TRANSFORMER, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
-    )
-    differing = [name for name, value in wanted.items() if model.config[name] != value]
-    if differing:
-        name = differing[0]
-        raise RecipeError(
-            f"this phase wants {wanted[name]}, but the weights it starts from have {model.config[name]}",
-            field=f"model.{name}",
-        )
-    return model
-
-
-def _distributed(model: MMFaceDiT, world: World) -> nn.Module:
-    # Weights without gradient (§4, last block) are frozen in the model, so DDP does not wait for them.
-    if world.size == 1:
-        return model
-    devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    model = build_transformer(recipe, data, previous)
+    model.train()
+    ema = EMA(model, recipe.train.ema_decay)
+    place(model, ema.module, recipe.train, world)
+    optimizer = make_optimizer(model.parameters(), recipe.train)
+    return TrainState(run=run, rows=len(data), model=model, ema=ema, optimizer=optimizer)
 
 
 def _not_finite(step: int, slots: list[int], draws: Draws, data: TrainingSet) -> TrainingError:

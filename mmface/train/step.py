@@ -10,11 +10,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from mmface.config import Train
 from mmface.objectives import Objective
 from mmface.train.batches import Batch
+from mmface.train.shards import whole
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def backward(
     """Leaves the clipped gradient of the global batch's mean loss in the parameters. Does not step the optimizer.
 
     Args:
-        transformer: the model, wrapped by DDP if the world has several ranks.
+        transformer: the model as :func:`mmface.train.parallel.wrap` gives it.
         batches: this rank's micro-batches.
         batch_size: slots of the global batch.
     """
@@ -82,29 +84,38 @@ def backward(
         with _synchronised(transformer, number == len(batches)), _precision(train, world):
             t = objective.timesteps(batch.uniform)
             loss = objective(transformer, batch.latents, batch.noise, t, batch.conditioning).loss
-            # DDP averages over ranks; each sample weighs 1 / batch_size, however the slots are shared out.
+            # DDP and FSDP average over ranks; each sample weighs 1 / batch_size, however the slots are shared out.
             (loss.sum() * (world.size / batch_size)).backward()  # type: ignore[no-untyped-call]
         octile = (batch.uniform * 8).long()
         seen[batch.slots.to(world.device)] = torch.stack(
             [loss.detach().double(), batch.conditioning.modality.double(), octile.double()], dim=1
         )
-    parameters = [parameter for parameter in transformer.parameters() if parameter.requires_grad]
-    grad_norm = nn.utils.clip_grad_norm_(parameters, train.gradient_clip)
+    grad_norm = _clip(transformer, train.gradient_clip)
     loss, modality, octile = world.sum(seen).cpu().unbind(1)
-    return GlobalLosses(loss.float(), modality.long(), octile.long(), float(grad_norm))
+    return GlobalLosses(loss.float(), modality.long(), octile.long(), grad_norm)
 
 
 def _synchronised(transformer: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
     # Gradients need to travel once a step, with the last micro-batch.
+    if isinstance(transformer, FSDPModule):
+        transformer.set_requires_gradient_sync(last)
     if isinstance(transformer, DistributedDataParallel) and not last:
         return transformer.no_sync()
     return contextlib.nullcontext()
 
 
+def _clip(transformer: nn.Module, limit: float) -> float:
+    parameters = [parameter for parameter in transformer.parameters() if parameter.grad is not None]
+    # Of shards this is the norm over all ranks, still in parts.
+    norm = whole(nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
+    nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
 def computes_in_bf16(train: Train, device: torch.device) -> bool:
     """Whether matrix products run in bfloat16: as the recipe says; ``auto`` where the device multiplies it natively."""
     if train.precision != "auto":
-        return train.precision == "bf16"
+        return train.precision != "fp32"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

@@ -23,6 +23,7 @@ from mmface.bundle import build_pipeline, bundle_fingerprint, read_bundle, write
 from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
 from mmface.errors import RegistryError, ServiceError
+from mmface.weights import find_weights, pin, weights_identity
 
 LINEAGE = {"samples": "datasets/samples/abc", "code_version": "0.1.0", "phases": ["datasets/train-0-32/def"]}
 METRICS = {"mask/miou": 0.5, "mask/n": 3.0, "mask/hair_colour_accuracy": math.nan}
@@ -130,6 +131,18 @@ def test_register_alias_load(bundle: Path, tiny_recipe: Recipe, home: Path) -> N
         assert (loaded.version, loaded.recipe, loaded.lineage) == ("1", tiny_recipe, LINEAGE)
     assert (home / "mlflow.db").is_file()
     assert list((home / "mlartifacts").rglob("model_index.json"))
+
+
+def test_training_starts_from_a_registered_bundle(bundle: Path) -> None:
+    version = registry.register_bundle(bundle, registry.start_run("retrain"))
+    registry.set_alias("mmface-dit", "champion", version)
+    assert pin("models:/mmface-dit@champion") == "models:/mmface-dit/1"
+    for name in ("models:/mmface-dit@champion", "models:/mmface-dit/1"):
+        config = find_weights(name).path / "config.json"
+        assert json.loads(config.read_text())["_class_name"] == "MMFaceDiT"
+        assert weights_identity(name) == f"bundle:{bundle_fingerprint(bundle)[:16]}"
+    with pytest.raises(RegistryError, match="no alias 'other'"):
+        find_weights("models:/mmface-dit@other")
 
 
 def test_a_server_registers_and_gives_back(server: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

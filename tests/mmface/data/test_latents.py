@@ -31,6 +31,7 @@ def row(seed: int) -> dict:
     random = np.random.default_rng(seed)
     return {
         "id": str(seed),
+        "source": "photos",
         "split": "train",
         "image": png(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)),
         "mask": mask_to_png(random.integers(0, 19, (40, 40), dtype=np.uint8)),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mmface.config import Phase, Recipe, Train
 from mmface.train.batches import TrainingSet
 from mmface.train.ema import EMA
-from mmface.train.loop import build_transformer
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
+from mmface.train.start import build_transformer
 
 
 @given(steps=st.integers(1, 500), warmup=st.integers(0, 300), floor=st.floats(0, 1e-4))

@@ -1,0 +1,138 @@
+"""The training loop in several processes without Ray: a gloo group of workers whose results come back through files."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor
+
+from mmface.config import Recipe
+from mmface.train.batches import Batch, Draws, TrainingSet
+from mmface.train.loop import Hooks, advance, make_state
+from mmface.train.parallel import full_state, load_full_state
+from mmface.train.state import TrainState
+from mmface.train.step import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the loop.
+
+    Attributes:
+        start: an outcome's file to go on from.
+        stop: step after which to stop; by default the phase's last.
+    """
+
+    name: str
+    recipe: Recipe
+    start: Path | None = None
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run ended.
+
+    Attributes:
+        full: of :func:`mmface.train.parallel.full_state`.
+        drawn: (step, slot) → row id and hash of the noise, of all ranks.
+        file: where it is kept.
+    """
+
+    step: int
+    full: dict[str, dict[str, Any]]
+    history: list[dict[str, float]]
+    drawn: dict[tuple[int, int], tuple[str, str]]
+    file: Path
+
+    def weights(self, part: str = "model") -> dict[str, Tensor]:
+        return self.full[part]
+
+
+class Stopped(Exception):
+    pass
+
+
+def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
+    """Leaves the outcome in ``folder``. Every rank calls it."""
+    drawn: dict[tuple[int, int], tuple[str, str]] = {}
+    state = make_state(job.recipe, data, world)
+    if job.start:
+        begun: Outcome = torch.load(job.start, weights_only=False)
+        load_full_state(state, begun.full)
+        state.step = begun.step
+
+    def stop(state: TrainState) -> None:
+        if state.step == job.stop:
+            raise Stopped
+
+    original = Draws.batch
+
+    def batch(draws: Draws, data: TrainingSet, step: int, slots: list[int]) -> Batch:
+        made = original(draws, data, step, slots)
+        for slot, key, noise in zip(slots, made.ids, made.noise, strict=True):
+            drawn[step, slot] = key, hashlib.sha256(noise.numpy().tobytes()).hexdigest()
+        return made
+
+    Draws.batch = batch  # type: ignore[method-assign]
+    try:
+        if state.step != job.stop:
+            advance(state, job.recipe, 0, data, Hooks(lambda entry: None, stop), world)
+    except Stopped:
+        pass
+    finally:
+        Draws.batch = original  # type: ignore[method-assign]
+    everyone: list[Any] = [drawn]
+    if world.size > 1:
+        everyone = [None] * world.size
+        dist.all_gather_object(everyone, drawn)
+    full = full_state(state)
+    if world.rank == 0:
+        file = folder / f"{job.name}.pt"
+        together = {key: value for part in everyone for key, value in part.items()}
+        torch.save(Outcome(state.step, full, state.history, together, file), file)
+
+
+def run_all(size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> dict[str, Outcome]:
+    """The jobs one after another on ``size`` workers; alone in this process, else in a gang of their own."""
+    folder.mkdir()
+    if size == 1:
+        for job in jobs:
+            run(job, data, World(), folder)
+    else:
+        # Forked from a server that has imported everything: starting a worker takes no second import.
+        multiprocessing.set_forkserver_preload(
+            ["mmface.train.loop", "mmface.train.adam8bit", "torch.distributed.tensor"]
+        )
+        arguments = (size, jobs, data, folder)
+        torch.multiprocessing.start_processes(_member, arguments, nprocs=size, start_method="forkserver")
+    return {job.name: torch.load(folder / f"{job.name}.pt", weights_only=False) for job in jobs}
+
+
+def _member(rank: int, size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=size)
+    try:
+        for job in jobs:
+            run(job, data, World(rank, size), folder)
+    finally:
+        dist.destroy_process_group()
+
+
+def changed(recipe: Recipe, *, phase: dict[str, Any] | None = None, **train: object) -> Recipe:
+    """Another first phase and other settings of ``train``."""
+    first = recipe.phases[0].model_copy(update=phase or {})
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=train), "phases": (first,)})
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Largest difference of any weight."""
+    assert one.keys() == other.keys()
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
