@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ def run_all(size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> dict
             run(job, data, World(), folder)
     else:
         # Forked from a server that has imported everything: starting a worker takes no second import.
-        multiprocessing.set_forkserver_preload(["mmface.train.loop", "mmface.train.adam8bit", "torch.distributed.tensor"])
+        multiprocessing.set_forkserver_preload(
+            ["mmface.train.loop", "mmface.train.adam8bit", "torch.distributed.tensor"]
+        )
         arguments = (size, jobs, data, folder)
         torch.multiprocessing.start_processes(_member, arguments, nprocs=size, start_method="forkserver")
     return {job.name: torch.load(folder / f"{job.name}.pt", weights_only=False) for job in jobs}
