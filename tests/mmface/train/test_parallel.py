@@ -5,6 +5,7 @@ Figures beside a tolerance are what was measured.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,7 @@ def two(one: Outcomes, training_set: TrainingSet, folder: Path) -> Outcomes:
         short("fsdp bf16", parallel="fsdp", precision="bf16"),
         short("fsdp pure", parallel="fsdp", precision="bf16-pure"),
         Job("fsdp recomputed", base(parallel="fsdp", gradient_checkpointing=1), stop=STOP),
+        Job("looked at", sharded, stop=STOP, look=True),
         Job("ddp recomputed", base(gradient_checkpointing=True), stop=STOP),
     ]
     return run_all(2, jobs, training_set, folder / "2")
@@ -177,6 +179,10 @@ def test_recomputing_changes_no_bit_on_several_workers(two: Outcomes):
     assert_equal(two["fsdp recomputed"], two["stopped fsdp"])
 
 
+def test_looking_at_shards_changes_nothing(two: Outcomes):
+    assert_equal(two["looked at"], two["stopped fsdp"])
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16-pure"])
 def test_recomputed_blocks_hold_less_and_give_the_same_gradients(precision, training_set: TrainingSet):
     recipes = [base(gradient_checkpointing=blocks, precision=precision) for blocks in (False, 1, True)]
@@ -247,3 +253,15 @@ def test_compiling_needs_a_compiler(training_set: TrainingSet, monkeypatch: pyte
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(RecipeError, match=r"^train.compile: .* there is no no-such-compiler"):
         make_state(base(compile=True), training_set, World())
+
+
+@pytest.mark.skipif("TEST_COMPILE" not in os.environ, reason="a minute of g++; TEST_COMPILE=1 runs it")
+def test_compiled_blocks_learn_the_same(two: Outcomes, training_set: TrainingSet, tmp_path: Path):
+    alone = run_all(1, [Job("alone", base(compile=True), stop=STOP)], training_set, tmp_path / "1")["alone"]
+    assert_agree(alone, two["stopped"], 1e-5)  # 1e-7
+    jobs = [
+        Job("ddp", base(compile=True, gradient_checkpointing=1), stop=STOP),
+        Job("fsdp", base(compile=True, parallel="fsdp", gradient_checkpointing=1), stop=STOP),
+    ]
+    for outcome in run_all(2, jobs, training_set, tmp_path / "2").values():
+        assert_agree(outcome, two["stopped"], 1e-5)
