@@ -9,7 +9,7 @@ Shapes: R rows, B slots, C latent channels, H W latent size, L text tokens, D te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,7 +30,7 @@ _ORDER, _SAMPLE = 0, 1
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Every training row as flat arrays, memory-mapped when loaded from datasets.
+    """Every training row, or some held-out ones, as flat arrays, memory-mapped when loaded from datasets.
 
     Attributes:
         ids: [R] row ids, sorted, as bytes.
@@ -48,6 +48,17 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, rows: slice) -> TrainingSet:
+        """Some of the rows, as views of the same arrays."""
+        mask, sketch = self.conditions
+        return TrainingSet(
+            ids=self.ids[rows],
+            image=self.image[rows],
+            image_std=None if self.image_std is None else self.image_std[rows],
+            conditions=(mask[rows], sketch[rows]),
+            texts=replace(self.texts, place=self.texts.place[rows]),
+        )
 
     @property
     def latent_channels(self) -> int:
@@ -155,21 +166,36 @@ class Draws:
 
 
 def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
-    """Reads the training rows that both datasets have, ordered by id, into memory-mapped arrays.
+    """The training rows alone; see :func:`load_sets`."""
+    return load_sets(latents, text, 0)[0]
+
+
+def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[TrainingSet, TrainingSet | None]:
+    """Reads the rows that both datasets have, ordered by id, into memory-mapped arrays, in one pass.
 
     Args:
         latents: a ``latents-<px>`` dataset.
         text: the ``text`` dataset.
+        held_out_rows: how many rows of the split ``test`` to read, the first by id.
+
+    Returns:
+        All training rows; the held-out ones, or ``None`` if there are none or none were asked for.
 
     Raises:
         DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
     """
     split = latents.table(["id", "split"]).to_pydict()
     spoken = set(text.table(["id"]).column("id").to_pylist())
-    ids = [key for key, part in zip(split["id"], split["split"], strict=True) if part == "train" and key in spoken]
-    if not ids:
+    common = [(key, part) for key, part in zip(split["id"], split["split"], strict=True) if key in spoken]
+    train = [key for key, part in common if part == "train"]
+    if not train:
         raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
-    rows = Rows(ids)
+    held_out = sorted(key for key, part in common if part == "test")[:held_out_rows]
+    data = _load(latents, text, Rows(train, held_out))
+    return data.part(slice(len(train))), data.part(slice(len(train), None)) if held_out else None
+
+
+def _load(latents: Dataset, text: Dataset, rows: Rows) -> TrainingSet:
     shape = tuple(latents.manifest.extra["latent_shape"])
     mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
     drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
