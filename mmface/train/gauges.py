@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mmface.config import Recipe
+from mmface.errors import RecipeError
 from mmface.objectives import make_objective
 from mmface.train.batches import Draws, TrainingSet
 from mmface.train.clock import Clock, peak_flops, training_flops
@@ -22,8 +23,8 @@ class Gauges:
     """The instruments of one phase; every rank has them and reads them at the same steps.
 
     Args:
-        recipe: with its phase ``index``.
-        data: the phase's training rows.
+        recipe: with the phase of ``draws``.
+        draws, data: what the phase trains on.
         held_out: rows to measure and to paint; ``None`` measures and paints nothing.
         hooks: where figures and pictures go.
         world: who takes part.
@@ -34,22 +35,22 @@ class Gauges:
         saved: step of the last checkpoint, for whoever has to go back; kept by the loop.
 
     Raises:
+        RecipeError: previews are wanted, but no row is held out.
         InputError: previews are wanted, but the VAE is not there.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        index: int,
+        draws: Draws,
         data: TrainingSet,
         held_out: TrainingSet | None,
         hooks: Hooks,
         world: World,
         start: int,
     ) -> None:
-        phase, self.train, self.watch = recipe.phases[index], recipe.train, recipe.watch
-        self.data, self.hooks, self.world = data, hooks, world
-        self.draws = Draws(recipe.seed, index, phase.batch_size, self.train.condition_dropout, self.train.text_dropout)
+        phase, self.train, self.watch = recipe.phases[draws.phase], recipe.train, recipe.watch
+        self.draws, self.data, self.hooks, self.world = draws, data, hooks, world
         self.steps = phase.total_steps(len(data))
         peak = peak_flops(self.train, world.device)
         self.clock = Clock(
@@ -62,6 +63,9 @@ class Gauges:
         )
         self.saved = start or None
         self.held_out = self.previews = None
+        if held_out is None and self.watch.preview_every:
+            message = "previews are painted from held-out rows and there is none: see data.holdout, watch.held_out_rows"
+            raise RecipeError(message, field="watch.preview_every")
         if held_out is not None:
             # What trains in one piece is surely judged in one.
             batch_size = max(1, phase.batch_size // phase.accumulation // world.size)

@@ -14,7 +14,7 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.model import MMFaceDiT
 from mmface.objectives import make_objective
-from mmface.train.batches import TrainingSet
+from mmface.train.batches import Draws, TrainingSet
 from mmface.train.ema import EMA
 from mmface.train.gauges import Gauges
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
@@ -66,7 +66,8 @@ def train_phase(
     Raises:
         TrainingError: a loss or gradient is not finite, or the loss explodes (names step, sample ids and the last good
             checkpoint; nothing of that step is applied), or the checkpoint is another run's.
-        RecipeError: a micro-batch has fewer samples than there are workers, or ``previous`` is another architecture.
+        RecipeError: a micro-batch has fewer samples than there are workers, ``previous`` is another architecture, or
+            there is no held-out row to paint.
     """
     world = world or World()
     phase, train = recipe.phases[index], recipe.train
@@ -77,13 +78,14 @@ def train_phase(
         load_checkpoint(state, resume)
     transformer = _distributed(state.model, world)
     objective = make_objective(**recipe.objective.model_dump())
+    draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout)
     slots = world.slots(phase.batch_size, phase.accumulation)
     steps = phase.total_steps(len(data))
-    gauges = Gauges(recipe, index, data, held_out, hooks, world, state.step)
+    gauges = Gauges(recipe, draws, data, held_out, hooks, world, state.step)
 
     while state.step < steps:
         with gauges.clock.waiting():
-            batches = [gauges.draws.batch(data, state.step, some) for some in slots]
+            batches = [draws.batch(data, state.step, some) for some in slots]
         losses = backward(transformer, objective, batches, phase.batch_size, train, world)
         gauges.check(state, losses)
         rate = learning_rate(state.step, phase, steps)

@@ -15,6 +15,7 @@ from PIL import Image
 from mmface import tracking
 from mmface.components import load_text_encoder, load_vae
 from mmface.config import Recipe
+from mmface.errors import RecipeError
 from mmface.latents import encode_moments, normalise
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline
@@ -138,6 +139,8 @@ def test_a_resumed_run_paints_the_same_sheets(tiny_recipe, pictures, tmp_path: P
     with pytest.raises(Killed):
         run(stop=True)
     assert run(stop=False, resume=tmp_path / "3") == {step: whole[step] for step in (4, 5)}
+    with pytest.raises(RecipeError, match=r"^watch.preview_every: previews are painted from held-out rows"):
+        train_phase(recipe, 0, pictures, hooks=Hooks(lambda line: None, lambda state: None))
 
 
 def test_restarts_log_every_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
