@@ -5,6 +5,7 @@ A figure is *measured* (how, on what), *published* (where) or *assumed*, and say
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ GPUS = {
     "RTX5000Ada": Gpu(261e12, 65.3e12, "NVIDIA RTX 5000 Ada datasheet"),
     "RTX4090": Gpu(165e12, 82.6e12, "NVIDIA Ada architecture whitepaper"),
 }
+# Words in the names of variants that are slower than the datasheet's figure above.
+SLOWER = {"PCIE", "NVL", "LAPTOP", "MIG", "D"}
 
 TRAINING = Figure(0.40, "assumed share of the bf16 peak while training")
 ENCODING = Figure(0.50, "assumed share of the fp32 peak in encoders")
@@ -110,3 +113,11 @@ SHAPES: dict[str, dict[str, Any]] = {
         "input_side": 512,
     },
 }
+
+
+def find_gpu(device: str) -> Gpu | None:
+    """The GPU that a driver calls ``device``, like "NVIDIA A100-SXM4-80GB"; ``None`` if its peak is not known."""
+    words = re.split(r"[\s-]+", device.upper().replace("RTX ", "RTX"))
+    if not SLOWER.isdisjoint(words):
+        return None
+    return next((GPUS[word] for word in words if word in GPUS), None)

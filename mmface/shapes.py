@@ -1,12 +1,8 @@
-"""FLOPs, parameters and sizes of a recipe's networks, counted on the meta device: no weight is loaded or drawn.
-
-A multiply-add is two FLOPs, as ``torch.utils.flop_counter`` counts: matrix products, convolutions, attention.
-"""
+"""FLOPs, parameters and sizes of a recipe's networks, counted on the meta device: no weight is loaded or drawn."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +10,6 @@ from typing import Any
 
 import diffusers
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, SegformerConfig, SegformerForSemanticSegmentation
 
 from mmface.config import Components, Recipe
@@ -22,11 +17,10 @@ from mmface.costs import SHAPES
 from mmface.data.conditions import SKETCH_SIDE
 from mmface.data.u2net import U2Net
 from mmface.errors import InputError
+from mmface.flops import META, count, transformer_flops
 from mmface.latents import encode_moments, latent_channels, spatial_factor
 from mmface.model import MMFaceDiT
 from mmface.zoo import resolve
-
-META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -90,11 +84,7 @@ class Shapes:
 
     def transformer_flops(self, pixels: int) -> int:
         """One forward pass of the transformer for one picture."""
-        channels, height, width = self.latent(pixels)
-        text = torch.empty(1, self.text_length, self.text_width, device=META)
-        latents = torch.empty(1, 2 * channels, height, width, device=META)
-        kind = torch.zeros(1, dtype=torch.long, device=META)
-        return count(lambda: self.transformer(latents, torch.empty(1, device=META), text, text[:, 0], kind))
+        return transformer_flops(self.transformer, self.latent(pixels), (self.text_length, self.text_width))
 
     def vae_flops(self, pixels: int) -> int:
         """Encoding one picture."""
@@ -119,13 +109,6 @@ class Shapes:
         with META:
             model: Any = U2Net.from_config(config)
             return count(lambda: model(torch.empty(1, 3, SKETCH_SIDE, SKETCH_SIDE)))
-
-
-def count(call: Callable[[], object]) -> int:
-    """FLOPs of ``call``."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call()
-    return int(counter.get_total_flops())
 
 
 def component_config(components: Components, role: str) -> dict[str, Any]:

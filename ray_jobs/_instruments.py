@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from mmface import tracking
 from mmface.storage import Store
@@ -35,16 +37,30 @@ class Tracker:
         """Logs one entry of the history, unless an earlier attempt did."""
         step = self.offset + int(entry["step"])
         if step > self.last:
-            figures = {f"train/{name}": value for name, value in entry.items() if name != "step"}
+            figures = {
+                name if "/" in name else f"train/{name}": value for name, value in entry.items() if name != "step"
+            }
             tracking.log_metrics(self.run, figures, step)
             self.last = step
 
+    def preview(self, step: int, png: bytes) -> None:
+        """Stores a picture as ``previews/step-000500.png``; a restarted run that paints it again replaces it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"step-{self.offset + step:06d}.png"
+            path.write_bytes(png)
+            tracking.log_artifact(self.run, path, "previews")
 
-def describe(title: str, entry: dict[str, float], steps: int) -> str:
-    """One line for a person."""
+
+def describe(title: str, entry: Mapping[str, float], steps: int) -> str:
+    """One line for a person.
+
+    Args:
+        entry: of the history; with the held-out loss of an earlier one, if it was ever measured.
+    """
     minutes, seconds = divmod(round(entry["eta_s"]), 60)
+    held_out = f"  held-out {entry['held_out/loss']:.4f}" if "held_out/loss" in entry else ""
     return (
-        f"{title}: step {entry['step']:.0f}/{steps}  loss {entry['loss']:.4f}  lr {entry['lr']:.1e}  "
+        f"{title}: step {entry['step']:.0f}/{steps}  loss {entry['loss']:.4f}{held_out}  lr {entry['lr']:.1e}  "
         f"{entry['images_per_s']:.1f} images/s  ETA {minutes}:{seconds:02d}"
     )
 

@@ -73,7 +73,7 @@ def fit(recipe: Recipe, phase: int, identity: Identity, run: str, home: Store, m
 
     Raises:
         TrainingError: the loss is not finite, or workers were lost more than ``MAX_FAILURES`` times.
-        RecipeError, DatasetError: see :func:`mmface.train.loop.train_phase` and ``load_training_set``.
+        RecipeError, DatasetError: see :func:`mmface.train.loop.train_phase` and ``load_sets``.
     """
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
@@ -146,7 +146,7 @@ def train_worker(config: dict[str, Any]) -> MMFaceError | None:
     import torch
     from ray.train.torch import get_device
 
-    from mmface.train.batches import load_training_set
+    from mmface.train.batches import load_sets
     from mmface.train.loop import train_phase
     from mmface.train.step import World
 
@@ -160,16 +160,28 @@ def train_worker(config: dict[str, Any]) -> MMFaceError | None:
         checkpoint = ray.train.get_checkpoint()
         resume = Path(stack.enter_context(checkpoint.as_directory())) if checkpoint else None
         try:
-            data = load_training_set(open_dataset(work.inputs["latents"]), open_dataset(work.inputs["text"]))
+            data, held_out = load_sets(
+                open_dataset(work.inputs["latents"]),
+                open_dataset(work.inputs["text"]),
+                work.recipe.watch.held_out_rows,
+            )
             previous = None
             if "previous" in work.inputs:
                 previous = scratch / "previous"
                 open_dataset(work.inputs["previous"]).download("transformer", previous / "transformer")
             hooks = make_hooks(work, world.rank, len(data), resume)
             train_phase(
-                work.recipe, work.phase, data, hooks=hooks, world=world, run=work.run, previous=previous, resume=resume
+                work.recipe,
+                work.phase,
+                data,
+                hooks=hooks,
+                world=world,
+                run=work.run,
+                previous=previous,
+                resume=resume,
+                held_out=held_out,
             )
-        except (TrainingError, RecipeError, DatasetError) as error:
+        except (TrainingError, RecipeError, DatasetError, InputError) as error:
             return error
     return None
 
@@ -188,12 +200,15 @@ def make_hooks(work: Work, rank: int, rows: int, resume: Path | None) -> Hooks:
     tracker = None
     if rank == 0 and work.mlflow_run and work.tracking_uri:
         tracker = Tracker(work.mlflow_run, work.tracking_uri, offset)
-    if tracker and resume:
-        for entry in read_history(resume):
+    known: dict[str, float] = {}  # a line of the log does not always measure the held-out loss
+    for entry in read_history(resume) if resume else []:
+        known.update(entry)
+        if tracker:
             tracker.log(entry)
 
     def on_log(entry: dict[str, float]) -> None:
-        progress.write(describe(f"train {work.phase} ({phases[work.phase].resolution} px)", entry, steps))
+        known.update(entry)
+        progress.write(describe(f"train {work.phase} ({phases[work.phase].resolution} px)", known, steps))
         if tracker:
             tracker.log(entry)
 
@@ -207,7 +222,11 @@ def make_hooks(work: Work, rank: int, rows: int, resume: Path | None) -> Hooks:
             save_checkpoint(state, folder)
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    return Hooks(on_log, on_checkpoint)
+    def on_preview(step: int, png: bytes) -> None:
+        if tracker:
+            tracker.preview(step, png)
+
+    return Hooks(on_log, on_checkpoint, on_preview if work.mlflow_run else None)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from mmface.config.base import Section
 from mmface.config.data import Captioning, Collection, Components, Data, Layout, Portraits, Quality, TextPadding
 from mmface.config.serve import Evaluate, Gate, Sampler, Sampling, Serve
 from mmface.config.train import Model, Objective, ObjectiveConfig, Phase, Train
+from mmface.config.watch import Watch
 
 __all__ = [
     "Captioning",
@@ -39,6 +40,7 @@ __all__ = [
     "Serve",
     "TextPadding",
     "Train",
+    "Watch",
     "fingerprint",
 ]
 
@@ -57,6 +59,7 @@ class Recipe(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     phases: tuple[Phase, ...] = Field(default=(Phase(resolution=256, epochs=300),), min_length=1)
     train: Train = Train()
+    watch: Watch = Watch()
     sampling: Sampling = Sampling()
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ LENGTH_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Every training row as flat arrays, memory-mapped when loaded from datasets.
+    """Every training row, or some held-out ones, as flat arrays, memory-mapped when loaded from datasets.
 
     Attributes:
         ids: [R] row ids, sorted, as bytes.
@@ -51,6 +51,18 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def part(self, rows: slice) -> TrainingSet:
+        """Some of the rows, as views of the same arrays."""
+        mask, sketch = self.conditions
+        return TrainingSet(
+            ids=self.ids[rows],
+            image=self.image[rows],
+            image_std=None if self.image_std is None else self.image_std[rows],
+            conditions=(mask[rows], sketch[rows]),
+            texts=replace(self.texts, place=self.texts.place[rows]),
+            sources=self.sources[rows],
+        )
 
     @property
     def latent_channels(self) -> int:
@@ -126,7 +138,7 @@ class Draws:
         """The given slots of the global batch of ``step``."""
         rows = self.rows(len(data), step, slots)
         drawn = [self._slot(data, row, step, slot) for row, slot in zip(rows, slots, strict=True)]
-        sequence, mask = _pad([one.pop("sequence") for one in drawn], data.texts.masked)
+        sequence, mask = pad_texts([one.pop("sequence") for one in drawn], data.texts.masked)
         columns = {key: torch.from_numpy(np.stack([one[key] for one in drawn])) for key in drawn[0]}
         return Batch(
             slots=torch.tensor(list(slots)),
@@ -162,22 +174,37 @@ class Draws:
 
 
 def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
-    """Reads the training rows that both datasets have, ordered by id, into memory-mapped arrays.
+    """The training rows alone; see :func:`load_sets`."""
+    return load_sets(latents, text, 0)[0]
+
+
+def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[TrainingSet, TrainingSet | None]:
+    """Reads the rows that both datasets have, ordered by id, into memory-mapped arrays, in one pass.
 
     Args:
         latents: a ``latents-<px>`` dataset.
         text: the ``text`` dataset.
+        held_out_rows: how many rows of the split ``test`` to read, the first by id.
+
+    Returns:
+        All training rows; the held-out ones, or ``None`` if there are none or none were asked for.
 
     Raises:
         DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
     """
     table = latents.table(["id", "split", "source"]).to_pydict()
     spoken = set(text.table(["id"]).column("id").to_pylist())
-    ids = [key for key, part in zip(table["id"], table["split"], strict=True) if part == "train" and key in spoken]
-    if not ids:
+    common = [(key, part) for key, part in zip(table["id"], table["split"], strict=True) if key in spoken]
+    train = [key for key, part in common if part == "train"]
+    if not train:
         raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
-    rows = Rows(ids)
+    held_out = sorted(key for key, part in common if part == "test")[:held_out_rows]
     source = dict(zip(table["id"], table["source"], strict=True))
+    data = _load(latents, text, Rows(train, held_out), source)
+    return data.part(slice(len(train))), data.part(slice(len(train), None)) if held_out else None
+
+
+def _load(latents: Dataset, text: Dataset, rows: Rows, source: dict[str, str]) -> TrainingSet:
     shape = tuple(latents.manifest.extra["latent_shape"])
     mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
     drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
@@ -199,7 +226,7 @@ def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
     )
 
 
-def _pad(sequences: Sequence[Floats], masked: bool) -> tuple[Tensor, Tensor | None]:
+def pad_texts(sequences: Sequence[Floats], masked: bool) -> tuple[Tensor, Tensor | None]:
     """[L, D] each → [B, L, D]; if ``masked`` the lengths differ, and a mask [B, L] says whose tokens are there."""
     if not masked:
         return torch.from_numpy(np.stack(sequences)), None

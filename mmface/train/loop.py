@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmface.config import Recipe
-from mmface.errors import RecipeError, TrainingError
+from mmface.errors import RecipeError
 from mmface.objectives import make_objective
 from mmface.train.balance import mix
 from mmface.train.batches import Draws, TrainingSet
 from mmface.train.ema import EMA
-from mmface.train.meter import Clock
+from mmface.train.gauges import Gauges
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
 from mmface.train.parallel import place, wrap
 from mmface.train.start import build_transformer
@@ -28,10 +28,13 @@ class Hooks:
         on_log: gets each entry of the history; called on rank 0 only.
         on_checkpoint: gets the state after every ``checkpoint_every`` steps and the last; called on every rank, so
             that it may be a barrier.
+        on_preview: gets the step and a PNG (:meth:`mmface.train.previews.Previews.sheet`); called on rank 0 only, but
+            given on every rank or on none. Without it nothing is painted.
     """
 
     on_log: Callable[[dict[str, float]], None]
     on_checkpoint: Callable[[TrainState], None]
+    on_preview: Callable[[int, bytes], None] | None = None
 
 
 def train_phase(
@@ -44,6 +47,7 @@ def train_phase(
     run: str = "",
     previous: Path | None = None,
     resume: Path | None = None,
+    held_out: TrainingSet | None = None,
 ) -> TrainState:
     """Trains phase ``index`` of the recipe to its last step.
 
@@ -55,12 +59,13 @@ def train_phase(
         previous: folder that holds the previous phase's ``transformer/``; without it ``train.start`` says where the
             weights come from.
         resume: checkpoint of this run to go on from.
+        held_out: rows whose loss is measured and that are painted, as the recipe's ``watch`` says.
 
     Raises:
-        TrainingError: a loss or gradient is not finite (names step and sample ids; nothing of that step is applied),
-            or the checkpoint is another run's.
-        RecipeError: a micro-batch has fewer samples than there are workers, ``train.balance`` does not fit the rows, or
-            see :func:`make_state`.
+        TrainingError: a loss or gradient is not finite, or the loss explodes (names step, sample ids and the last good
+            checkpoint; nothing of that step is applied), or the checkpoint is another run's.
+        RecipeError: a micro-batch has fewer samples than there are workers, there is no held-out row to paint,
+            ``train.balance`` does not fit the rows, or see :func:`make_state`.
     """
     world = world or World()
     phase = recipe.phases[index]
@@ -69,11 +74,19 @@ def train_phase(
     state = make_state(recipe, data, world, run=run, previous=previous)
     if resume is not None:
         load_checkpoint(state, resume)
-    advance(state, recipe, index, data, hooks, world)
+    advance(state, recipe, index, data, hooks, world, held_out)
     return state
 
 
-def advance(state: TrainState, recipe: Recipe, index: int, data: TrainingSet, hooks: Hooks, world: World) -> None:
+def advance(
+    state: TrainState,
+    recipe: Recipe,
+    index: int,
+    data: TrainingSet,
+    hooks: Hooks,
+    world: World,
+    held_out: TrainingSet | None = None,
+) -> None:
     """Trains from where ``state`` stands to the phase's last step; see :func:`train_phase`."""
     phase, train = recipe.phases[index], recipe.train
     transformer = wrap(state.model, world)
@@ -82,25 +95,19 @@ def advance(state: TrainState, recipe: Recipe, index: int, data: TrainingSet, ho
     draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
     slots = world.slots(phase.batch_size, phase.accumulation)
     steps = phase.total_steps(len(data))
-    clock = Clock(state.step)
+    gauges = Gauges(recipe, draws, data, held_out, hooks, world, state.step)
 
     while state.step < steps:
-        with clock.waiting():
+        with gauges.clock.waiting():
             batches = [draws.batch(data, state.step, some) for some in slots]
         losses = backward(transformer, objective, batches, phase.batch_size, train, world)
-        if not losses.finite:
-            raise _not_finite(state.step, losses.bad_slots, draws, data)
+        gauges.check(state, losses)
         rate = learning_rate(state.step, phase, steps)
         apply(state, losses, rate)
-
-        last = state.step == steps
-        if last or state.step % train.log_every == 0:
-            figures = {"step": state.step, **state.meter.means(), "lr": rate}
-            state.history.append(figures | clock.read(state.step, steps, phase.batch_size))
-            if world.rank == 0:
-                hooks.on_log(state.history[-1])
-        if last or state.step % train.checkpoint_every == 0:
+        gauges.read(state, rate)
+        if state.step == steps or state.step % train.checkpoint_every == 0:
             hooks.on_checkpoint(state)
+            gauges.saved = state.step
 
 
 def apply(state: TrainState, losses: GlobalLosses, rate: float) -> None:
@@ -128,13 +135,3 @@ def make_state(
     place(model, ema.module, recipe.train, world)
     optimizer = make_optimizer(model.parameters(), recipe.train)
     return TrainState(run=run, rows=len(data), model=model, ema=ema, optimizer=optimizer)
-
-
-def _not_finite(step: int, slots: list[int], draws: Draws, data: TrainingSet) -> TrainingError:
-    ids = [data.ids[row].decode() for row in draws.rows(len(data), step, slots)]
-    named = ", ".join(key[:16] for key in ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
-    return TrainingError(
-        f"the loss is not finite at step {step + 1} (samples {named}); the last checkpoint is good: "
-        "lower learning_rate or look at these samples",
-        field=f"phases.{draws.phase}",
-    )

@@ -1,4 +1,4 @@
-"""Columns of datasets as memory-mapped arrays with one place a training row."""
+"""Columns of datasets as memory-mapped arrays with one place a row."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class Rows:
-    """The training rows, ordered by id."""
+    """Rows of datasets, ordered by id within each group, one group after the other."""
 
-    def __init__(self, ids: Iterable[str]) -> None:
-        self.ids = sorted(ids)
+    def __init__(self, *groups: Iterable[str]) -> None:
+        self.ids = [key for group in groups for key in sorted(group)]
         self._place = {key: row for row, key in enumerate(self.ids)}
 
     def __len__(self) -> int:

@@ -1,25 +1,30 @@
-"""What stands in a line of the log: mean losses since the last one, and wall time."""
+"""The losses that stand in a line of the log: means since the last one."""
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
+from typing import Any
 
 from torch import Tensor
 
 from mmface.model import MODALITIES
+from mmface.train.guard import Usual
 from mmface.train.step import GlobalLosses
 
 
 class Meter:
     """Sums and counts: the loss as a whole, by modality and by eighth of the drawn times; the gradient norm.
 
-    Part of the checkpoint, so that a resumed run logs the same numbers.
+    Part of the checkpoint, so that a resumed run logs the same numbers and refuses the same steps.
+
+    Attributes:
+        usual: what the last steps lost.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
+        self.usual = Usual()
 
     def add(self, losses: GlobalLosses) -> None:
         """Takes in one step."""
@@ -30,6 +35,7 @@ class Meter:
             self._add(f"loss_t{octile}", losses.loss[losses.octile == octile])
         self._sums["grad_norm"] += losses.grad_norm
         self._counts["grad_norm"] += 1
+        self.usual.add(losses)
 
     def means(self) -> dict[str, float]:
         """Mean of everything that occurred since the last call; starts anew."""
@@ -38,45 +44,16 @@ class Meter:
         self._counts.clear()
         return means
 
-    def state_dict(self) -> dict[str, dict[str, float]]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain numbers; JSON keeps them exactly."""
-        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+        return {"sums": dict(self._sums), "counts": dict(self._counts), "usual": self.usual.state_dict()}
 
-    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """The reverse of :meth:`state_dict`."""
         self._sums = defaultdict(float, state["sums"])
-        self._counts = defaultdict(int, {name: int(count) for name, count in state["counts"].items()})
+        self._counts = defaultdict(int, state["counts"])
+        self.usual.load_state_dict(state["usual"])
 
     def _add(self, name: str, values: Tensor) -> None:
         self._sums[name] += float(values.double().sum())
         self._counts[name] += len(values)
-
-
-class Clock:
-    """Wall time between two lines of the log; no part of the run's identity."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._since, self._waited = step, time.monotonic(), 0.0
-        self._wait_from = 0.0
-
-    def waiting(self) -> Clock:
-        """Context in which the step waits for its data."""
-        return self
-
-    def __enter__(self) -> None:
-        self._wait_from = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._waited += time.monotonic() - self._wait_from
-
-    def read(self, step: int, steps: int, batch_size: int) -> dict[str, float]:
-        """Images a second, share of time waiting for data, seconds to go; starts a new interval."""
-        now = time.monotonic()
-        seconds = max(now - self._since, 1e-9)
-        figures = {
-            "images_per_s": (step - self._step) * batch_size / seconds,
-            "data_wait": self._waited / seconds,
-            "eta_s": (steps - step) * seconds / (step - self._step),
-        }
-        self._step, self._since, self._waited = step, now, 0.0
-        return figures

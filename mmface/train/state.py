@@ -38,6 +38,7 @@ class TrainState:
         rows: training rows.
         step: optimizer steps done.
         history: one entry a logged step.
+        held_out: held-out loss of these very EMA weights; ``None`` if it was not measured at this step.
     """
 
     run: str
@@ -48,6 +49,7 @@ class TrainState:
     step: int = 0
     meter: Meter = field(default_factory=Meter)
     history: list[dict[str, float]] = field(default_factory=list)
+    held_out: float | None = None
 
 
 def save_checkpoint(state: TrainState, folder: Path) -> None:

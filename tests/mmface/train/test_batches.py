@@ -19,7 +19,7 @@ from mmface.errors import DatasetError
 from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
-from mmface.train.batches import Batch, Draws, TrainingSet, load_training_set
+from mmface.train.batches import Batch, Draws, TrainingSet, load_sets, load_training_set
 
 DRAWS = Draws(seed=3, phase=0, batch_size=4, condition_dropout=0.05, text_dropout=0.05)
 
@@ -189,6 +189,26 @@ def test_load_joins_sorts_and_normalises(tmp_path: Path):
     assert isinstance(data.texts.sequence, np.memmap)
     assert (data.latent_channels, data.text_width) == (2, 4)
     assert isinstance(data.image, np.memmap)
+
+
+def test_held_out_rows_come_apart_from_the_training_rows(tmp_path: Path):
+    latents, text = datasets(tmp_path)
+    data, held_out = load_sets(latents, text, 5)
+    assert held_out is not None
+    assert (data.ids.tolist(), held_out.ids.tolist()) == ([b"a", b"c"], [b"b"])
+    alone = load_training_set(latents, text)
+    for one, other in (
+        (data.image, alone.image),
+        (data.image_std, alone.image_std),
+        (data.conditions, alone.conditions),
+    ):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(held_out.image[0] - data.image[0], np.broadcast_to([[[2.0]], [[0.25]]], (2, 2, 2)))
+    np.testing.assert_allclose(held_out.conditions[1] - held_out.conditions[0], held_out.image - data.image[:1])
+    for set_ in (data, alone):
+        np.testing.assert_array_equal(set_.texts.read(1, 1)[0], alone.texts.read(1, 1)[0])
+    assert not np.array_equal(held_out.texts.read(0, 1)[1], data.texts.read(0, 1)[1])
+    assert load_sets(latents, text, 0)[1] is None
 
 
 def test_load_without_posterior(tmp_path: Path):
