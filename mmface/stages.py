@@ -125,7 +125,8 @@ def text(recipe: Recipe, captions: str) -> Identity:
 def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
     """The transformer after one phase."""
     here = recipe.phases[phase]
-    elsewhere = {"checkpoint_every", "log_every", "num_workers", "use_gpu"}  # they do not change what is learnt
+    # They do not change what is learnt.
+    elsewhere = {"checkpoint_every", "keep_last", "keep_best", "log_every", "num_workers", "min_workers", "use_gpu"}
     inputs = {"latents": latents, "text": text}
     return Identity(
         stage=f"train-{phase}-{here.resolution}",
