@@ -37,7 +37,6 @@ from mmface.errors import InputError
 from mmface.shapes import Shapes
 
 FP32 = 4
-KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -197,6 +196,7 @@ def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Mach
     hours = samples * passes * forward / _speed(machine, TRAINING, recipe.train.precision)
     weights = shapes.parameters()
     checkpoint = weights * (2 * FP32 + (2 if recipe.train.optimizer != "adamw" else 2 * FP32))
+    kept = recipe.train.keep_last + recipe.train.keep_best
     return Line(
         f"train-{number}-{phase.resolution}",
         hours,
@@ -206,7 +206,7 @@ def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Mach
             f"(recipe; data.holdout {recipe.data.holdout:g} apart)",
             f"{_flops(forward)} forward (counted), x {passes:.3g} (backward is twice it"
             f"{', recomputing once more' if passes > 3 else ''})",
-            f"{weights:,} parameters fp32 (counted); {KEPT_CHECKPOINTS} checkpoints of {checkpoint / 1e9:.1f} GB too",
+            f"{weights:,} parameters fp32 (counted); {kept} checkpoints of {checkpoint / 1e9:.1f} GB too",
         ),
     )
 

@@ -11,6 +11,7 @@ import io
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from botocore.config import Config
@@ -22,6 +23,7 @@ from mmface.storage import HOME_VARIABLE, Entry
 ATTEMPTS = 8
 TIMEOUT_S = 30
 BUFFER = 2**18
+PART = 2**26  # of a large file: 10,000 parts at most, a single PUT ends at 5 GiB
 MISSING = ("NoSuchKey", "404")
 LOST = "PreconditionFailed"
 CONFLICT = "ConditionalRequestConflict"  # two conditional PUTs met; S3 asks to send it again
@@ -88,6 +90,18 @@ class S3:
             except BotoCoreError as error:
                 raise self._unreachable(error) from error
         raise ServiceError(f"{self.uri}: {key} met other writers {ATTEMPTS} times; run again", field=HOME_VARIABLE)
+
+    def write_file(self, key: str, path: Path) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        parts = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART)
+        try:
+            with path.open("rb") as file:
+                self.client.upload_fileobj(file, self.bucket, self._key(key), Config=parts)
+        except ClientError as error:
+            raise self._refused("upload", error) from error
+        except BotoCoreError as error:
+            raise self._unreachable(error) from error
 
     def exists(self, key: str) -> bool:
         return self._call("head_object", Key=self._key(key)) is not None

@@ -1,16 +1,18 @@
 """One small interface over a local folder and an S3 prefix (:mod:`mmface.s3`).
 
 A write is atomic on both: locally a temporary file that is renamed (or hard-linked, when it must be the first), on S3 a
-single PUT (conditional, when it must be the first). Nothing half-written is ever visible under its key.
+single PUT (conditional, when it must be the first; of a large file in parts that the last request joins). Nothing
+half-written is ever visible under its key.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
@@ -48,6 +50,7 @@ class Backend(Protocol):
     def read(self, key: str) -> bytes: ...
     def open(self, key: str) -> BinaryIO: ...
     def write(self, key: str, data: bytes, if_absent: bool) -> bool: ...
+    def write_file(self, key: str, path: Path) -> None: ...
     def exists(self, key: str) -> bool: ...
     def walk(self, prefix: str) -> Iterator[Entry]: ...
     def delete(self, key: str) -> None: ...
@@ -76,15 +79,19 @@ class Store:
         """``key`` for reading here and there without all of its bytes. Raises DatasetError if it is not there."""
         return self._backend.open(_clean(key))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
-        """The bytes of ``key`` in pieces of at most 1 MiB. Raises DatasetError if it is not there."""
+    def chunks(self, key: str, size: int = CHUNK) -> Iterator[bytes]:
+        """The bytes of ``key`` in pieces of at most ``size``. Raises DatasetError if it is not there."""
         with self.open(key) as file:
-            while piece := file.read(CHUNK):
+            while piece := file.read(size):
                 yield piece
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Writes atomically. With ``if_absent`` only the first writer wins: returns False when ``key`` was there."""
         return self._backend.write(_clean(key), data, if_absent)
+
+    def write_file(self, key: str, path: Path) -> None:
+        """Writes the content of the local file ``path`` atomically, whatever its size, without having it in memory."""
+        self._backend.write_file(_clean(key), path)
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` is stored."""
@@ -107,14 +114,15 @@ class Store:
         for entry in self.list(prefix):
             target = folder / PurePosixPath(entry.key).relative_to(_clean(prefix) or ".")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self.read(entry.key))
+            with target.open("wb") as file:
+                file.writelines(self.chunks(entry.key))
         return folder
 
     def upload(self, folder: Path, prefix: str) -> None:
         """Copies every file of ``folder`` below ``prefix``."""
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                self.write(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+                self.write_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
 
     def __reduce__(self) -> tuple[object, ...]:
         return Store, (self.uri,)  # a worker opens its own connections
@@ -171,10 +179,17 @@ class _Folder:
             raise ServiceError(f"{self.root / key} cannot be read: {error.strerror}", field=HOME_VARIABLE) from error
 
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
+        return self._place(key, lambda file: file.write(data), if_absent)
+
+    def write_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._place(key, lambda file: shutil.copyfileobj(source, file, CHUNK), False)
+
+    def _place(self, key: str, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
         target = self.root / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            return _write_file(target, data, if_absent)
+            return _write_file(target, fill, if_absent)
         except OSError as error:
             remedy = "make room or choose another place, then run again: what is finished is kept"
             message = f"{target} cannot be written: {error.strerror}; {remedy}"
@@ -203,7 +218,10 @@ class _Folder:
                     yield from _entry(key, child)
 
     def delete(self, key: str) -> None:
-        (self.root / key).unlink(missing_ok=True)
+        try:
+            (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be removed: {error.strerror}", field=HOME_VARIABLE) from error
 
     def sweep(self) -> None:
         for path in self.root.rglob(f"{_temporary('*')}*"):
@@ -224,11 +242,11 @@ def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
         yield Entry(key, 0)
 
 
-def _write_file(target: Path, data: bytes, if_absent: bool) -> bool:
+def _write_file(target: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=_temporary(str(os.getpid())))
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         if not if_absent:

@@ -98,14 +98,23 @@ class Train(Section):
     condition_dropout: Fraction = 0.05
     text_dropout: Fraction = 0.05
     checkpoint_every: PositiveInt = 500
+    keep_last: PositiveInt = 2  # checkpoints
+    keep_best: Annotated[int, Field(ge=0)] = 1  # by held-out loss, besides the last
     log_every: PositiveInt = 10
     num_workers: PositiveInt = 1
+    min_workers: PositiveInt | None = None  # go on with fewer workers, down to this many, when some are lost
     use_gpu: bool = False
 
     @model_validator(mode="after")
     def _paged_on_gpu(self) -> Train:
         if self.optimizer == "adamw8bit-paged" and not self.use_gpu:
             raise ValueError("adamw8bit-paged pages out of a GPU: set use_gpu, or optimizer adamw8bit")
+        return self
+
+    @model_validator(mode="after")
+    def _elastic(self) -> Train:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError("min_workers must not be above num_workers")
         return self
 
     def recomputed_blocks(self, depth: int) -> int:

@@ -1,8 +1,8 @@
-"""Everything a run is made of besides its data, and its checkpoint: a folder that is there whole or not at all.
+"""Everything a run is made of besides its data, and the files of its checkpoint (:mod:`mmface.train.checkpoints`).
 
 transformer/            the EMA weights as a diffusers model: what a phase publishes
 weights.safetensors     the weights in training
-optimizer.pt            moments; read with ``weights_only``
+optimizer.safetensors   moments; optimizer.json says where each belongs, and the rate
 state.json              run, steps done, open figures of the log
 history.jsonl           one line a logged step
 """
@@ -10,23 +10,26 @@ history.jsonl           one line a logged step
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from mmface.errors import TrainingError
 from mmface.model import MMFaceDiT
 from mmface.train.ema import EMA
 from mmface.train.meter import Meter
+from mmface.train.parallel import full_state, load_full_state
+from mmface.train.trees import detached, flatten, unflatten
 
 TRANSFORMER = "transformer"
 HISTORY = "history.jsonl"
-_EMA_FILE = f"{TRANSFORMER}/diffusion_pytorch_model.safetensors"
+_EMA, _WEIGHTS = f"{TRANSFORMER}/diffusion_pytorch_model.safetensors", "weights.safetensors"
+_MOMENTS, _OPTIMIZER, _NOTE = "optimizer.safetensors", "optimizer.json", "state.json"
+UNPUBLISHED = (_WEIGHTS, _MOMENTS, _OPTIMIZER)  # only going on needs them
 
 
 @dataclass
@@ -38,7 +41,8 @@ class TrainState:
         rows: training rows.
         step: optimizer steps done.
         history: one entry a logged step.
-        held_out: held-out loss of these very EMA weights; ``None`` if it was not measured at this step.
+        held_out: held-out loss of these very EMA weights, by which the best checkpoints are kept; ``None`` if it was
+            not measured at this step.
     """
 
     run: str
@@ -52,51 +56,87 @@ class TrainState:
     held_out: float | None = None
 
 
-def save_checkpoint(state: TrainState, folder: Path) -> None:
-    """Writes ``folder``; it appears by one rename, complete and on disk."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".checkpoint-") as work:
-        new = Path(work) / "new"
-        # One file, whatever its size: readers know its name.
-        state.ema.module.save_pretrained(new / TRANSFORMER, max_shard_size="1TB")
-        save_file(state.model.state_dict(), new / "weights.safetensors")
-        torch.save(state.optimizer.state_dict(), new / "optimizer.pt")
-        parameters = sum(parameter.numel() for parameter in state.model.parameters())
-        note = {
-            "run": state.run,
-            "step": state.step,
-            "meter": state.meter.state_dict(),
-            "summary": {"steps": state.step, "rows": state.rows, "parameters": parameters},
-        }
-        (new / "state.json").write_text(json.dumps(note), encoding="utf-8")
-        lines = "".join(f"{json.dumps(entry)}\n" for entry in state.history)
-        (new / HISTORY).write_text(lines, encoding="utf-8")
-        os.replace(new, folder)
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it was between two steps, in memory of its own, so that training may go on while it is written.
+
+    Attributes:
+        run, step, held_out: see :class:`TrainState`.
+        tensors: content of the safetensors files, by path.
+        texts: content of the other files, by path.
+    """
+
+    run: str
+    step: int
+    held_out: float | None
+    tensors: dict[str, dict[str, Tensor]]
+    texts: dict[str, str]
+
+    def save_tensors(self, path: str, target: Path) -> None:
+        """Writes one safetensors file; diffusers wants to read that it is PyTorch's."""
+        save_file(self.tensors[path], target, metadata={"format": "pt"})
+
+
+def take_snapshot(state: TrainState) -> Snapshot:
+    """Copies the state; every rank takes part."""
+    full = detached(full_state(state))
+    built, moments = flatten(full["optimizer"])
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    note = {
+        "run": state.run,
+        "step": state.step,
+        "held_out": state.held_out,
+        "meter": state.meter.state_dict(),
+        "summary": {"steps": state.step, "rows": state.rows, "parameters": parameters},
+    }
+    # Sharding renames the model's class.
+    config = json.loads(state.ema.module.to_json_string()) | {"_class_name": MMFaceDiT.__name__}
+    return Snapshot(
+        run=state.run,
+        step=state.step,
+        held_out=state.held_out,
+        tensors={_EMA: full["ema"], _WEIGHTS: full["model"], _MOMENTS: moments},
+        texts={
+            f"{TRANSFORMER}/config.json": json.dumps(config, indent=2, sort_keys=True) + "\n",
+            _OPTIMIZER: json.dumps(built),
+            _NOTE: json.dumps(note),
+            HISTORY: "".join(f"{json.dumps(entry)}\n" for entry in state.history),
+        },
+    )
 
 
 def load_checkpoint(state: TrainState, folder: Path) -> None:
-    """Puts ``state`` where the checkpoint left off, bit for bit.
+    """Puts ``state`` where the checkpoint left off, bit for bit; every rank takes part.
 
     Raises:
         TrainingError: the checkpoint belongs to another run.
     """
-    note: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    note = _read_note(folder)
     if note["run"] != state.run:
         raise TrainingError(f"{folder} is a checkpoint of run {note['run']}, not of {state.run}", field="checkpoint")
-    state.model.load_state_dict(load_file(folder / "weights.safetensors"))
-    state.ema.module.load_state_dict(load_file(folder / _EMA_FILE))
-    state.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    state.step = note["step"]
+    built = json.loads((folder / _OPTIMIZER).read_text(encoding="utf-8"))
+    full = {
+        "model": load_file(folder / _WEIGHTS),
+        "ema": load_file(folder / _EMA),
+        "optimizer": unflatten(built, load_file(folder / _MOMENTS)),
+    }
+    load_full_state(state, full)
+    state.step, state.held_out = note["step"], note["held_out"]
     state.meter.load_state_dict(note["meter"])
     state.history = read_history(folder)
 
 
 def read_summary(folder: Path) -> dict[str, int]:
     """Steps done, training rows and parameters of a checkpoint."""
-    summary: dict[str, int] = json.loads((folder / "state.json").read_text(encoding="utf-8"))["summary"]
+    summary: dict[str, int] = _read_note(folder)["summary"]
     return summary
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The logged steps of a checkpoint or published phase."""
     return [json.loads(line) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    return note

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KINDS = ("actor", "driver", "worker", "ray")
-ACTOR = "ray::MapWorker"
-WORKER = "ray::"
+PROCESSES = {"actor": "ray::MapWorker", "trainer": "ray::RayTrainWorker", "worker": "ray::"}  # how their names start
 GONE_AFTER_S = 90.0  # how long a driver may take to notice that Ray is gone
 ROOT = Path(__file__).parents[2]
 
@@ -56,8 +55,8 @@ class Driver:
     seen: set[tuple[int, str]] = field(default_factory=set)
 
     @classmethod
-    def start(cls, stage: str, arguments: Sequence[str], folder: Path) -> Driver:
-        """Starts ``python -m ray_jobs.<stage>`` with a Ray of its own."""
+    def start(cls, stage: str, arguments: Sequence[str], folder: Path, code: str = DRIVER) -> Driver:
+        """Starts ``python -m ray_jobs.<stage>``, or other ``code``, with a Ray of its own."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
         environment = {
             **os.environ,
@@ -68,7 +67,7 @@ class Driver:
         environment.pop("RAY_ADDRESS", None)
         with log.open("w") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-c", DRIVER, stage, *arguments],
+                [sys.executable, "-c", code, stage, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 text=True,
@@ -114,7 +113,7 @@ class Driver:
         elif kind == "ray":
             victims = list(found)
         else:
-            start = ACTOR if kind == "actor" else WORKER
+            start = PROCESSES[kind]
             # The node's agents call themselves alike; without them the whole node goes, which is the kind ``ray``.
             names = {pid: command.split()[0] for pid, command in found.items() if command.startswith(start)}
             fitting = sorted(pid for pid, name in names.items() if not name.endswith("Agent"))

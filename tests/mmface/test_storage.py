@@ -72,6 +72,16 @@ def test_folders_travel_whole(store: Store, tmp_path):
     assert (out / "y").read_bytes() == b"y"
 
 
+def test_a_large_file_travels_in_parts_and_appears_whole(store: Store, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmface.s3.PART", 5 * 2**20)
+    data = os.urandom(12 * 2**20)
+    (tmp_path / "large").write_bytes(data)
+    store.write_file("deep/large", tmp_path / "large")
+    assert store.read("deep/large") == data
+    assert b"".join(store.chunks("deep/large", 2**22)) == data
+    assert [entry.size for entry in store.list()] == [len(data)]
+
+
 def test_missing_key_and_bad_key(store: Store):
     with pytest.raises(DatasetError, match="not in"):
         store.read("nothing")

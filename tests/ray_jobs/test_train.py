@@ -17,11 +17,12 @@ from safetensors.numpy import save as save_safetensors
 from mmface import tracking
 from mmface.data.records import LATENTS, TEXT
 from mmface.dataset import Publisher, open_dataset
-from mmface.errors import InputError, RecipeError, TrainingError
+from mmface.errors import DatasetError, InputError, RecipeError, TrainingError
 from mmface.manifest import Identity
 from mmface.model import MMFaceDiT
 from mmface.storage import Store
 from mmface.tables import to_parquet
+from mmface.train.checkpoints import RECORD
 from ray_jobs import train
 
 SETTINGS = {
@@ -67,7 +68,7 @@ def publish_latents(home: Store, side: int, *, bad: bool = False) -> str:
     if bad:
         rows[5]["image_mean"] = np.full((2, side, side), np.nan, np.float32).tobytes()
     extra = {"latent_shape": [2, side, side], "latent_mean": [0.0, 0.0], "latent_std": [1.0, 1.0]}
-    publisher = Publisher(home, Identity(stage=f"latents-{8 * side}", version=1, config={"bad": bad}))
+    publisher = Publisher(home, Identity(stage=f"latents-{16 * side}", version=1, config={"bad": bad}))
     publisher.write("data/part-00000.parquet", to_parquet(rows, LATENTS))
     return publisher.publish({}, extra=extra)
 
@@ -179,11 +180,11 @@ def test_a_lost_worker_and_a_lost_driver_change_nothing(
         with pytest.raises(KeyboardInterrupt):
             train.main(given)
     assert marker.exists()
-    # Ray deletes old checkpoints in the background, so only the newest is sure to be the same later.
-    newest = max(moments(home))
+    kept = records(home)
+    assert [key.split("/")[2] for key in kept] == ["step-00000004", "step-00000006"]
 
     def publish_kept(*rest: object) -> str:
-        assert max(moments(home)) == newest
+        assert records(home) == kept, "nothing was trained again"
         return publish(*rest)
 
     publish = train.publish
@@ -198,9 +199,9 @@ def test_a_lost_worker_and_a_lost_driver_change_nothing(
     assert logged == {2: 1, 4: 1, 6: 1}
 
 
-def moments(home: Store) -> list[str]:
-    """Optimizer states of a run's checkpoints, whose names count up in time."""
-    return [entry.key for entry in home.list("runs") if entry.key.endswith("optimizer.pt")]
+def records(home: Store) -> dict[str, str]:
+    """The complete checkpoints of a run, each with what changes if it is written again."""
+    return {entry.key: entry.version for entry in home.list("runs") if entry.key.endswith(RECORD)}
 
 
 def test_a_loss_that_is_not_finite_fails_at_once_and_publishes_nothing(tmp_path: Path):
@@ -221,6 +222,12 @@ def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
     home = Store(tmp_path)
     with pytest.raises(InputError, match="--inputs previous=URI"):
         train.main(arguments(home, 1, latents="x/1", text="y/2"))
+    with pytest.raises(DatasetError, match=r"never published; run the stage"):
+        train.main(arguments(home, 0, latents="x/1", text="y/2"))
     latents, text = publish_latents(home, 4), publish_text(home)
+    with pytest.raises(DatasetError, match=r"inputs.latents: phase 0 reads latents-64, but .* is latents-128"):
+        train.main(arguments(home, 0, latents=publish_latents(home, 8), text=text))
+    with pytest.raises(DatasetError, match=r"inputs.previous: phase 1 reads train-0-64, but .* is text"):
+        train.main(arguments(home, 1, latents=publish_latents(home, 8), text=text, previous=text))
     with pytest.raises(RecipeError, match="99 workers, but Ray has 2 CPUs"):
         train.main(arguments(home, 0, settings={"train.num_workers": "99"}, latents=latents, text=text))
