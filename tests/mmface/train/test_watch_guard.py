@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_loop import save_checkpoint
 
 from mmface.config import Recipe
 from mmface.errors import TrainingError
 from mmface.train.batches import Draws, TrainingSet
 from mmface.train.guard import WINDOW, Usual, check
 from mmface.train.loop import Hooks, train_phase
-from mmface.train.state import TrainState, save_checkpoint
+from mmface.train.state import TrainState
 from mmface.train.step import GlobalLosses
 
 ROWS, BAD_STEP, BAD_SLOT = 480, 110, 2

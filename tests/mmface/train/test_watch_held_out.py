@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_loop import Killed, save_checkpoint
 from torch import Tensor
 
 from mmface import stages
@@ -19,7 +20,7 @@ from mmface.train.batches import TrainingSet
 from mmface.train.clock import WALL_TIME, Clock, training_flops
 from mmface.train.held_out import FixedRows, HeldOut
 from mmface.train.loop import Hooks, build_transformer, train_phase
-from mmface.train.state import TrainState, save_checkpoint
+from mmface.train.state import TrainState
 from mmface.train.step import World
 
 OBJECTIVES = {
@@ -136,10 +137,6 @@ def test_own_steps_and_no_measurement_that_is_not_this_step_s(recipe, data, held
     train_phase(watched(recipe, held_out_every=8), 0, data, hooks=hooks, held_out=held_out)
     assert [step for step, loss in known.items() if loss is not None] == [8, 12]
     assert known[4] is None
-
-
-class Killed(Exception):
-    pass
 
 
 def test_a_resumed_run_logs_what_the_undisturbed_one_does(recipe, data, held_out, tmp_path):
