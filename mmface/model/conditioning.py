@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -52,12 +53,17 @@ class Conditioning:
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
-        """Joins batches along B; all of them are masked, or none."""
+        """Joins batches along B; all of them are masked, and then padded to the longest, or none."""
         masks = [part.encoder_attention_mask for part in parts if part.encoder_attention_mask is not None]
+        texts = [part.encoder_hidden_states for part in parts]
         assert len(masks) in (0, len(parts))
+        if masks:
+            longest = max(mask.shape[1] for mask in masks)
+            masks = [F.pad(mask, (0, longest - mask.shape[1])) for mask in masks]
+            texts = [F.pad(text, (0, 0, 0, longest - text.shape[1])) for text in texts]
         return Conditioning(
             torch.cat([part.condition for part in parts]),
-            torch.cat([part.encoder_hidden_states for part in parts]),
+            torch.cat(texts),
             torch.cat([part.pooled_projections for part in parts]),
             torch.cat([part.modality for part in parts]),
             torch.cat(masks) if masks else None,

@@ -18,6 +18,7 @@ from mmface.data.pixels import to_pil
 from mmface.latents import decode
 from mmface.model import MODALITIES, MMFaceDiT
 from mmface.sampling import make_scheduler, sample
+from mmface.train.batches import pad_texts
 from mmface.train.held_out import FixedRows
 
 
@@ -48,10 +49,8 @@ class Previews:
         kinds, rows = np.divmod(np.arange(len(MODALITIES) * len(self.rows)), len(self.rows))
         conditioning = self.rows.conditioning(rows, kinds)
         texts, count = self.rows.data.texts, len(rows)
-        negative = conditioning.with_text(
-            torch.from_numpy(texts.empty_sequence).expand(count, -1, -1),
-            torch.from_numpy(texts.empty_pooled).expand(count, -1),
-        )
+        sequence, mask = pad_texts([texts.empty_sequence] * count, texts.masked)
+        negative = conditioning.with_text(sequence, torch.from_numpy(texts.empty_pooled).expand(count, -1), mask)
         guidance = self.sampling.guidance_scale
         latents = sample(
             transformer,

@@ -12,7 +12,7 @@ from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor, nn
 
 from mmface.errors import InputError, RecipeError
-from mmface.model import MMFaceDiT
+from mmface.model import Conditioning, MMFaceDiT
 from mmface.model.embedders import PatchEmbed, sinusoids, unpatchify
 
 SMALL: dict[str, Any] = {"in_channels": 8, "hidden_size": 32, "depth": 2, "num_heads": 2, "text_embed_dim": 12}
@@ -230,3 +230,14 @@ def test_blocks_compile_whole() -> None:
     exact = run(model, **given)
     model.compile_repeated_blocks(backend="eager", fullgraph=True)
     torch.testing.assert_close(run(model, **given), exact)
+
+
+def test_masked_texts_of_different_lengths_join() -> None:
+    def of(length: int) -> Conditioning:
+        text, mask = torch.ones(1, length, 3), torch.ones(1, length, dtype=torch.bool)
+        return Conditioning(torch.zeros(1, 1, 2, 2), text, torch.zeros(1, 3), torch.zeros(1).long(), mask)
+
+    joined = Conditioning.cat(of(2), of(4))
+    assert joined.encoder_attention_mask is not None
+    assert joined.encoder_attention_mask.tolist() == [[True] * 2 + [False] * 2, [True] * 4]
+    assert torch.equal(joined.encoder_hidden_states[..., 0], joined.encoder_attention_mask.float())

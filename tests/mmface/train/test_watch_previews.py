@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from test_loop import save_checkpoint
 
 from mmface import tracking
 from mmface.components import load_text_encoder, load_vae
@@ -25,7 +26,7 @@ from mmface.train.batches import TrainingSet
 from mmface.train.held_out import FixedRows
 from mmface.train.loop import Hooks, train_phase
 from mmface.train.previews import Previews
-from mmface.train.state import TrainState, save_checkpoint
+from mmface.train.state import TrainState
 from mmface.train.texts import Texts
 from ray_jobs._instruments import Tracker, describe
 
@@ -45,7 +46,7 @@ def pictures(tiny_recipe: Recipe, pixels: torch.Tensor) -> TrainingSet:
     vae = load_vae(tiny_recipe.components.vae)
     tokenizer, encoder = load_text_encoder(tiny_recipe.components.text_encoder)
     image, mask, sketch = (normalise(vae, encode_moments(vae, some)[0]).numpy() for some in pixels)
-    sequence, pooled = (some.numpy() for some in encode_text(tokenizer, encoder, ["", *PROMPTS]))
+    sequence, pooled = (some.numpy() for some in encode_text(tokenizer, encoder, ["", *PROMPTS])[:2])
     count, tokens = len(PROMPTS), sequence.shape[1]
     return TrainingSet(
         ids=np.array([f"{row:064d}".encode() for row in range(count)]),
