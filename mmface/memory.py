@@ -96,7 +96,7 @@ def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
     return Peak(parts, account.moment_of_fullest, samples)
 
 
-class _Account(TorchDispatchMode):
+class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of live storages by kind, and a copy of the books at the fullest moment.
 
     Args:
@@ -104,7 +104,7 @@ class _Account(TorchDispatchMode):
     """
 
     def __init__(self, shares: dict[str, float]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.shares = shares
         self.kind, self.moment = "weights", ""
         self.live: dict[int, tuple[str, float]] = {}
