@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -54,6 +55,22 @@ def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[s
         parser.error(f"--phase must be below {len(recipe.phases)}")
     place = Store(given.home) if given.home else home()
     return JobArguments(recipe, inputs, place, given.phase, given.mlflow_run)
+
+
+def run_as_program(main: Callable[[], str | list[str]]) -> None:
+    """``python -m ray_jobs.<stage>``: progress on stderr, the URIs of its datasets on stdout.
+
+    A mistake that we know is one line and exit code 2.
+    """
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for name in ("ray_jobs", "mmface"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        made = main()
+    except MMFaceError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(*([made] if isinstance(made, str) else made), sep="\n")
 
 
 def connect_ray() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmface import stages
 from mmface.dataset import Publisher, open_dataset, published
-from ray_jobs._common import parse_arguments
+from ray_jobs._common import parse_arguments, run_as_program
 
 FOLDER = "bundle"
 
@@ -36,4 +36,4 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

@@ -8,7 +8,7 @@ from mmface import stages
 from mmface.dataset import Publisher, open_dataset
 from mmface.parts import PartWorker, part_names
 from mmface.reuse import gather
-from ray_jobs._common import exactly_once, parse_arguments, run_stage
+from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_stage
 from ray_jobs._vllm import Questions, RecordedWorker, record_answers, require_vllm, vllm
 
 
@@ -39,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

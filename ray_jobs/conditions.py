@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmface import stages
 from mmface.parts import PartWorker
-from ray_jobs._common import parse_arguments, run_stage
+from ray_jobs._common import parse_arguments, run_as_program, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> str:
@@ -23,4 +23,4 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

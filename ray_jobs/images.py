@@ -20,7 +20,7 @@ from mmface.parts import DATA, READ, PartWorker, check_budget, commit, receipt_o
 from mmface.reuse import gather
 from mmface.storage import Store
 from mmface.tables import read_table
-from ray_jobs._common import exactly_once, parse_arguments, run_parts
+from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
 
 log = logging.getLogger(__name__)
 
@@ -94,4 +94,4 @@ def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe)
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

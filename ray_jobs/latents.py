@@ -14,7 +14,7 @@ from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, part_names, read_part
 from mmface.reuse import gather
 from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, publish_parts, run_parts
+from ray_jobs._common import exactly_once, parse_arguments, publish_parts, run_as_program, run_parts
 
 SHAPES = "work/shapes.json"  # what the VAE's shapes are, for who publishes without loading it
 
@@ -101,4 +101,4 @@ def publish_size(parts: Sequence[str], recipe: Recipe, publisher: Publisher) -> 
 
 
 if __name__ == "__main__":
-    print(*main(), sep="\n")
+    run_as_program(main)

@@ -12,7 +12,7 @@ from mmface.dataset import Publisher
 from mmface.journal import Journal
 from mmface.manifest import Identity
 from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, run_parts
+from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
 
 PART = 50
 SEEDS = 1_000_000  # portraits of different recipe seeds never meet
@@ -69,4 +69,4 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

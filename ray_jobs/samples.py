@@ -16,7 +16,7 @@ from mmface.journal import Journal
 from mmface.manifest import Identity
 from mmface.parts import DATA, commit, join_parts, part_names, reconcile
 from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, run_parts
+from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
 
 ROWS = ("images", "conditions", "captions")
 
@@ -89,4 +89,4 @@ def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

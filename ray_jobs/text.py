@@ -10,7 +10,7 @@ from mmface import stages
 from mmface.data.records import EMPTY_FILE
 from mmface.parts import PartWorker
 from mmface.storage import Store
-from ray_jobs._common import parse_arguments, run_stage
+from ray_jobs._common import parse_arguments, run_as_program, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> str:
@@ -34,4 +34,4 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(main())
+    run_as_program(main)

@@ -20,7 +20,7 @@ from mmface.dataset import Publisher, open_dataset, published
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, TrainingError
 from mmface.manifest import Identity
 from mmface.storage import Store
-from ray_jobs._common import JobArguments, connect_ray, parse_arguments
+from ray_jobs._common import JobArguments, connect_ray, parse_arguments, run_as_program
 from ray_jobs._instruments import Progress
 from ray_jobs._trainer import Work, start_key, train_worker
 
@@ -185,5 +185,4 @@ def share_out(recipe: Recipe) -> tuple[ScalingConfig, int | None]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(main())
+    run_as_program(main)

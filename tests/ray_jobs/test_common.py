@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,3 +100,11 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
 
     with pytest.raises(InputError, match=r"components.vae: no such component"):
         run_stage(made, home, make, recipe(0.1))
+
+
+def test_as_a_program_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ray_jobs.images", "--recipe", "demo", "--home", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr == "error: sources: name a collection of photographs here\n"
