@@ -22,7 +22,7 @@ LIMIT = 0.15
 
 
 def main() -> None:
-    given = parse(__doc__, images=2000, side=256, shard=64)
+    given = parse(__doc__, images=2000, side=512, shard=64)
     with folder(given.home) as place:
         options = settings(pictures(place, given.images, given.side), f"data.shard_rows={given.shard}")
         from ray_jobs._common import connect_ray

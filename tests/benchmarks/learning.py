@@ -1,0 +1,189 @@
+"""What helps to learn: one change at a time, several seeds each, judged by the loss on held-out portraits.
+
+Every run trains a small transformer on the same drawn portraits and measures the plain squared error of its average's
+predictions on held-out rows, with fixed noise at eight times (``held_out/mse``). Errors of flow and DDPM are of
+different things and are not compared. A figure is the mean over the seeds, with the range. Runs that are done are kept
+in ``--home`` and not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmface.config import Recipe
+from mmface.dataset import open_dataset
+from mmface.storage import Store
+from mmface.train.batches import TrainingSet, load_sets
+from mmface.train.loop import Hooks, train_phase
+from mmface.train.state import TRANSFORMER, TrainState
+from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
+
+ERROR = "held_out/mse"
+SMALL, LARGE = 64, 128
+DDPM = "objective={name: ddpm}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing that is tried.
+
+    Attributes:
+        compared: the variant that it is read against; its own name for a reference.
+        settings: of the recipe.
+    """
+
+    name: str
+    compared: str
+    settings: tuple[str, ...] = ()
+
+
+VARIANTS = (
+    Variant("flow", "flow"),
+    Variant("flow, uniform t", "flow", ("objective.timestep_sampling=uniform",)),
+    Variant("flow, text rope zero", "flow", ("model.text_rope=zero",)),
+    Variant("flow, no rope", "flow", ("model.rope=false",)),
+    Variant("flow, no modality embedder", "flow", ("model.modality_embedder=false",)),
+    Variant("flow, single stream", "flow", ("model.dual_stream=false",)),
+    Variant("flow, masked padding", "flow", ("data.text_padding=masked",)),
+    Variant("ddpm, Min-SNR 5", "ddpm, unweighted", (DDPM,)),
+    Variant("ddpm, unweighted", "ddpm, unweighted", (DDPM, "objective.min_snr_gamma=null")),
+)
+
+
+def main() -> None:
+    given = parse(__doc__, portraits=2000, steps=600, seeds=3, second_steps=150, second_from_scratch_steps=280)
+    with folder(given.home) as place:
+        study = Study(place, given.portraits, given.steps)
+        for seed in range(given.seeds):
+            for variant in VARIANTS:
+                study.run(variant, seed)
+            study.second_phase("phase 2 from phase 1", seed, given.second_steps, given.steps)
+            # As many steps at 128 px as take the time of both phases.
+            study.second_phase("phase 2 from nothing", seed, given.second_from_scratch_steps, 0)
+        print_table(study, given.seeds)
+
+
+class Study:
+    """Runs and what came of them.
+
+    Args:
+        place: keeps datasets and results.
+        portraits: how many to draw.
+        steps: of a run at 64 px.
+    """
+
+    def __init__(self, place: Path, portraits: int, steps: int) -> None:
+        self.place, self.portraits, self.steps = place, portraits, steps
+        self.sets: dict[tuple[int, str], tuple[TrainingSet, TrainingSet | None]] = {}
+
+    def settings(self, *more: str) -> list[str]:
+        """Overrides of the demo recipe."""
+        phases = "phases=[" + ", ".join(
+            f"{{resolution: {size}, steps: {self.steps}, batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 50}}"
+            for size in (SMALL, LARGE)
+        )
+        sizes = ("model.hidden_size=192", "model.depth=6", "model.num_heads=6")
+        watch = (f"watch={{held_out_rows: 64, held_out_every: {max(1, self.steps // 6)}}}", "train.log_every=1000000")
+        return [f"portraits.n={self.portraits}", "data.workers=2", phases + "]", *sizes, *watch, *more]
+
+    def data(self, size: int, padding: str) -> tuple[TrainingSet, TrainingSet | None]:
+        """Training and held-out rows, made by the jobs when they are wanted first."""
+        if (size, padding) not in self.sets:
+            made = self._prepare(padding)
+            latents, text = open_dataset(made[f"latents-{size}"]), open_dataset(made["text"])
+            self.sets[size, padding] = load_sets(latents, text, 64)
+        return self.sets[size, padding]
+
+    def _prepare(self, padding: str) -> dict[str, str]:
+        home, given = Store(self.place / "home"), self.settings(f"data.text_padding={padding}")
+        drawn = run_job("portraits", home, given, {})
+        given.append(
+            f"sources=[{{name: portraits, images: {drawn}/images, masks: {drawn}/masks, "
+            f"captions: {drawn}/captions.jsonl}}]"
+        )
+        made: dict[str, str] = {}
+        for stage in ORDER:
+            run_job(stage, home, given, made)
+        # The job of latents makes both resolutions; the benchmarks' helper names the first.
+        from mmface import stages
+
+        for size in (SMALL, LARGE):
+            identity = stages.latents(recipe_of(given), size, made["images"], made["conditions"])
+            made[f"latents-{size}"] = home.child(identity.key).uri
+        return made
+
+    def run(self, variant: Variant, seed: int) -> None:
+        """One variant at 64 px."""
+        recipe = recipe_of(self.settings(*variant.settings, f"seed={seed}"))
+        self._train(variant.name, seed, recipe, 0)
+
+    def second_phase(self, name: str, seed: int, steps: int, first: int) -> None:
+        """128 px for ``steps``, after ``first`` steps at 64 px."""
+        recipe = recipe_of(self.settings(f"seed={seed}", f"phases.1.steps={steps}"))
+        previous = self._weights("flow", seed) if first else None
+        self._train(name, seed, recipe, 1, previous)
+
+    def _train(self, name: str, seed: int, recipe: Recipe, phase: int, previous: Path | None = None) -> None:
+        if self._result(name, seed).exists():
+            return
+        data, held_out = self.data(recipe.phases[phase].resolution, recipe.data.text_padding)
+
+        def keep(state: TrainState) -> None:
+            if name == "flow" and state.step == recipe.phases[phase].steps:
+                state.ema.module.save_pretrained(self._weights(name, seed) / TRANSFORMER)
+
+        start = time.perf_counter()
+        hooks = Hooks(lambda entry: None, keep)
+        state = train_phase(recipe, phase, data, hooks=hooks, held_out=held_out, previous=previous)
+        curve = {int(entry["step"]): entry[ERROR] for entry in state.history if ERROR in entry}
+        seconds = time.perf_counter() - start
+        self._result(name, seed).parent.mkdir(parents=True, exist_ok=True)
+        self._result(name, seed).write_text(json.dumps({"curve": curve, "seconds": seconds}))
+        print(
+            f"     {name}, seed {seed}: {curve[state.step]:.4f} after {state.step} steps, {seconds:.0f} s", flush=True
+        )
+
+    def curves(self, name: str, seeds: int) -> Iterator[dict[int, float]]:
+        """Error by step of every seed."""
+        for seed in range(seeds):
+            curve = json.loads(self._result(name, seed).read_text())["curve"]
+            yield {int(step): error for step, error in curve.items()}
+
+    def _result(self, name: str, seed: int) -> Path:
+        return self.place / "results" / f"{name.replace(' ', '-').replace(',', '')}-{self.steps}-{seed}.json"
+
+    def _weights(self, name: str, seed: int) -> Path:
+        return self.place / "weights" / f"{name}-{self.steps}-{seed}"
+
+
+def print_table(study: Study, seeds: int) -> None:
+    """Mean and range of the last errors, and how many of the seeds are better than what they are compared with."""
+
+    def last(name: str) -> list[float]:
+        return [curve[max(curve)] for curve in study.curves(name, seeds)]
+
+    rows = [(one.name, one.compared) for one in VARIANTS]
+    rows += [(f"phase 2 from {start}", "phase 2 from nothing") for start in ("phase 1", "nothing")]
+    print(f"{'':28}{'mean':>8}{'from':>8}{'to':>8}   against")
+    for name, compared in rows:
+        errors, reference = last(name), last(compared)
+        better = sum(error < other for error, other in zip(errors, reference, strict=True))
+        against = "" if name == compared else f"{compared}: better in {better} of {seeds}"
+        print(f"{name:28}{sum(errors) / seeds:8.4f}{min(errors):8.4f}{max(errors):8.4f}   {against}")
+    weighted, plain = (list(study.curves(name, seeds)) for name in ("ddpm, Min-SNR 5", "ddpm, unweighted"))
+    for seed in range(seeds):
+        goal = plain[seed][max(plain[seed])]
+        there = [step for step, error in weighted[seed].items() if error <= goal]
+        reached = f"at step {there[0]}" if there else "not reached"
+        print(f"Min-SNR, seed {seed}: the unweighted run's {goal:.4f} {reached}")
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
