@@ -40,6 +40,8 @@ REMEDIES = {
 class S3:
     """Objects below ``prefix`` of ``bucket``; endpoint and credentials come from the standard ``AWS_*`` variables."""
 
+    root = None  # no folder of this machine
+
     def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
         self.bucket, self.prefix = bucket, prefix
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")

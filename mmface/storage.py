@@ -1,4 +1,4 @@
-"""One small interface over a local folder and an S3 prefix (:mod:`mmface.s3`).
+"""One small interface over a local folder (:mod:`mmface.folder`) and an S3 prefix (:mod:`mmface.s3`).
 
 A write is atomic on both: locally a temporary file that is renamed (or hard-linked, when it must be the first), on S3 a
 single PUT (conditional, when it must be the first; of a large file in parts that the last request joins). Nothing
@@ -8,22 +8,17 @@ half-written is ever visible under its key.
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Protocol
 from urllib.parse import urlsplit
 
-from mmface.errors import DatasetError, InputError, ServiceError
+from mmface.errors import InputError
 
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
 CHUNK = 2**20
-TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +41,8 @@ class Backend(Protocol):
 
     uri: str
 
+    @property
+    def root(self) -> Path | None: ...
     def child(self, prefix: str) -> Backend: ...
     def read(self, key: str) -> bytes: ...
     def open(self, key: str) -> BinaryIO: ...
@@ -130,7 +127,7 @@ class Store:
     @property
     def local_path(self) -> Path | None:
         """The folder of a local store, None on S3."""
-        return self._backend.root if isinstance(self._backend, _Folder) else None
+        return self._backend.root
 
 
 def home() -> Store:
@@ -147,7 +144,9 @@ def _open(uri: str) -> Backend:
 
         return S3(parts.netloc, parts.path.strip("/"))
     if parts.scheme in ("", "file"):
-        return _Folder(Path(parts.path if parts.scheme else uri).expanduser().resolve())
+        from mmface.folder import Folder
+
+        return Folder(Path(parts.path if parts.scheme else uri).expanduser().resolve())
     raise InputError(f"{uri!r} is neither a folder nor s3://bucket/prefix", field=HOME_VARIABLE)
 
 
@@ -156,121 +155,3 @@ def _clean(key: str) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise InputError(f"{key!r} must be a relative path without '..'", field="key")
     return "" if str(path) == "." else str(path)
-
-
-class _Folder:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.uri = str(root)
-
-    def child(self, prefix: str) -> _Folder:
-        return _Folder(self.root / prefix)
-
-    def read(self, key: str) -> bytes:
-        with self.open(key) as file:
-            return file.read()
-
-    def open(self, key: str) -> BinaryIO:
-        try:
-            return (self.root / key).open("rb")
-        except FileNotFoundError:
-            raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
-        except OSError as error:
-            raise ServiceError(f"{self.root / key} cannot be read: {error.strerror}", field=HOME_VARIABLE) from error
-
-    def write(self, key: str, data: bytes, if_absent: bool) -> bool:
-        return self._place(key, lambda file: file.write(data), if_absent)
-
-    def write_file(self, key: str, path: Path) -> None:
-        with path.open("rb") as source:
-            self._place(key, lambda file: shutil.copyfileobj(source, file, CHUNK), False)
-
-    def _place(self, key: str, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
-        target = self.root / key
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            return _write_file(target, fill, if_absent)
-        except OSError as error:
-            remedy = "make room or choose another place, then run again: what is finished is kept"
-            message = f"{target} cannot be written: {error.strerror}; {remedy}"
-            raise ServiceError(message, field=HOME_VARIABLE) from error
-
-    def exists(self, key: str) -> bool:
-        return (self.root / key).is_file()
-
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        """Links to files are followed, links to folders are not: they could lead in circles."""
-        pending = [prefix]
-        while pending:
-            below = pending.pop()
-            try:
-                with os.scandir(self.root / below) as found:
-                    children = list(found)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise ServiceError(f"{self.root / below} cannot be listed: {error.strerror}", field="uri") from error
-            for child in children:
-                key = f"{below}/{child.name}" if below else child.name
-                if child.is_dir(follow_symlinks=False):
-                    pending.append(key)
-                elif not child.name.startswith(TEMPORARY):
-                    yield from _entry(key, child)
-
-    def delete(self, key: str) -> None:
-        try:
-            (self.root / key).unlink(missing_ok=True)
-        except OSError as error:
-            raise ServiceError(f"{self.root / key} cannot be removed: {error.strerror}", field=HOME_VARIABLE) from error
-
-    def sweep(self) -> None:
-        for path in self.root.rglob(f"{_temporary('*')}*"):
-            if not _alive(int(path.name.removeprefix(TEMPORARY).partition("-")[0])):
-                path.unlink(missing_ok=True)
-
-
-def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
-    try:
-        status = child.stat()
-    except OSError:
-        if child.is_symlink():
-            yield Entry(key, 0)
-        return  # a file that has just been removed
-    if stat.S_ISREG(status.st_mode):
-        yield Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
-    elif not stat.S_ISDIR(status.st_mode):
-        yield Entry(key, 0)
-
-
-def _write_file(target: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_temporary(str(os.getpid())))
-    try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if not if_absent:
-            os.replace(name, target)
-            return True
-        try:
-            os.link(name, target)  # fails if the target is there, in one step
-        except FileExistsError:
-            return False
-        return True
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _temporary(pid: str) -> str:
-    """Start of a temporary file's name: says whose it is, so that only a dead writer's is swept."""
-    return f"{TEMPORARY}{pid}-{socket.gethostname()}-"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

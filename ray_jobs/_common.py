@@ -87,7 +87,9 @@ def connect_ray() -> None:
     if address:
         ray.init(address=address)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="warning", configure_logging=False)
+        # "local": without an address Ray would join whatever cluster was started on this machine last.
+        options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+        ray.init(address="local", logging_level="warning", **options)
 
 
 def exactly_once(home: Store, identity: Identity, make: Callable[[Publisher], str]) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmface.config import Recipe
 from mmface.dataset import open_dataset
+<<<<<<< HEAD
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, ServiceError, TrainingError
+=======
+from mmface.errors import DatasetError, MMFaceError, RecipeError, ServiceError, TrainingError
+from mmface.scratch import scratch_folder
+>>>>>>> wip-ckpt
 from mmface.storage import Store
 from ray_jobs._instruments import Progress, Tracker, describe
 
@@ -67,10 +71,15 @@ def train_worker(config: dict[str, Any]) -> int | MMFaceError:
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
     if work.threads:
         torch.set_num_threads(work.threads)  # Ray allows one
-    with tempfile.TemporaryDirectory(prefix="mmface-") as scratch:
+    with scratch_folder() as scratch:
         try:
+<<<<<<< HEAD
             return train(work, world, Path(scratch))
         except (TrainingError, RecipeError, DatasetError, InputError) as error:
+=======
+            return train(work, world, scratch)
+        except (TrainingError, RecipeError, DatasetError) as error:
+>>>>>>> wip-ckpt
             return error
 
 

@@ -11,7 +11,6 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmface import stages, tracking
@@ -19,6 +18,7 @@ from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, TrainingError
 from mmface.manifest import Identity
+from mmface.scratch import scratch_folder
 from mmface.storage import Store
 from ray_jobs._common import JobArguments, connect_ray, parse_arguments, run_as_program
 from ray_jobs._instruments import Progress
@@ -140,8 +140,8 @@ def publish(publisher: Publisher, checkpoints: Checkpoints, step: int, recipe: R
     """
     from mmface.train.state import HISTORY, TRANSFORMER, UNPUBLISHED, read_summary
 
-    with tempfile.TemporaryDirectory(prefix="mmface-") as scratch:
-        folder = Path(scratch) / "checkpoint"
+    with scratch_folder() as scratch:
+        folder = scratch / "checkpoint"
         try:
             record = checkpoints.record(step)
             checkpoints.fetch(record, folder, without=UNPUBLISHED)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from mmface.errors import DatasetError, ServiceError, TrainingError
 from mmface.manifest import File
+from mmface.scratch import scratch_folder
 from mmface.storage import Store
 
 if TYPE_CHECKING:
@@ -200,8 +201,8 @@ def _write_text(folder: Store, path: str, text: str) -> File:
 
 def _write_tensors(folder: Store, path: str, snapshot: Snapshot) -> File:
     try:
-        with tempfile.TemporaryDirectory(prefix="mmface-") as scratch:
-            local = Path(scratch) / path
+        with scratch_folder() as scratch:
+            local = scratch / path
             local.parent.mkdir(parents=True, exist_ok=True)
             snapshot.save_tensors(path, local)
             folder.write_file(path, local)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mmface.errors import DatasetError, InputError, ServiceError
-from mmface.storage import Store, _temporary
+from mmface.folder import temporary
+from mmface.storage import Store
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -135,11 +136,11 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(tmp_path: Path)
 
 
 def test_what_a_killed_writer_left_is_swept_and_a_live_one_is_left_alone(tmp_path: Path):
-    code = "import os; from mmface.storage import _temporary; print(_temporary(str(os.getpid())))"
+    code = "import os; from mmface.folder import temporary; print(temporary(str(os.getpid())))"
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / f"{dead}x").write_bytes(b"half")
-    (tmp_path / f"{_temporary(str(os.getpid()))}x").write_bytes(b"half")
+    (tmp_path / f"{temporary(str(os.getpid()))}x").write_bytes(b"half")
     store = Store(tmp_path)
     assert store.list() == []
     store.sweep()
-    assert [path.name for path in tmp_path.iterdir()] == [f"{_temporary(str(os.getpid()))}x"]
+    assert [path.name for path in tmp_path.iterdir()] == [f"{temporary(str(os.getpid()))}x"]
