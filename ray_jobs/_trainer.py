@@ -9,12 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmface.config import Recipe
 from mmface.dataset import open_dataset
-<<<<<<< HEAD
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, ServiceError, TrainingError
-=======
-from mmface.errors import DatasetError, MMFaceError, RecipeError, ServiceError, TrainingError
 from mmface.scratch import scratch_folder
->>>>>>> wip-ckpt
 from mmface.storage import Store
 from ray_jobs._instruments import Progress, Tracker, describe
 
@@ -73,13 +69,8 @@ def train_worker(config: dict[str, Any]) -> int | MMFaceError:
         torch.set_num_threads(work.threads)  # Ray allows one
     with scratch_folder() as scratch:
         try:
-<<<<<<< HEAD
-            return train(work, world, Path(scratch))
-        except (TrainingError, RecipeError, DatasetError, InputError) as error:
-=======
             return train(work, world, scratch)
-        except (TrainingError, RecipeError, DatasetError) as error:
->>>>>>> wip-ckpt
+        except (TrainingError, RecipeError, DatasetError, InputError) as error:
             return error
 
 

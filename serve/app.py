@@ -89,7 +89,9 @@ def connect() -> None:
     if address:
         ray.init(address=address)
     else:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+        # "local": without an address Ray would join whatever cluster was started on this machine last.
+        options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
+        ray.init(address="local", logging_level=logging.WARNING, **options)
 
 
 def require_free_port(settings: Serve) -> None:
