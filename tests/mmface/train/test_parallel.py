@@ -162,13 +162,14 @@ def test_shards_load_into_one_worker_bit_for_bit(name, settings, size, two: Outc
 def test_sharded_8bit_agrees_with_whole(one: Outcomes, two: Outcomes, four: Outcomes):
     # Rounding in a gradient's sum moves 8-bit moments by whole code words: two whole runs differ by as much.
     for outcome in (two["ddp 8bit"], two["fsdp 8bit"], four["fsdp 8bit"]):
-        assert_agree(outcome, one["8bit"], 1e-3)
-    assert_agree(two["fsdp 8bit"], two["ddp 8bit"], 1e-3)
+        assert_agree(outcome, one["8bit"], 5e-4)  # 1.2e-4
+    assert_agree(two["fsdp 8bit"], two["ddp 8bit"], 5e-4)  # 1.2e-4
 
 
 @pytest.mark.parametrize("precision", ["bf16", "pure"])
 def test_sharded_bf16_agrees_with_whole(precision: str, one: Outcomes, two: Outcomes):
-    assert_agree(two[f"fsdp {precision}"], one[precision], {"bf16": 2e-3, "pure": 8e-3}[precision])
+    tolerance = {"bf16": 2e-3, "pure": 8e-3}[precision]  # 7e-4 and 2.4e-3
+    assert_agree(two[f"fsdp {precision}"], one[precision], tolerance)
     weights = two[f"fsdp {precision}"].weights().values()
     assert {weight.dtype for weight in weights} == {torch.bfloat16 if precision == "pure" else torch.float32}
     assert {weight.dtype for weight in two[f"fsdp {precision}"].weights("ema").values()} == {torch.float32}
