@@ -88,9 +88,7 @@ class Recipe(Section):
     def _recomputed(self) -> Recipe:
         wanted, depth = self.train.recomputed_blocks(self.model.depth), self.model.depth
         if wanted > depth:
-            raise ValueError(
-                f"train.gradient_checkpointing: {wanted} blocks, but model.depth is {depth}; true means all"
-            )
+            raise ValueError(f"train.gradient_checkpointing: {wanted} of {depth} blocks; true means all of them")
         return self
 
     @property

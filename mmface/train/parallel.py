@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,6 +122,8 @@ def _compile(model: MMFaceDiT) -> None:
 
 
 def _shard(model: MMFaceDiT, world: World, policy: MixedPrecisionPolicy) -> None:
+    # Blocks return views, which would be unsafe to write into: nothing does.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in (*model.blocks, model):
         # Outside of a forward and backward pass every weight is a shard, the root's too.

@@ -29,7 +29,12 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def data() -> TrainingSet:
+def data(training_set: TrainingSet) -> TrainingSet:
+    return training_set
+
+
+@pytest.fixture(scope="session")
+def training_set() -> TrainingSet:
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:

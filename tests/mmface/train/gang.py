@@ -14,6 +14,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 from mmface.config import Recipe
+from mmface.model import predict
 from mmface.train.batches import Batch, Draws, TrainingSet
 from mmface.train.loop import Hooks, advance, make_state
 from mmface.train.parallel import full_state, load_full_state
@@ -28,12 +29,14 @@ class Job:
     Attributes:
         start: an outcome's file to go on from.
         stop: step after which to stop; by default the phase's last.
+        look: evaluate the model and its average at every checkpoint, as held-out losses and previews do.
     """
 
     name: str
     recipe: Recipe
     start: Path | None = None
     stop: int | None = None
+    look: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,12 @@ def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
         load_full_state(state, begun.full)
         state.step = begun.step
 
-    def stop(state: TrainState) -> None:
+    def on_checkpoint(state: TrainState) -> None:
+        if job.look:
+            one = Draws(0, 0, 1, 0.0, 0.0).batch(data, 0, [0])
+            for module in (state.model, state.ema.module):
+                with torch.no_grad():
+                    assert predict(module, one.noise, one.uniform, one.conditioning).isfinite().all()
         if state.step == job.stop:
             raise Stopped
 
@@ -84,7 +92,7 @@ def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
     Draws.batch = batch  # type: ignore[method-assign]
     try:
         if state.step != job.stop:
-            advance(state, job.recipe, 0, data, Hooks(lambda entry: None, stop), world)
+            advance(state, job.recipe, 0, data, Hooks(lambda entry: None, on_checkpoint), world)
     except Stopped:
         pass
     finally:
