@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
 
 Objective = Literal["flow", "ddpm"]
+
+
+def _shares(value: object) -> object:
+    """Before pydantic tries the forms one by one, whose names would stand in its message."""
+    weights = value.values() if isinstance(value, dict) else ()
+    if value not in ("none", "sources") and not (
+        weights and all(isinstance(one, int | float) and 0 < one < math.inf for one in weights)
+    ):
+        raise ValueError("write none, sources, or {collection: weight, …} with weights above 0")
+    return value
+
+
+Balance = Annotated[Literal["none", "sources"] | dict[str, float], BeforeValidator(_shares)]
 
 
 class Model(Section):
@@ -94,7 +108,7 @@ class Train(Section):
     gradient_clip: PositiveFloat = 0.5
     ema_decay: Fraction = 0.9999
     start: Annotated[str, Field(min_length=1)] = "scratch"  # see mmface.weights
-    balance: Literal["none", "sources"] | dict[str, PositiveFloat] = "none"  # see mmface.train.balance
+    balance: Balance = "none"  # see mmface.train.balance
     condition_dropout: Fraction = 0.05
     text_dropout: Fraction = 0.05
     checkpoint_every: PositiveInt = 500

@@ -7,18 +7,16 @@ rank, and no earlier draw has to be replayed. A collection runs through epochs o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from mmface.config.train import Balance
 from mmface.errors import RecipeError
 from mmface.train.streams import MIXTURE, generator, order
-
-Balance = Literal["none", "sources"] | Mapping[str, float]
 
 FIELD = "train.balance"
 LONGEST = 1000  # draws of a cycle: shares that need more are kept to the nearest thousandth

@@ -39,6 +39,12 @@ def test_help_imports_nothing_heavy():
         (["retrain", "--images", "{empty}"], "sources.0.images"),
         (["retrain", "--images", "{empty}", "--captions", "no-such.jsonl"], "sources.0.captions"),
         (["retrain", "--masks", "{empty}"], "--images"),
+        (["retrain", "--set", "train.start=nowhere"], "train.start"),
+        (["retrain", "--set", "train.start={empty}"], "train.start"),
+        (["retrain", "--set", "train.start=models:/mmface-dit@nobody"], "alias"),
+        (["retrain", "--set", "train.balance={a: 0}"], "train.balance"),
+        (["convert", "nowhere", "--out", "bundle"], "FOLDER"),
+        (["convert", "{empty}", "--out", "{empty}"], "--out"),
         (["portraits", "--n", "0", "--out", "drawn"], "n"),
         (["portraits", "--size", "7", "--out", "drawn"], "size"),
         (["generate", "--prompt", "x", "--mask", "no-such.png"], "--mask"),
@@ -62,7 +68,9 @@ def test_bad_input_is_one_line_that_names_the_field(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
     places = {"{empty}": str(tmp_path / "empty"), "{words}": str(tmp_path / "words.png")}
-    assert main([places.get(one, one) for one in arguments]) == 2
+    for name, place in places.items():
+        arguments = [one.replace(name, place) for one in arguments]
+    assert main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert lines[-1].startswith(f"mmface: error: {field}: ")
     assert "Traceback" not in "".join(lines)

@@ -72,6 +72,14 @@ def test_a_slot_does_not_depend_on_who_asks_or_when():
         assert other.rows(len(SOURCES), 0, range(8)) != whole[0]
 
 
+def test_without_balance_the_order_is_the_one_that_was():
+    draws = Draws(
+        seed=3, phase=1, batch_size=4, condition_dropout=0.05, text_dropout=0.05, mixture=mix(SOURCES, "none")
+    )
+    rows = [draws.rows(10, step, range(4)) for step in range(5)]
+    assert rows == [[2, 3, 6, 1], [7, 4, 8, 0], [9, 5, 9, 0], [5, 7, 3, 8], [6, 4, 2, 1]]
+
+
 def test_collections_of_equal_size_have_orders_of_their_own():
     sources = ("one",) * 8 + ("two",) * 8
     draws = replace(DRAWS, batch_size=16, mixture=mix(sources, "sources"))
