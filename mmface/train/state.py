@@ -89,15 +89,13 @@ def take_snapshot(state: TrainState) -> Snapshot:
         "meter": state.meter.state_dict(),
         "summary": {"steps": state.step, "rows": state.rows, "parameters": parameters},
     }
-    # Sharding renames the model's class.
-    config = json.loads(state.ema.module.to_json_string()) | {"_class_name": MMFaceDiT.__name__}
     return Snapshot(
         run=state.run,
         step=state.step,
         held_out=state.held_out,
         tensors={_EMA: full["ema"], _WEIGHTS: full["model"], _MOMENTS: moments},
         texts={
-            f"{TRANSFORMER}/config.json": json.dumps(config, indent=2, sort_keys=True) + "\n",
+            f"{TRANSFORMER}/config.json": _config(state.ema.module),
             _OPTIMIZER: json.dumps(built),
             _NOTE: json.dumps(note),
             HISTORY: "".join(f"{json.dumps(entry)}\n" for entry in state.history),
@@ -135,6 +133,14 @@ def read_summary(folder: Path) -> dict[str, int]:
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The logged steps of a checkpoint or published phase."""
     return [json.loads(line) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
+
+
+def _config(model: MMFaceDiT) -> str:
+    """What diffusers needs to build the model again, alike wherever it was trained."""
+    config = json.loads(model.to_json_string())
+    config.pop("_name_or_path", None)  # a scratch folder
+    config["_class_name"] = MMFaceDiT.__name__  # sharding renames the class
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 def _read_note(folder: Path) -> dict[str, Any]:

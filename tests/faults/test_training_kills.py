@@ -11,6 +11,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,11 +198,19 @@ def reached(home: Path) -> int:
     return STEPS * finished
 
 
-def test_a_lost_machine_leaves_the_rest_to_the_others(undisturbed: list[str], inputs: Path, tmp_path: Path):
+def test_a_lost_machine_leaves_the_rest_to_the_others(
+    undisturbed: list[str], inputs: Path, tmp_path: Path, monkeypatch
+):
     """Two machines of one worker each; one is lost after the first checkpoint, and the other finishes alone."""
-    home = tmp_path / "home"
-    given = phases(home, inputs, **{"train.min_workers": 1})[:1]
-    run = Driver.start("train", [json.dumps(given), str(home)], tmp_path, ELASTIC).finish()
+    given = phases(tmp_path / "home", inputs, **{"train.min_workers": 1})[:1]
+    # A cluster names itself in Ray's folder for everybody to join; sockets want a short path.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as apart:
+        monkeypatch.setenv("RAY_TMPDIR", apart)
+        driver = Driver.start("train", [json.dumps(given), str(tmp_path / "home")], tmp_path, ELASTIC)
+        while driver.process.poll() is None:
+            driver.descendants()
+            time.sleep(0.5)
+        run = driver.finish()
     assert run.uris, run.log
     assert re.search(r"goes on from the checkpoint of step \d+ \(1 workers\)", run.log), run.log
     one, two = (load_safetensors(open_dataset(uri).read(WEIGHTS)) for uri in (undisturbed[0], run.uris[0]))
