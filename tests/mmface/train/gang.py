@@ -68,7 +68,7 @@ def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
     drawn: dict[tuple[int, int], tuple[str, str]] = {}
     state = make_state(job.recipe, data, world)
     if job.start:
-        begun: Outcome = torch.load(job.start, weights_only=False)
+        begun = read_outcome(job.start)
         load_full_state(state, begun.full)
         state.step = begun.step
 
@@ -105,7 +105,11 @@ def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
     if world.rank == 0:
         file = folder / f"{job.name}.pt"
         together = {key: value for part in everyone for key, value in part.items()}
-        torch.save(Outcome(state.step, full, state.history, together, file), file)
+        torch.save({"step": state.step, "full": full, "history": state.history, "drawn": together}, file)
+
+
+def read_outcome(file: Path) -> Outcome:
+    return Outcome(**torch.load(file, weights_only=True), file=file)
 
 
 def run_all(size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> dict[str, Outcome]:
@@ -121,7 +125,7 @@ def run_all(size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> dict
         )
         arguments = (size, jobs, data, folder)
         torch.multiprocessing.start_processes(_member, arguments, nprocs=size, start_method="forkserver")
-    return {job.name: torch.load(folder / f"{job.name}.pt", weights_only=False) for job in jobs}
+    return {job.name: read_outcome(folder / f"{job.name}.pt") for job in jobs}
 
 
 def _member(rank: int, size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> None:
