@@ -15,10 +15,10 @@ from mmface.storage import Store
 from ray_jobs._instruments import Progress, Tracker, describe
 
 if TYPE_CHECKING:
-    from mmface.train.batches import TrainingSet
     from mmface.train.checkpoints import Checkpoints
     from mmface.train.keeper import Keeper
     from mmface.train.loop import Hooks
+    from mmface.train.sets import TrainingSet
     from mmface.train.step import World
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def train(work: Work, world: World, scratch: Path) -> int:
 
 def load_inputs(work: Work, scratch: Path) -> tuple[TrainingSet, TrainingSet | None, Path | None]:
     """The training rows, those that are held out, and the folder with the previous phase's weights."""
-    from mmface.train.batches import load_sets
+    from mmface.train.sets import load_sets
 
     rows = work.recipe.watch.held_out_rows
     data, held_out = load_sets(open_dataset(work.inputs["latents"]), open_dataset(work.inputs["text"]), rows)

@@ -51,6 +51,16 @@ class Conditioning:
             None if self.encoder_attention_mask is None else self.encoder_attention_mask.to(device),
         )
 
+    def part(self, places: Tensor) -> Conditioning:
+        """Some of the batch."""
+        return Conditioning(
+            self.condition[places],
+            self.encoder_hidden_states[places],
+            self.pooled_projections[places],
+            self.modality[places],
+            None if self.encoder_attention_mask is None else self.encoder_attention_mask[places],
+        )
+
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
         """Joins batches along B; all of them are masked, and then padded to the longest, or none."""

@@ -3,14 +3,14 @@
 A slot is a place in the global batch. Which rank fills it does not matter, so any number of workers sees the same
 batches and a resumed run sees those of the run that was never interrupted.
 
-Shapes: R rows, B slots, C latent channels, H W latent size, L text tokens, D text width.
+Shapes: B slots, C latent channels, H W latent size, L text tokens, D text width.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,61 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmface.dataset import Dataset
-from mmface.errors import DatasetError
 from mmface.model import Conditioning
 from mmface.train.balance import Mixture
-from mmface.train.mapped import Floats, Rows, floats, mapped
+from mmface.train.mapped import Floats
+from mmface.train.sets import TrainingSet
 from mmface.train.streams import SAMPLE, generator, order
-from mmface.train.texts import Texts, load_texts
 
 LENGTH_MULTIPLE = 8
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Every training row, or some held-out ones, as flat arrays, memory-mapped when loaded from datasets.
-
-    Attributes:
-        ids: [R] row ids, sorted, as bytes.
-        image: [R, C, H, W] normalised posterior mean of the photograph.
-        image_std: [R, C, H, W] posterior deviation in normalised units; None for a VAE without a posterior.
-        conditions: normalised latents of mask and sketch, [R, C, H, W] each, in the order of ``MODALITIES``.
-        texts: encoded captions of the rows.
-        sources: [R] collection of each row; empty where nobody balances them.
-    """
-
-    ids: npt.NDArray[np.bytes_]
-    image: Floats
-    image_std: Floats | None
-    conditions: tuple[Floats, Floats]
-    texts: Texts
-    sources: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def part(self, rows: slice) -> TrainingSet:
-        """Some of the rows, as views of the same arrays."""
-        mask, sketch = self.conditions
-        return TrainingSet(
-            ids=self.ids[rows],
-            image=self.image[rows],
-            image_std=None if self.image_std is None else self.image_std[rows],
-            conditions=(mask[rows], sketch[rows]),
-            texts=replace(self.texts, place=self.texts.place[rows]),
-            sources=self.sources[rows],
-        )
-
-    @property
-    def latent_channels(self) -> int:
-        """C."""
-        return int(self.image.shape[1])
-
-    @property
-    def text_width(self) -> int:
-        """D."""
-        return int(self.texts.pooled.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -104,6 +56,33 @@ class Batch:
             self.noise.to(device, non_blocking=True),
             self.uniform.to(device, non_blocking=True),
             self.conditioning.to(device),
+        )
+
+    def split(self, count: int) -> list[Batch]:
+        """``count`` micro-batches whose sizes differ by one at most.
+
+        Where nobody attends to padding, captions of like length go together and shed what none of them needs.
+        """
+        mask = self.conditioning.encoder_attention_mask
+        if count == 1:
+            return [self]
+        order = torch.arange(len(self.slots)) if mask is None else mask.sum(1).argsort(stable=True)
+        return [self._part(places) for places in order.tensor_split(count)]
+
+    def _part(self, places: Tensor) -> Batch:
+        conditioning = self.conditioning.part(places)
+        mask = conditioning.encoder_attention_mask
+        if mask is not None:
+            text = conditioning.encoder_hidden_states
+            needed = padded_length(int(mask.sum(1).max()))
+            conditioning = conditioning.with_text(text[:, :needed], conditioning.pooled_projections, mask[:, :needed])
+        return Batch(
+            self.slots[places],
+            tuple(self.ids[place] for place in places.tolist()),
+            self.latents[places],
+            self.noise[places],
+            self.uniform[places],
+            conditioning,
         )
 
 
@@ -173,83 +152,18 @@ class Draws:
         }
 
 
-def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
-    """The training rows alone; see :func:`load_sets`."""
-    return load_sets(latents, text, 0)[0]
-
-
-def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[TrainingSet, TrainingSet | None]:
-    """Reads the rows that both datasets have, ordered by id, into memory-mapped arrays, in one pass.
-
-    Args:
-        latents: a ``latents-<px>`` dataset.
-        text: the ``text`` dataset.
-        held_out_rows: how many rows of the split ``test`` to read, the first by id.
-
-    Returns:
-        All training rows; the held-out ones, or ``None`` if there are none or none were asked for.
-
-    Raises:
-        DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
-    """
-    table = latents.table(["id", "split", "source"]).to_pydict()
-    spoken = set(text.table(["id"]).column("id").to_pylist())
-    common = [(key, part) for key, part in zip(table["id"], table["split"], strict=True) if key in spoken]
-    train = [key for key, part in common if part == "train"]
-    if not train:
-        raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
-    held_out = sorted(key for key, part in common if part == "test")[:held_out_rows]
-    source = dict(zip(table["id"], table["source"], strict=True))
-    data = _load(latents, text, Rows(train, held_out), source)
-    return data.part(slice(len(train))), data.part(slice(len(train), None)) if held_out else None
-
-
-def _load(latents: Dataset, text: Dataset, rows: Rows, source: dict[str, str]) -> TrainingSet:
-    shape = tuple(latents.manifest.extra["latent_shape"])
-    mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
-    drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
-    for array in drawn.values():
-        array -= mean
-        array /= std
-    image_std = _read(latents, "image_logvar", rows, shape) if _has_posterior(latents) else None
-    if image_std is not None:
-        np.exp(0.5 * image_std, out=image_std)
-        image_std /= std
-
-    return TrainingSet(
-        ids=np.array([key.encode() for key in rows.ids]),
-        image=drawn["image_mean"],
-        image_std=image_std,
-        conditions=(drawn["mask_mean"], drawn["sketch_mean"]),
-        texts=load_texts(text, rows),
-        sources=tuple(source[key] for key in rows.ids),
-    )
-
-
 def pad_texts(sequences: Sequence[Floats], masked: bool) -> tuple[Tensor, Tensor | None]:
     """[L, D] each → [B, L, D]; if ``masked`` the lengths differ, and a mask [B, L] says whose tokens are there."""
     if not masked:
         return torch.from_numpy(np.stack(sequences)), None
     lengths = torch.tensor([len(sequence) for sequence in sequences])
-    # Few lengths, so that kernels are chosen and memory is laid out anew less often.
-    longest = math.ceil(int(lengths.max()) / LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+    longest = padded_length(int(lengths.max()))
     padded = torch.zeros(len(sequences), longest, sequences[0].shape[1])
     for row, sequence in zip(padded, sequences, strict=True):
         row[: len(sequence)] = torch.from_numpy(np.array(sequence))
     return padded, torch.arange(longest) < lengths[:, None]
 
 
-def _read(dataset: Dataset, column: str, rows: Rows, shape: tuple[int, ...]) -> Floats:
-    array = mapped(len(rows), *shape)
-    for row, (value,) in rows.read(dataset, [column]):
-        array[row] = floats(value, shape, f"{column} of row {rows.ids[row]}", dataset)
-    return array
-
-
-def _has_posterior(latents: Dataset) -> bool:
-    column = latents.part(latents.parts()[0].path, ["image_logvar"]).column("image_logvar")
-    return bool(column.null_count < len(column))
-
-
-def _channels(values: list[float]) -> Floats:
-    return np.asarray(values, np.float32)[:, None, None]
+def padded_length(longest: int) -> int:
+    """Few lengths, so that kernels are chosen and memory is laid out anew less often."""
+    return math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE

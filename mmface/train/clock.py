@@ -14,7 +14,7 @@ from mmface.config import Recipe, Train
 from mmface.costs import find_gpu
 from mmface.flops import META, transformer_flops
 from mmface.model import MMFaceDiT
-from mmface.train.batches import TrainingSet
+from mmface.train.sets import TrainingSet
 from mmface.train.step import computes_in_bf16
 
 WALL_TIME = frozenset({"images_per_s", "data_wait", "eta_s", "flops_per_s", "mfu", "memory_gib"})

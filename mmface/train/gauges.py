@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.objectives import make_objective
-from mmface.train.batches import Draws, TrainingSet
+from mmface.train.batches import Draws
 from mmface.train.clock import Clock, peak_flops, training_flops
 from mmface.train.guard import check, stopped
 from mmface.train.held_out import HELD_OUT, FixedRows, HeldOut
 from mmface.train.previews import Previews
+from mmface.train.sets import TrainingSet
 from mmface.train.state import TrainState
 from mmface.train.step import GlobalLosses, World
 

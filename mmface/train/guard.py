@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mmface.errors import TrainingError
-from mmface.train.batches import Draws, TrainingSet
+from mmface.train.batches import Draws
+from mmface.train.sets import TrainingSet
 from mmface.train.step import GlobalLosses
 
 WINDOW = 100

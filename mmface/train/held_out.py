@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from mmface.config import Train
 from mmface.model import MODALITIES, Conditioning
 from mmface.objectives import Objective
-from mmface.train.batches import Batch, TrainingSet, pad_texts
+from mmface.train.batches import Batch, pad_texts
 from mmface.train.guard import OCTILES
 from mmface.train.mapped import Floats
+from mmface.train.sets import TrainingSet
 from mmface.train.step import World, computes_in_bf16
 
 HELD_OUT = "held_out/loss"

@@ -10,11 +10,12 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.objectives import make_objective
 from mmface.train.balance import mix
-from mmface.train.batches import Draws, TrainingSet
+from mmface.train.batches import Draws
 from mmface.train.ema import EMA
 from mmface.train.gauges import Gauges
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
 from mmface.train.parallel import place, wrap
+from mmface.train.sets import TrainingSet
 from mmface.train.start import build_transformer
 from mmface.train.state import TrainState, load_checkpoint
 from mmface.train.step import GlobalLosses, World, backward
@@ -93,13 +94,13 @@ def advance(
     objective = make_objective(**recipe.objective.model_dump())
     mixture = mix(data.sources, train.balance)
     draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
-    slots = world.slots(phase.batch_size, phase.accumulation)
+    slots = world.slots(phase.batch_size)
     steps = phase.total_steps(len(data))
     gauges = Gauges(recipe, draws, data, held_out, hooks, world, state.step)
 
     while state.step < steps:
         with gauges.clock.waiting():
-            batches = [draws.batch(data, state.step, some) for some in slots]
+            batches = draws.batch(data, state.step, slots).split(phase.accumulation)
         losses = backward(transformer, objective, batches, phase.batch_size, train, world)
         gauges.check(state, losses)
         rate = learning_rate(state.step, phase, steps)

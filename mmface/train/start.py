@@ -15,7 +15,7 @@ from mmface.errors import InputError
 from mmface.model import MMFaceDiT
 from mmface.released import architecture, load_released, read_released, require_architecture
 from mmface.shapes import Shapes
-from mmface.train.batches import TrainingSet
+from mmface.train.sets import TrainingSet
 from mmface.train.state import TRANSFORMER
 from mmface.weights import REGISTERED, SCRATCH, Weights, find_weights
 

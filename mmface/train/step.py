@@ -33,10 +33,9 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def slots(self, batch_size: int, accumulation: int) -> list[list[int]]:
-        """This rank's slots of the global batch, one list a micro-batch; sizes differ by one at most."""
-        micro_batches = np.array_split(np.arange(batch_size), accumulation)
-        return [[int(slot) for slot in np.array_split(slots, self.size)[self.rank]] for slots in micro_batches]
+    def slots(self, batch_size: int) -> list[int]:
+        """This rank's slots of the global batch; ranks differ by one slot at most."""
+        return [int(slot) for slot in np.array_split(np.arange(batch_size), self.size)[self.rank]]
 
 
 @dataclass(frozen=True)

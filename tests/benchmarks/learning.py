@@ -19,8 +19,8 @@ import torch
 from mmface.config import Recipe
 from mmface.dataset import open_dataset
 from mmface.storage import Store
-from mmface.train.batches import TrainingSet, load_sets
 from mmface.train.loop import Hooks, train_phase
+from mmface.train.sets import TrainingSet, load_sets
 from mmface.train.state import TRANSFORMER, TrainState
 from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
 

@@ -18,7 +18,7 @@ import torch
 from mmface.components import load_text_encoder
 from mmface.dataset import Dataset, open_dataset
 from mmface.storage import Store
-from mmface.train.batches import TrainingSet, load_training_set
+from mmface.train.sets import TrainingSet, load_training_set
 from tests.benchmarks._common import ORDER, finish, folder, parse, pictures, recipe_of, run_job, settings, verdict
 
 LIMIT = 10.0

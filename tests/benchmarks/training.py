@@ -34,9 +34,10 @@ from mmface.objectives import make_objective
 from mmface.recipes import load_recipe
 from mmface.storage import Store
 from mmface.tables import to_parquet
-from mmface.train.batches import Draws, TrainingSet, load_training_set
+from mmface.train.batches import Draws
 from mmface.train.loop import apply, make_state
 from mmface.train.optim import learning_rate
+from mmface.train.sets import TrainingSet, load_training_set
 from mmface.train.step import World, backward
 from tests.benchmarks._common import finish, folder, parse, verdict
 
@@ -87,8 +88,8 @@ class Ours:
     def step(self) -> None:
         """One iteration."""
         start = time.perf_counter()
-        slots = self.world.slots(self.phase.batch_size, self.phase.accumulation)
-        batches = [self.draws.batch(self.data, self.state.step, some) for some in slots]
+        slots = self.world.slots(self.phase.batch_size)
+        batches = self.draws.batch(self.data, self.state.step, slots).split(self.phase.accumulation)
         self.waited += time.perf_counter() - start
         size = self.phase.batch_size
         losses = backward(self.state.model, self.objective, batches, size, self.recipe.train, self.world)

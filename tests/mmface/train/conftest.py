@@ -7,7 +7,7 @@ import pytest
 
 from mmface.config import Recipe
 from mmface.recipes import parse_recipe
-from mmface.train.batches import TrainingSet
+from mmface.train.sets import TrainingSet
 from mmface.train.texts import Texts
 
 ROWS, CAPTIONS, TOKENS, WIDTH, CHANNELS, SIDE = 10, 3, 5, 12, 2, 4

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.model import predict
-from mmface.train.batches import Batch, Draws, TrainingSet
+from mmface.train.batches import Batch, Draws
 from mmface.train.loop import Hooks, advance, make_state
 from mmface.train.parallel import full_state, load_full_state
+from mmface.train.sets import TrainingSet
 from mmface.train.state import TrainState
 from mmface.train.step import World
 

@@ -14,8 +14,9 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.recipes import parse_recipe
 from mmface.train.balance import mix
-from mmface.train.batches import Draws, TrainingSet
+from mmface.train.batches import Draws
 from mmface.train.loop import Hooks, train_phase
+from mmface.train.sets import TrainingSet
 from mmface.train.step import World
 
 SOURCES = ("few",) * 3 + ("many",) * 20 + ("some",) * 7
@@ -63,9 +64,7 @@ def test_a_collection_shows_every_row_once_an_epoch_of_its_own(seed: int, batch_
 def test_a_slot_does_not_depend_on_who_asks_or_when():
     draws = replace(DRAWS, mixture=mix(SOURCES, "sources"))
     whole = [draws.rows(len(SOURCES), step, range(8)) for step in range(6)]
-    shared = [
-        [draws.rows(len(SOURCES), 5 - step, World(rank, 2).slots(8, 1)[0]) for rank in (0, 1)] for step in range(6)
-    ]
+    shared = [[draws.rows(len(SOURCES), 5 - step, World(rank, 2).slots(8)) for rank in (0, 1)] for step in range(6)]
     assert [first + second for first, second in reversed(shared)] == whole
     assert len({str(rows) for rows in whole}) == 6
     for other in (replace(draws, seed=4), replace(draws, phase=1)):

@@ -17,9 +17,11 @@ from mmface.data.records import LATENTS, TEXT
 from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.errors import DatasetError
 from mmface.manifest import Identity
+from mmface.model import Conditioning
 from mmface.storage import Store
 from mmface.tables import to_parquet
-from mmface.train.batches import Batch, Draws, TrainingSet, load_sets, load_training_set
+from mmface.train.batches import Batch, Draws
+from mmface.train.sets import TrainingSet, load_sets, load_training_set
 
 DRAWS = Draws(seed=3, phase=0, batch_size=4, condition_dropout=0.05, text_dropout=0.05)
 
@@ -104,12 +106,18 @@ def test_condition_and_caption_belong_to_the_row(data: TrainingSet):
     assert len(captions) > 1
 
 
-def test_masked_text_is_padded_to_the_longest_of_the_batch_and_no_further(data: TrainingSet):
+def masked(data: TrainingSet, longest: int) -> TrainingSet:
+    """The data with captions of 1 to ``longest`` stored tokens and an empty prompt of two."""
     texts = data.texts
-    lengths = np.arange(len(texts.pooled)) % 5 + 1  # 1 to 5 tokens
+    lengths = np.arange(len(texts.pooled)) % longest + 1
     cut = replace(texts, start=np.concatenate([[0], np.cumsum(lengths)]), masked=True)
-    cut = replace(cut, empty_sequence=texts.empty_sequence[:2])
-    batch = replace(DRAWS, text_dropout=0.5).batch(replace(data, texts=cut), 0, range(8))
+    return replace(data, texts=replace(cut, empty_sequence=texts.empty_sequence[:2]))
+
+
+def test_masked_text_is_padded_to_the_longest_of_the_batch_and_no_further(data: TrainingSet):
+    short = masked(data, 5)
+    cut = short.texts
+    batch = replace(DRAWS, text_dropout=0.5).batch(short, 0, range(8))
     sequence, mask = batch.conditioning.encoder_hidden_states, batch.conditioning.encoder_attention_mask
     assert mask is not None
     assert mask.shape == sequence.shape[:2] == (8, 8)  # a multiple of 8
@@ -119,6 +127,43 @@ def test_masked_text_is_padded_to_the_longest_of_the_batch_and_no_further(data: 
         assert own.tobytes() in stored | {cut.empty_sequence.tobytes()}
         assert not sequence[i, len(own) :].any()
     assert len({int(row.sum()) for row in mask}) > 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_micro_batches_hold_every_slot_once(data: TrainingSet, count: int):
+    batch = DRAWS.batch(data, 0, range(8))
+    parts = batch.split(count)
+    assert [slot for part in parts for slot in part.slots.tolist()] == list(range(8))
+    assert [key for part in parts for key in part.ids] == list(batch.ids)
+    assert torch.equal(torch.cat([part.noise for part in parts]), batch.noise)
+    assert {len(part.slots) for part in parts} <= {8 // count, 8 // count + 1}
+
+
+def test_micro_batches_of_masked_text_share_lengths_and_shed_padding(data: TrainingSet):
+    batch = DRAWS.batch(masked(data, 7), 0, range(8))
+    batch = replace(batch, conditioning=long_text(batch.conditioning))
+    parts = batch.split(2)
+    assert [part.conditioning.encoder_hidden_states.shape[1] for part in parts] == [8, 24]
+    assert sorted(slot for part in parts for slot in part.slots.tolist()) == list(range(8))
+    for part in parts:
+        for i, slot in enumerate(part.slots.tolist()):
+            assert part.ids[i] == batch.ids[slot]
+            own, whole = part.conditioning, batch.conditioning
+            assert own.encoder_attention_mask is not None
+            assert whole.encoder_attention_mask is not None
+            seen, of = own.encoder_attention_mask[i], whole.encoder_attention_mask[slot]
+            assert torch.equal(own.encoder_hidden_states[i, seen], whole.encoder_hidden_states[slot, of])
+            assert torch.equal(own.pooled_projections[i], whole.pooled_projections[slot])
+
+
+def long_text(conditioning: Conditioning) -> Conditioning:
+    """Every other caption of 20 tokens, padded to 32; the rest keeps its own."""
+    text, mask = conditioning.encoder_hidden_states, conditioning.encoder_attention_mask
+    assert mask is not None
+    wide, seen = torch.zeros(len(text), 32, text.shape[2]), torch.zeros(len(text), 32, dtype=torch.bool)
+    wide[:, : text.shape[1]], seen[:, : text.shape[1]] = text, mask
+    wide[::2, :20], seen[::2, :20] = torch.randn(len(wide[::2]), 20, text.shape[2]), True
+    return conditioning.with_text(wide, conditioning.pooled_projections, seen)
 
 
 def test_a_vae_without_posterior_adds_no_noise(data: TrainingSet):

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmface.config import Phase, Recipe, Train
-from mmface.train.batches import TrainingSet
 from mmface.train.ema import EMA
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
+from mmface.train.sets import TrainingSet
 from mmface.train.start import build_transformer
 
 

@@ -19,9 +19,10 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.objectives import RectifiedFlow
 from mmface.recipes import parse_recipe
-from mmface.train.batches import Draws, TrainingSet
+from mmface.train.batches import Draws
 from mmface.train.loop import make_state
 from mmface.train.parallel import full_state, load_full_state
+from mmface.train.sets import TrainingSet
 from mmface.train.step import World, backward
 
 STEPS, SHORT, STOP, FLOOR = 50, 10, 20, 1e-5

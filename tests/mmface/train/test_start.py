@@ -15,8 +15,8 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.errors import InputError, RecipeError
 from mmface.model import MMFaceDiT
-from mmface.train.batches import TrainingSet
 from mmface.train.loop import Hooks, train_phase
+from mmface.train.sets import TrainingSet
 from mmface.train.start import build_transformer, check_start
 from mmface.weights import AUTHORS_FILE, find_weights, pin, weights_identity
 

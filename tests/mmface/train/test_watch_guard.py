@@ -13,9 +13,10 @@ from test_loop import save_checkpoint
 
 from mmface.config import Recipe
 from mmface.errors import TrainingError
-from mmface.train.batches import Draws, TrainingSet
+from mmface.train.batches import Draws
 from mmface.train.guard import WINDOW, Usual, check
 from mmface.train.loop import Hooks, train_phase
+from mmface.train.sets import TrainingSet
 from mmface.train.state import TrainState
 from mmface.train.step import GlobalLosses
 

@@ -16,10 +16,10 @@ from mmface.config import Recipe, Watch
 from mmface.costs import GPUS, find_gpu
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.objectives import make_objective
-from mmface.train.batches import TrainingSet
 from mmface.train.clock import WALL_TIME, Clock, training_flops
 from mmface.train.held_out import FixedRows, HeldOut
 from mmface.train.loop import Hooks, build_transformer, train_phase
+from mmface.train.sets import TrainingSet
 from mmface.train.state import TrainState
 from mmface.train.step import World
 

@@ -22,10 +22,10 @@ from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 from mmface.text import encode_text
-from mmface.train.batches import TrainingSet
 from mmface.train.held_out import FixedRows
 from mmface.train.loop import Hooks, train_phase
 from mmface.train.previews import Previews
+from mmface.train.sets import TrainingSet
 from mmface.train.state import TrainState
 from mmface.train.texts import Texts
 from ray_jobs._instruments import Tracker, describe
