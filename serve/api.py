@@ -115,8 +115,8 @@ def _add_generate(app: FastAPI, backend: Backend, settings: Serve, modality: Mod
             if as_png and fields.n != 1:
                 raise ApiError(400, "Accept: image/png gives one image; ask for application/json or n = 1", param="n")
             condition = await asyncio.to_thread(read_condition, data, modality, settings.max_condition_megapixels)
-            seed = secrets.randbelow(2**53 - fields.n) if fields.seed is None else fields.seed
-            made = await backend.generate(Job(modality, condition, fields, seed))
+            first = secrets.randbelow(2**53 - fields.n) if fields.seed is None else fields.seed
+            made = await backend.generate(Job(modality, condition, fields, tuple(range(first, first + fields.n))))
             pictures = await asyncio.to_thread(_encode, made, request.state.request_id)
         headers = {"X-Model-Version": made.version}
         if not as_png:

@@ -66,7 +66,7 @@ def make_plan(job: Job, info: ModelInfo) -> Plan:
         raise InputError(f"at most {info.max_num_inference_steps} steps, got {steps}", field="num_inference_steps")
     return Plan(
         job=job,
-        seeds=tuple(range(job.seed, job.seed + fields.n)),
+        seeds=job.seeds,
         width=width,
         height=height,
         num_inference_steps=steps,

@@ -163,12 +163,31 @@ class Job:
     """A checked request on its way to a replica.
 
     ``condition`` is what the client drew, ``[H, W]`` uint8 at its own size: a mask's labels or a sketch's grey.
+    ``seeds`` has ``fields.n`` entries.
     """
 
     modality: Modality
     condition: npt.NDArray[np.uint8]
     fields: GenerateFields
-    seed: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a replica tells about a job on its way.
+
+    Attributes:
+        ahead: generations in front of it; 0 once it is being painted.
+        step, steps: denoising steps done, of how many; 0 while it waits.
+        images: ``[n, H, W, 3]`` uint8, a preview; None between previews.
+        preview: which of the asked-for previews, from 0.
+    """
+
+    ahead: int
+    step: int
+    steps: int
+    images: npt.NDArray[np.uint8] | None = None
+    preview: int = 0
 
 
 @dataclass(frozen=True)

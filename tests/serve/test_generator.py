@@ -32,7 +32,8 @@ def anyio_backend() -> str:
 
 def job(seed: int = 0, **fields: object) -> Job:
     fields = {"prompt": "a face"} | fields
-    return Job("mask", np.zeros((64, 64), np.uint8), GenerateFields.model_validate(fields), seed)
+    asked = GenerateFields.model_validate(fields)
+    return Job("mask", np.zeros((64, 64), np.uint8), asked, tuple(range(seed, seed + asked.n)))
 
 
 async def steps_past(generator: Generator, steps: int) -> None:
