@@ -67,6 +67,7 @@ def assemble(recipe: Recipe, transformer: MMFaceDiT, vae: Autoencoder, text: tup
         sample_size=recipe.phases[-1].resolution,
         mask_resize=recipe.data.mask_resize,
         text_padding=recipe.data.text_padding,
+        precision=recipe.sampling.precision,
     )
 
 

@@ -32,10 +32,10 @@ from torch.utils._pytree import tree_leaves
 from mmface.config import Phase, Recipe, Train
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.objectives import Objective, make_objective
+from mmface.precision import computes_in_bf16
 from mmface.shapes import Shapes
 from mmface.train.optim import QUANTISED_BLOCK, is_quantised
 from mmface.train.parallel import recompute
-from mmface.train.step import computes_in_bf16
 
 Device = Literal["cpu", "cuda"]
 KINDS = ("weights", "gradients", "optimizer", "average", "weight copies", "activations", "workspace")
@@ -184,7 +184,7 @@ class _Step:
 
     def run(self, objective: Objective, batches: Iterable[tuple[Tensor, Tensor, Tensor, Conditioning]]) -> None:
         """As :func:`mmface.train.step.backward`, the optimizer and :class:`mmface.train.ema.EMA` do it."""
-        bf16 = computes_in_bf16(self.train, torch.device("cpu")) or self.train.precision == "auto"
+        bf16 = computes_in_bf16(self.train.precision, torch.device("cpu")) or self.train.precision == "auto"
         for latents, noise, uniform, conditioning in batches:
             with (
                 self.account.doing("forward and backward", "activations"),

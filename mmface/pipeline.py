@@ -20,11 +20,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mmface.config import TextPadding
+from mmface.config import Precision, TextPadding
 from mmface.data.pixels import to_pil
 from mmface.errors import InputError, RecipeError
 from mmface.latents import decode, encode_moments, latent_channels, normalise, spatial_factor
 from mmface.model import MODALITIES, Conditioning, MMFaceDiT
+from mmface.precision import computes_in_bf16
 from mmface.sampling import OnStep, SamplerName, make_scheduler, objective_of, sample
 from mmface.sampling.request import Drawing, Request, make_request
 from mmface.text import EncodedText, encode_text
@@ -56,6 +57,7 @@ class MMFacePipeline(DiffusionPipeline):
         sample_size: default height and width in pixels.
         mask_resize: how masks were resized in training; ``"lanczos"`` for the released models (§6).
         text_padding: how prompts were encoded in training (:mod:`mmface.text`); ``"exact"`` for the released models.
+        precision: of the transformer's matrix products; see :mod:`mmface.precision`.
 
     Raises:
         RecipeError: the components do not fit each other.
@@ -79,6 +81,7 @@ class MMFacePipeline(DiffusionPipeline):
         sample_size: int = 256,
         mask_resize: str = "nearest",
         text_padding: TextPadding = "exact",
+        precision: Precision = "auto",
     ) -> None:
         super().__init__()
         channels, in_channels = latent_channels(vae), transformer.config["in_channels"]
@@ -93,13 +96,18 @@ class MMFacePipeline(DiffusionPipeline):
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
         self.register_to_config(  # type: ignore[no-untyped-call]
-            sample_size=sample_size, mask_resize=mask_resize, text_padding=text_padding
+            sample_size=sample_size, mask_resize=mask_resize, text_padding=text_padding, precision=precision
         )
 
     @property
     def size_multiple(self) -> int:
         """Image heights and widths must be divisible by this."""
         return spatial_factor(self.vae) * self.transformer.patch_size
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the transformer multiplies matrices in bfloat16 where it is now."""
+        return computes_in_bf16(self.config["precision"], self._execution_device)
 
     def set_sampler(self, sampler: SamplerName) -> None:
         """Changes how the same model is sampled.
@@ -167,11 +175,12 @@ class MMFacePipeline(DiffusionPipeline):
         latents = sample(
             self.transformer,
             self.scheduler,
-            self._noise(request),
+            self.noise(request.seeds, request.height, request.width),
             conditioning,
             None if request.guidance_scale == 1 else self._negative(request, conditioning),
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
+            bf16=self.bf16,
             on_step=on_step,
         )
         images = self._finish(latents, output_type)
@@ -184,37 +193,45 @@ class MMFacePipeline(DiffusionPipeline):
         pixels = decode(self.vae, latents)
         return to_pil(pixels) if output_type == "pil" else pixels
 
-    def _latent_shape(self, request: Request) -> tuple[int, int, int]:
-        factor = spatial_factor(self.vae)
-        return latent_channels(self.vae), request.height // factor, request.width // factor
+    def encode_prompts(self, prompts: list[str]) -> EncodedText:
+        """Texts as the transformer takes them, one row each."""
+        return encode_text(self.tokenizer, self.text_encoder, prompts, self.config["text_padding"])
 
-    def _noise(self, request: Request) -> Tensor:
+    def encode_drawings(self, pixels: Tensor) -> Tensor:
+        """Drawings [n, 3, H, W] in [-1, 1] → normalised latents [n, C, h, w]."""
+        return normalise(self.vae, encode_moments(self.vae, pixels)[0])
+
+    def noise(self, seeds: Sequence[int], height: int, width: int) -> Tensor:
         """[n, C, h, w]: one CPU generator per image, so that neither batch nor device matters."""
-        shape = self._latent_shape(request)
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in request.seeds]
+        shape = self._latent_shape(height, width)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(noise).to(self._execution_device)
+
+    def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        factor = spatial_factor(self.vae)
+        return latent_channels(self.vae), height // factor, width // factor
 
     def _conditioning(self, request: Request) -> Conditioning:
         count = len(request.seeds)
         pixels = request.pixels(self.config["mask_resize"])
         if pixels is None:
-            condition = torch.zeros(self._latent_shape(request)).expand(count, -1, -1, -1)
+            condition = torch.zeros(self._latent_shape(request.height, request.width)).expand(count, -1, -1, -1)
         else:
-            mean, _ = encode_moments(self.vae, pixels)
-            condition = _spread(normalise(self.vae, mean), count)
-        sequence, pooled, mask = self._encode_text(request.prompts, count)
+            condition = _spread(self.encode_drawings(pixels), count)
+        text = self._spread_text(request.prompts, count)
         modality = torch.tensor([MODALITIES.index(name) for name in request.modalities])
-        conditioning = Conditioning(condition, sequence, pooled, modality, mask)
+        conditioning = Conditioning(condition, text.sequence, text.pooled, modality, text.mask)
         return conditioning.to(self._execution_device, self.transformer.dtype)
 
-    def _encode_text(self, prompts: list[str], count: int) -> EncodedText:
-        sequence, pooled, mask = encode_text(self.tokenizer, self.text_encoder, prompts, self.config["text_padding"])
-        spread = _spread(sequence, count), _spread(pooled, count)
-        return EncodedText(*spread, None if mask is None else _spread(mask, count))
-
     def _negative(self, request: Request, conditioning: Conditioning) -> Conditioning:
-        negative = conditioning.with_text(*self._encode_text(request.negative_prompts, len(request.seeds)))
+        negative = conditioning.with_text(*self._spread_text(request.negative_prompts, len(request.seeds)))
         return negative.to(self._execution_device, self.transformer.dtype)
+
+    def _spread_text(self, prompts: list[str], count: int) -> EncodedText:
+        sequence, pooled, mask = self.encode_prompts(prompts)
+        return EncodedText(
+            _spread(sequence, count), _spread(pooled, count), None if mask is None else _spread(mask, count)
+        )
 
 
 def _spread(tensor: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A model replica: one worker thread denoises, the event loop queues, cancels and answers for it (§9).
+"""A model as an asynchronous service: the engine paints in its thread, the event loop queues and answers for it (§9).
 
 Plain Python: the app puts it on Ray Serve, tests drive it directly. Prompts are never logged.
 """
@@ -6,64 +6,48 @@ Plain Python: the app puts it on Ray Serve, tests drive it directly. Prompts are
 from __future__ import annotations
 
 import asyncio
-import logging
+import math
 import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from PIL import Image
 
 from mmface.config import Serve
 from mmface.errors import ServiceError
+from serve.engine import Engine, Painting, Pixels
 from serve.errors import OverloadedError
 from serve.plan import Plan, make_plan, model_info
-from serve.schemas import Generated, Job, Modality, ModelInfo, Readiness
+from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
 
 if TYPE_CHECKING:
     from mmface.bundle import Bundle
     from serve.converter import Converter
 
-log = logging.getLogger(__name__)
-
 FRESH_S = 5.0  # a forward pass this young proves readiness
 STUCK_FACTOR = 2.0  # deadlines without a denoising step that count as a hang
 
 
-class GenerationCancelled(Exception):
-    """Raised inside the denoising loop when nobody waits for its result any more."""
-
-
-@dataclass
-class Counters:
-    """What a replica has done since its start. Each field is written by one thread only."""
-
-    pending: int = 0
-    completed: int = 0
-    cancelled: int = 0
-    steps: int = 0
-    last_forward: float = float("-inf")
-    mean_seconds: float = 1.0  # of a generation, running
-
-
 class Generator:
-    """Serves one bundle, one generation at a time.
+    """Serves one bundle.
 
     Args:
         bundle: what :func:`mmface.registry.load_bundle` returns; its recipe gives the defaults.
         settings: the model's name and the limits.
+        on_step: told how many images a denoising step moved on, and its seconds.
     """
 
-    def __init__(self, bundle: Bundle, settings: Serve) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: Serve, on_step: Callable[[int, float], None] = lambda images, seconds: None
+    ) -> None:
         self.pipeline = bundle.pipeline
         self.recipe = bundle.recipe
         self.settings = settings
         self.info = model_info(bundle, settings)
-        self.counters = Counters()
-        # One thread is the slot: a cancelled generation keeps it until its current step has ended.
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="denoise")
+        self.engine = Engine(bundle.pipeline, settings.max_batch, on_step)
+        self._mean_seconds = 1.0  # of a request, running
         self._converter: Converter | None = None
         self._converting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="convert")
         self._probe()
@@ -73,26 +57,39 @@ class Generator:
         return self.info
 
     async def generate(self, job: Job) -> Generated:
-        """Paints ``job.fields.n`` images. Cancelling the call frees the worker within one denoising step.
+        """Paints ``job.fields.n`` images; see :meth:`stream`."""
+        async with aclosing(self.stream(job)) as events:
+            async for event in events:
+                if isinstance(event, Generated):
+                    return event
+        raise AssertionError("a stream ends with what was generated")
+
+    async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
+        """Tells how ``job`` fares, then what was painted. Leaving frees the engine within one denoising step.
 
         Raises:
             InputError: a size or step count this model does not support.
-            OverloadedError: ``settings.max_queued`` generations are waiting already.
+            OverloadedError: ``settings.max_queued`` requests are waiting already.
         """
         plan = make_plan(job, self.info)
-        waiting = self.counters.pending - 1
-        if waiting >= self.settings.max_queued:
-            seconds = self.counters.pending * self.counters.mean_seconds
-            raise OverloadedError(f"{waiting} generations are waiting; try again later", retry_after_s=seconds)
-        self.counters.pending += 1
+        self._require_room()
+        loop, started = asyncio.get_running_loop(), time.monotonic()
+        events: asyncio.Queue[Progress | Pixels | BaseException] = asyncio.Queue()
+
+        def put(event: Progress | Pixels | BaseException) -> None:
+            if not plan.left.is_set():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self.engine.submit(Painting(plan, tell=put, finish=put))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._generate, plan)
-        except asyncio.CancelledError:
-            plan.left.set()
-            self.counters.cancelled += 1
-            raise
+            while isinstance(event := await events.get(), Progress):
+                yield event
         finally:
-            self.counters.pending -= 1
+            plan.left.set()
+        if isinstance(event, BaseException):
+            raise event
+        self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)
+        yield self._generated(plan, event)
 
     async def convert(self, photo: bytes, modality: Modality) -> bytes:
         """A photograph's mask or sketch, PNG. The networks load with the first call.
@@ -106,23 +103,25 @@ class Generator:
         """Answers after a real forward pass, unless one has just been done or is being done.
 
         Raises:
-            ServiceError: the model's output is not finite.
+            ServiceError: the model's output is not finite, or the engine has stopped.
         """
-        if not self.counters.pending and not self._fresh():
-            await asyncio.get_running_loop().run_in_executor(self._worker, self._probe)
-        pending = self.counters.pending
+        engine = self.engine
+        if not engine.alive:
+            raise ServiceError("the engine has stopped; see the replica's log")
+        if not engine.pending and not self._fresh():
+            await asyncio.to_thread(self._probe)
         return Readiness(
             model=self.info.id,
-            running=pending > 0,
-            queued=max(0, pending - 1),
-            completed=self.counters.completed,
-            cancelled=self.counters.cancelled,
+            running=engine.pending > 0,
+            queued=engine.waiting(),
+            completed=engine.counters.completed,
+            cancelled=engine.counters.cancelled,
         )
 
     async def check_health(self) -> None:
         """Ray Serve calls this periodically and replaces a replica for which it raises."""
-        idle = time.monotonic() - self.counters.last_forward
-        if self.counters.pending and idle > STUCK_FACTOR * self.settings.timeout_s:
+        idle = time.monotonic() - self.engine.counters.last_forward
+        if self.engine.pending and idle > STUCK_FACTOR * self.settings.timeout_s:
             raise ServiceError(f"no denoising step for {idle:.0f} s", field="serve.timeout_s")
         await self.ready()
 
@@ -133,17 +132,14 @@ class Generator:
             self._converter = Converter(self.recipe.components, self.settings.max_condition_megapixels)
         return self._converter(photo, modality)
 
-    def _generate(self, plan: Plan) -> Generated:
-        """Runs in the worker thread."""
-        # A long first step is no hang: the clock of check_health starts with the generation.
-        started = self.counters.last_forward = time.monotonic()
-        batches = [
-            plan.seeds[first : first + self.settings.max_batch]
-            for first in range(0, len(plan.seeds), self.settings.max_batch)
-        ]
-        images = np.concatenate([self._paint(plan, seeds) for seeds in batches])
-        self.counters.completed += 1
-        self.counters.mean_seconds += 0.2 * (time.monotonic() - started - self.counters.mean_seconds)
+    def _require_room(self) -> None:
+        waiting = self.engine.waiting()
+        if waiting >= self.settings.max_queued:
+            turns = math.ceil(self.engine.pending / self.settings.max_batch)
+            message = f"{waiting} requests are waiting; try again later"
+            raise OverloadedError(message, retry_after_s=turns * self._mean_seconds)
+
+    def _generated(self, plan: Plan, images: Pixels) -> Generated:
         return Generated(
             images=images,
             seeds=plan.seeds,
@@ -151,34 +147,9 @@ class Generator:
             version=self.info.version,
             num_inference_steps=plan.num_inference_steps,
             guidance_scale=plan.guidance_scale,
-            sampler=self.recipe.sampling.sampler,
+            sampler=plan.sampler,
             warnings=tuple(self._cut_off("prompt", plan) + self._cut_off("negative_prompt", plan)),
         )
-
-    def _paint(self, plan: Plan, seeds: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """One batch: ``[len(seeds), H, W, 3]``."""
-
-        def on_step(done: int, total: int, latents: torch.Tensor) -> None:
-            self.counters.last_forward = time.monotonic()
-            self.counters.steps += 1
-            if plan.left.is_set():
-                log.info("generation cancelled after step %d of %d", done, total)
-                raise GenerationCancelled
-
-        images, _ = self.pipeline(
-            prompt=plan.job.fields.prompt,
-            condition=Image.fromarray(plan.job.condition),
-            modality=plan.job.modality,
-            negative_prompt=plan.job.fields.negative_prompt,
-            height=plan.height,
-            width=plan.width,
-            num_inference_steps=plan.num_inference_steps,
-            guidance_scale=plan.guidance_scale,
-            seeds=list(seeds),
-            on_step=on_step,
-            return_dict=False,
-        )
-        return np.stack([np.asarray(image) for image in images])
 
     def _cut_off(self, name: str, plan: Plan) -> list[str]:
         tokenizer = self.pipeline.tokenizer
@@ -187,7 +158,7 @@ class Generator:
         return [f"{name}: {tokens} tokens cut to the text encoder's {limit}"] if tokens > limit else []
 
     def _fresh(self) -> bool:
-        return time.monotonic() - self.counters.last_forward < FRESH_S
+        return time.monotonic() - self.engine.counters.last_forward < FRESH_S
 
     def _probe(self) -> None:
         """The smallest real generation; several callers share one."""
@@ -206,4 +177,4 @@ class Generator:
         assert isinstance(latents, torch.Tensor)
         if not torch.isfinite(latents).all():
             raise ServiceError(f"{self.info.id} answers with numbers that are not finite; roll the alias back")
-        self.counters.last_forward = time.monotonic()
+        self.engine.counters.last_forward = time.monotonic()

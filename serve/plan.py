@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mmface.config import Serve
+from mmface.config import Sampler, Serve
 from mmface.errors import InputError
 from serve.schemas import Job, ModelInfo, size_of
 
@@ -25,7 +25,20 @@ class Plan:
     height: int
     num_inference_steps: int
     guidance_scale: float
+    sampler: Sampler
+    previews: int = 0
     left: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def evaluations(self) -> int:
+        """How often an image asks the network; what its caller knows as steps."""
+        return 2 * self.num_inference_steps - 1 if self.sampler == "heun" else self.num_inference_steps
+
+    @property
+    def preview_steps(self) -> list[int]:
+        """After which evaluations to show a preview: evenly spread, never the last."""
+        count = min(self.previews, self.evaluations - 1)
+        return [(i + 1) * self.evaluations // (count + 1) for i in range(count)]
 
 
 def model_info(bundle: Bundle, settings: Serve) -> ModelInfo:
@@ -71,4 +84,5 @@ def make_plan(job: Job, info: ModelInfo) -> Plan:
         height=height,
         num_inference_steps=steps,
         guidance_scale=info.guidance_scale if fields.guidance_scale is None else fields.guidance_scale,
+        sampler=info.sampler,
     )

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from mmface.config import Sampler
+
 Modality = Literal["mask", "sketch"]
 MAX_SEED = 2**63 - 1
 MAX_PROMPT = 10_000
@@ -115,7 +117,7 @@ class ModelInfo(BaseModel):
     num_inference_steps: int = Field(description="Default.", examples=[20])
     max_num_inference_steps: int = Field(examples=[100])
     guidance_scale: float = Field(description="Default.", examples=[2.0])
-    sampler: str = Field(examples=["euler"])
+    sampler: Sampler = Field(examples=["euler"])
     max_prompt_tokens: int = Field(examples=[77])
 
 

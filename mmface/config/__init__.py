@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 from mmface.config.base import Section
 from mmface.config.data import Captioning, Collection, Components, Data, Layout, Portraits, Quality, TextPadding
 from mmface.config.serve import Evaluate, Gate, Sampler, Sampling, Serve
-from mmface.config.train import Model, Objective, ObjectiveConfig, Phase, Train
+from mmface.config.train import Model, Objective, ObjectiveConfig, Phase, Precision, Train
 from mmface.config.watch import Watch
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "ObjectiveConfig",
     "Phase",
     "Portraits",
+    "Precision",
     "Quality",
     "Recipe",
     "Sampler",

@@ -17,6 +17,7 @@ class Sampling(Section):
     sampler: Sampler = "euler"
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guidance_scale: Annotated[float, Field(ge=0)] = 2.0
+    precision: Literal["fp32", "bf16", "auto"] = "auto"  # of the transformer; see mmface.precision
 
 
 class Evaluate(Section):

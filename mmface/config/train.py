@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
 
 Objective = Literal["flow", "ddpm"]
+Precision = Literal["fp32", "bf16", "bf16-pure", "auto"]
 
 
 def _shares(value: object) -> object:
@@ -99,7 +100,7 @@ class Train(Section):
     """
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    precision: Literal["fp32", "bf16", "bf16-pure", "auto"] = "fp32"
+    precision: Precision = "fp32"
     gradient_checkpointing: bool | PositiveInt = False
     compile: bool = False
     optimizer: Literal["adamw", "adamw8bit", "adamw8bit-paged"] = "adamw"

@@ -11,8 +11,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from mmface.model import Conditioning
-from mmface.sampling.guidance import guided
-from mmface.sampling.schedulers import SamplerName, Solver, make_scheduler, objective_of
+from mmface.sampling.schedulers import SamplerName, make_scheduler, objective_of
+from mmface.sampling.trajectory import Trajectory, advance
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called after evaluation i of n with the latents [B, C, H, W]; it may raise to cancel."""
@@ -28,36 +28,32 @@ def sample(
     *,
     num_inference_steps: int = 20,
     guidance_scale: float = 1.0,
+    bf16: bool = False,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Integrates from noise to clean latents; deterministic.
+    """Integrates from noise to clean latents; deterministic. See :class:`Trajectory` for the arguments.
 
     Args:
-        transformer: the network; it runs in the dtype of ``conditioning.condition``.
-        scheduler: of :func:`make_scheduler`, for the objective the network was trained with. It is not changed.
-        noise: [B, C, H, W] standard normal.
-        conditioning: what is wanted.
-        negative: the same drawings under the empty or negative prompt; needed when ``guidance_scale`` is not 1.
-        num_inference_steps: steps of the scheduler.
-        guidance_scale: strength of the text.
+        bf16: multiply matrices in bfloat16.
         on_step: hook for progress, previews and cancellation.
 
     Returns:
         [B, C, H, W] fp32 normalised latents.
     """
-    solver = Solver(scheduler, num_inference_steps, noise.device)
-    dtype = conditioning.condition.dtype
-    latents = solver.start(noise.float())
-    for index in range(len(solver)):
-        network_latents, timestep = solver.network_input(index, latents)
-        with _cache_context(transformer, index):
-            prediction = guided(
-                transformer, network_latents.to(dtype), timestep, conditioning, negative, guidance_scale
-            )
-        latents = solver.step(index, prediction, latents)
+    trajectory = Trajectory(
+        scheduler,
+        noise,
+        conditioning,
+        negative,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+    )
+    while not trajectory.finished:
+        with _cache_context(transformer, trajectory.done):
+            advance(transformer, [trajectory], bf16=bf16)
         if on_step is not None:
-            on_step(index + 1, len(solver), latents)
-    return latents
+            on_step(trajectory.done, trajectory.steps, trajectory.latents)
+    return trajectory.latents
 
 
 def _cache_context(transformer: nn.Module, index: int) -> AbstractContextManager[None]:
@@ -70,4 +66,4 @@ def _cache_context(transformer: nn.Module, index: int) -> AbstractContextManager
     return context
 
 
-__all__ = ["OnStep", "SamplerName", "guided", "make_scheduler", "objective_of", "sample"]
+__all__ = ["OnStep", "SamplerName", "Trajectory", "advance", "make_scheduler", "objective_of", "sample"]

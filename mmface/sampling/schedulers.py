@@ -7,6 +7,7 @@ diffusers': flow sigma runs 1 = noise → 0 = data, the velocity is noise - data
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -103,6 +104,16 @@ class Solver:
             timestep = self._scheduler.timesteps[index]
             latents, time = self._scheduler.scale_model_input(latents, timestep), timestep.float()
         return latents, time.to(latents.device).expand(len(latents))
+
+    def estimate(self, index: int, prediction: Tensor, latents: Tensor) -> Tensor:
+        """The clean latents that ``prediction`` points to from ``latents`` of evaluation ``index``."""
+        alpha, sigma = 1.0, float(self._scheduler.sigmas[index])
+        if self._flow:
+            return latents + sigma * prediction
+        if isinstance(self._scheduler, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
+            # These scale latents to unit variance; the others leave the data as it is.
+            alpha = 1 / math.sqrt(1 + sigma**2)
+        return (latents - alpha * sigma * prediction) / alpha
 
     def step(self, index: int, prediction: Tensor, latents: Tensor) -> Tensor:
         """Latents after evaluation ``index`` gave ``prediction`` (our velocity, or ε)."""

@@ -14,8 +14,8 @@ from mmface.config import Recipe, Train
 from mmface.costs import find_gpu
 from mmface.flops import META, transformer_flops
 from mmface.model import MMFaceDiT
+from mmface.precision import computes_in_bf16
 from mmface.train.sets import TrainingSet
-from mmface.train.step import computes_in_bf16
 
 WALL_TIME = frozenset({"images_per_s", "data_wait", "eta_s", "flops_per_s", "mfu", "memory_gib"})
 """What two runs of the same recipe need not have in common; every other figure of the history is the run's own."""
@@ -98,7 +98,7 @@ def peak_flops(train: Train, device: torch.device) -> float | None:
     gpu = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
         return None
-    return gpu.bf16 if computes_in_bf16(train, device) else gpu.fp32
+    return gpu.bf16 if computes_in_bf16(train.precision, device) else gpu.fp32
 
 
 def peak_memory(device: torch.device) -> int:

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from mmface.config import Train
 from mmface.model import MODALITIES, Conditioning
 from mmface.objectives import Objective
+from mmface.precision import computes_in_bf16
 from mmface.train.batches import Batch, pad_texts
 from mmface.train.guard import OCTILES
 from mmface.train.mapped import Floats
 from mmface.train.sets import TrainingSet
-from mmface.train.step import World, computes_in_bf16
+from mmface.train.step import World
 
 HELD_OUT = "held_out/loss"
 
@@ -84,7 +85,9 @@ class HeldOut:
         seen = torch.zeros(len(self), 2, dtype=torch.float64, device=world.device)
         for places in self.shares(world):
             batch = self.batch(places % len(self)).to(world.device)
-            with torch.autocast(world.device.type, torch.bfloat16, enabled=computes_in_bf16(self.train, world.device)):
+            with torch.autocast(
+                world.device.type, torch.bfloat16, enabled=computes_in_bf16(self.train.precision, world.device)
+            ):
                 t = self.objective.timesteps(batch.uniform)
                 scored = self.objective(transformer, batch.latents, batch.noise, t, batch.conditioning)
             own = torch.from_numpy(places < len(self)).to(world.device)

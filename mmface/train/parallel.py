@@ -23,9 +23,10 @@ from torch.utils.checkpoint import checkpoint
 from mmface.config import Train
 from mmface.errors import RecipeError
 from mmface.model import MMFaceDiT
+from mmface.precision import computes_in_bf16
 from mmface.train.optim import QUANTISED_BLOCK, is_quantised
 from mmface.train.shards import Cut, local, whole
-from mmface.train.step import World, computes_in_bf16
+from mmface.train.step import World
 
 if TYPE_CHECKING:
     from mmface.train.state import TrainState
@@ -48,7 +49,7 @@ def place(model: MMFaceDiT, average: MMFaceDiT, train: Train, world: World) -> N
         nn.Module.to(model, world.device)
         nn.Module.to(average, world.device)
         return
-    computing = torch.bfloat16 if computes_in_bf16(train, world.device) else None
+    computing = torch.bfloat16 if computes_in_bf16(train.precision, world.device) else None
     # Gradients are summed in fp32, as DDP sums those of fp32 masters.
     _shard(model, world, MixedPrecisionPolicy(computing, torch.float32, cast_forward_inputs=False))
     _shard(average, world, MixedPrecisionPolicy())

@@ -17,6 +17,7 @@ from mmface.config import Recipe
 from mmface.data.pixels import to_pil
 from mmface.latents import decode
 from mmface.model import MODALITIES, MMFaceDiT
+from mmface.precision import computes_in_bf16
 from mmface.sampling import make_scheduler, sample
 from mmface.train.batches import pad_texts
 from mmface.train.held_out import FixedRows
@@ -60,6 +61,7 @@ class Previews:
             None if guidance == 1 else negative.to(self.device),
             num_inference_steps=self.sampling.num_inference_steps,
             guidance_scale=guidance,
+            bf16=computes_in_bf16(self.sampling.precision, self.device),
         )
         return latents.reshape(len(MODALITIES), len(self.rows), *latents.shape[1:])
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmface.config import Train
 from mmface.objectives import Objective
+from mmface.precision import computes_in_bf16
 from mmface.train.batches import Batch
 from mmface.train.shards import whole
 
@@ -111,15 +112,5 @@ def _clip(transformer: nn.Module, limit: float) -> float:
     return float(norm)
 
 
-def computes_in_bf16(train: Train, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16: as the recipe says; ``auto`` where the device multiplies it natively."""
-    if train.precision != "auto":
-        return train.precision != "fp32"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 def _precision(train: Train, world: World) -> torch.autocast:
-    return torch.autocast(world.device.type, torch.bfloat16, enabled=computes_in_bf16(train, world.device))
+    return torch.autocast(world.device.type, torch.bfloat16, enabled=computes_in_bf16(train.precision, world.device))

@@ -12,12 +12,13 @@ import torch
 from mmface.config import Recipe
 from mmface.errors import RecipeError, TrainingError
 from mmface.model import MMFaceDiT
+from mmface.precision import computes_in_bf16
 from mmface.recipes import load_recipe
 from mmface.train.clock import WALL_TIME
 from mmface.train.loop import Hooks, make_state, train_phase
 from mmface.train.optim import learning_rate
 from mmface.train.state import TrainState, load_checkpoint, read_history, read_summary, take_snapshot
-from mmface.train.step import World, computes_in_bf16
+from mmface.train.step import World
 
 
 @dataclass
@@ -150,7 +151,7 @@ def test_auto_precision_is_bf16_where_the_processor_multiplies_it(recipe, monkey
         precisions = {"auto": native, "bf16": True, "fp32": False}
         for precision, wanted in precisions.items():
             train = changed(recipe, precision=precision).train
-            assert computes_in_bf16(train, torch.device("cpu")) is wanted
+            assert computes_in_bf16(train.precision, torch.device("cpu")) is wanted
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_sample(recipe, data, tmp_path):

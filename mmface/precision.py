@@ -1,0 +1,17 @@
+"""Which dtype matrix products run in."""
+
+from __future__ import annotations
+
+import torch
+
+from mmface.config import Precision
+
+
+def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether they run in bfloat16: as the recipe says; ``auto`` where the device multiplies it natively."""
+    if precision != "auto":
+        return precision != "fp32"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
