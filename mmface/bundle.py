@@ -27,6 +27,7 @@ from mmface.errors import RegistryError
 from mmface.latents import Autoencoder
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
+from mmface.preview import Preview, read_preview, write_preview
 from mmface.recipes import load_recipe
 from mmface.sampling import make_scheduler
 
@@ -35,13 +36,17 @@ RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metric
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded model with what is known about it; ``version`` is the registry's, empty outside of it."""
+    """A loaded model with what is known about it.
+
+    ``version`` is the registry's, empty outside of it; ``preview`` a picture it was registered with, if it was.
+    """
 
     pipeline: MMFacePipeline
     version: str
     recipe: Recipe
     lineage: dict[str, Any]
     metrics: dict[str, float]
+    preview: Preview | None = None
 
 
 def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipeline:
@@ -77,12 +82,14 @@ def write_bundle(
     recipe: Recipe,
     lineage: Mapping[str, Any],
     metrics: Mapping[str, float],
+    preview: Preview | None = None,
 ) -> Path:
     """Writes the bundle into ``folder``; equal content gives an equal :func:`bundle_fingerprint` on any machine.
 
     Args:
         lineage: plain values that lead back to the data: manifest URIs or fingerprints by stage, code version, run.
         metrics: figures of the evaluation; those that are not finite are written as null.
+        preview: what serving compares its own painting with before it takes the model.
     """
     pipeline.save_pretrained(folder, safe_serialization=True)
     for config in folder.rglob("*.json"):
@@ -91,6 +98,8 @@ def write_bundle(
     (folder / LINEAGE).write_text(_json(lineage), encoding="utf-8")
     (folder / METRICS).write_text(_json(_finite(metrics)), encoding="utf-8")
     (folder / CARD).write_text(_card(recipe, lineage, metrics), encoding="utf-8")
+    if preview is not None:
+        write_preview(preview, folder)
     return folder
 
 
@@ -112,6 +121,7 @@ def read_bundle(folder: Path, version: str = "") -> Bundle:
         recipe=load_recipe(str(folder / RECIPE)),
         lineage=json.loads((folder / LINEAGE).read_text(encoding="utf-8")),
         metrics={name: math.nan if value is None else float(value) for name, value in metrics.items()},
+        preview=read_preview(folder),
     )
 
 

@@ -28,7 +28,7 @@ VERSIONS = {
     "text": 3,
     "train": 1,
     "samples": 1,
-    "bundle": 1,
+    "bundle": 2,
 }
 
 

@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> str:
 
     from mmface.bundle import build_pipeline, write_bundle
     from mmface.evaluate.summary import summarise
+    from mmface.preview import choose_preview
 
     samples = open_dataset(job.inputs["samples"])
     publisher = Publisher(job.home, identity)
@@ -30,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> str:
         trained = open_dataset(job.inputs["train"]).download("transformer", Path(scratch) / "transformer")
         metrics = summarise(samples.table(), job.recipe)
         lineage = stages.lineage(job.inputs["samples"])
-        write_bundle(build_pipeline(job.recipe, trained), Path(scratch) / FOLDER, job.recipe, lineage, metrics)
+        preview = choose_preview(samples.table().to_pylist())
+        pipeline = build_pipeline(job.recipe, trained)
+        write_bundle(pipeline, Path(scratch) / FOLDER, job.recipe, lineage, metrics, preview)
         publisher.store.upload(Path(scratch) / FOLDER, FOLDER)
     return publisher.publish({})
 

@@ -53,8 +53,8 @@ class Backend(Protocol):
         """Photograph to condition PNG."""
         ...
 
-    async def describe(self) -> ModelInfo:
-        """The served version."""
+    async def describe(self) -> list[ModelInfo]:
+        """The served versions, the one that answers by default first."""
         ...
 
     async def ready(self) -> Readiness:
@@ -93,9 +93,9 @@ def _add_health(app: FastAPI, backend: Backend) -> None:
         """The model has just done a real forward pass."""
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                if app.state.model_version is None:
-                    app.state.model_version = (await backend.describe()).version
-                return await backend.ready()
+                readiness = await backend.ready()
+                app.state.model_version = readiness.model.rpartition(":")[2]
+                return readiness
         except TimeoutError:
             raise ApiError(503, f"no forward pass within {READY_TIMEOUT_S:g} s", retry_after_s=5) from None
         except MMFaceError as error:
@@ -104,7 +104,7 @@ def _add_health(app: FastAPI, backend: Backend) -> None:
     @app.get("/v1/models", tags=["models"], responses=error_responses(500, 503))
     async def models() -> ModelList:
         """The served model version and what it supports."""
-        return ModelList(data=[await backend.describe()])
+        return ModelList(data=await backend.describe())
 
 
 def _add_generate(app: FastAPI, backend: Backend, settings: Serve, modality: Modality) -> None:

@@ -21,11 +21,13 @@ from mmface.reach import ray_address
 from mmface.registry import get_alias
 from mmface.storage import HOME_VARIABLE
 from mmface.tracking import TRACKING_VARIABLE, tracking_uri
-from serve.deployments import build
+from serve.deployments import UNSERVED, build
 
 APP = "mmface"
 START_S = 300.0
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+
+log = logging.getLogger(__name__)
 
 
 def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> str:
@@ -41,7 +43,8 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
 
     Raises:
         RegistryError: nothing has that alias yet.
-        ServiceError: Ray or the registry is not reachable, the port is taken, or the model does not become ready.
+        ServiceError: Ray or the registry is not reachable, the port is taken, or the model does not become ready; when
+            ``blocking`` a model that cannot be loaded is waited for instead, and ``/readyz`` says why.
     """
     settings = recipe.serve
     if home is not None:
@@ -56,10 +59,12 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
         _start(settings)
     try:
         _deploy(settings)
-    except ServiceError:
-        if fresh:
-            shutdown()
-        raise
+    except ServiceError as error:
+        if not (blocking and error.field == UNSERVED):
+            if fresh:
+                shutdown()
+            raise
+        log.warning("serve: up, but not ready: %s", error.message)
     if blocking:
         _until_signal()
         shutdown()
@@ -151,6 +156,8 @@ def _wait_until_ready(settings: Serve) -> None:
             answer = response.read().decode(errors="replace")
             if response.status == 200:
                 return
+            if response.status == 503 and f'"{UNSERVED}"' in answer:
+                raise ServiceError(f"the model could not be served: {answer}", field=UNSERVED)
         except (OSError, HTTPException) as error:
             answer = str(error)
         finally:

@@ -7,74 +7,83 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.util.metrics import Histogram
 
 from mmface.config import Serve
-from mmface.errors import MMFaceError
+from mmface.errors import MMFaceError, ServiceError
 from serve.errors import ApiError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serve.schemas import Generated, Job, Modality, ModelInfo, Readiness
+    from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
 
+UNSERVED = "serve.alias"  # the field of the error of a replica that has no model
 PROBES = 8  # places of a replica beside its generations: readiness, models, conversions
-SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
 
 
 class Replica:
-    """A :class:`serve.generator.Generator` with the model that the alias points to when it starts."""
+    """The versions that the aliases point to (:class:`serve.models.Models`), measured.
 
-    def __init__(self, settings: Serve, threads: int) -> None:
+    It starts without a model where none can be loaded, and says so until one can.
+    """
+
+    async def __init__(self, settings: Serve, threads: int) -> None:
         import torch
         from diffusers.utils.logging import disable_progress_bar
 
-        from mmface.registry import load_bundle
-        from serve.generator import Generator
+        from serve.gauges import Gauges
+        from serve.models import Models
 
         disable_progress_bar()  # of loading, in a log
         # Ray limits OpenMP to the CPUs an actor reserves; denoising wants what the machine has.
         torch.set_num_threads(threads)
-        bundle = load_bundle(settings.model_name, settings.alias)
-        if settings.use_gpu:
-            bundle.pipeline.to("cuda")
-        self._generator = Generator(bundle, settings)
-        self._seconds = Histogram(
-            "mmface_generation_seconds",
-            description="Time of a generation in its replica, with waiting.",
-            boundaries=SECONDS,
-            tag_keys=("modality", "version"),
-        )
+        self._gauges = Gauges()
+        device = "cuda" if settings.use_gpu else "cpu"
+        self._models = Models(settings, self._gauges.step, self._gauges.swap, device)
+        await self._models.look()
+        self._following = asyncio.create_task(self._models.follow())
 
     async def generate(self, job: Job) -> Generated:
         """See :meth:`Generator.generate`."""
-        started = asyncio.get_running_loop().time()
-        made = await self._generator.generate(job)
-        tags = {"modality": job.modality, "version": made.version}
-        self._seconds.observe(asyncio.get_running_loop().time() - started, tags=tags)
-        return made
+        generator = self._models.choose(job)
+        with self._gauges.request(job, generator):
+            return await generator.generate(job)
+
+    async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
+        """See :meth:`Generator.stream`."""
+        generator = self._models.choose(job)
+        with self._gauges.request(job, generator):
+            async with aclosing(generator.stream(job)) as events:
+                async for event in events:
+                    yield event
 
     async def convert(self, photo: bytes, modality: Modality) -> bytes:
         """See :meth:`Generator.convert`."""
-        return await self._generator.convert(photo, modality)
+        return await self._models.champion().convert(photo, modality)
 
-    async def describe(self) -> ModelInfo:
-        """See :meth:`Generator.describe`."""
-        return await self._generator.describe()
+    async def describe(self) -> list[ModelInfo]:
+        """What is served, the champion first."""
+        self._models.champion()
+        return [generator.info for generator in self._models.serving()]
 
     async def ready(self) -> Readiness:
         """See :meth:`Generator.ready`."""
-        return await self._generator.ready()
+        return await self._models.champion().ready()
 
     async def check_health(self) -> None:
-        """See :meth:`Generator.check_health`."""
-        await self._generator.check_health()
+        """See :meth:`Generator.check_health`; a replica without a model is whole, only not ready."""
+        if self._following.done():
+            raise ServiceError("aliases are not followed any more; see the replica's log")
+        for generator in self._models.serving():
+            await generator.check_health()
 
 
 class Remote:
@@ -93,10 +102,20 @@ class Remote:
         picture: bytes = await self._call("convert", photo, modality)
         return picture
 
-    async def describe(self) -> ModelInfo:
-        """See :meth:`Generator.describe`."""
-        info: ModelInfo = await self._call("describe")
-        return info
+    async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
+        """See :meth:`Generator.stream`."""
+        response = self.handle.options(stream=True).stream.remote(job)
+        try:
+            with _our_errors():
+                async for event in response:
+                    yield event
+        finally:
+            response.cancel()  # of what is finished it does nothing
+
+    async def describe(self) -> list[ModelInfo]:
+        """See :meth:`Replica.describe`."""
+        infos: list[ModelInfo] = await self._call("describe")
+        return infos
 
     async def ready(self) -> Readiness:
         """See :meth:`Generator.ready`."""
@@ -106,19 +125,26 @@ class Remote:
     async def _call(self, method: str, *args: Any) -> Any:
         response = getattr(self.handle, method).remote(*args)
         try:
-            return await response
+            with _our_errors():
+                return await response
         except asyncio.CancelledError:
             response.cancel()
             raise
-        except BackPressureError:
-            raise ApiError(429, "no replica can take more requests; try again later", retry_after_s=5) from None
-        except RayTaskError as error:
-            if isinstance(error.cause, MMFaceError):
-                raise error.cause from None
-            raise
-        except (RayActorError, RayServeException) as error:
-            message = f"the model's replica went away ({type(error).__name__}); a new one is starting"
-            raise ApiError(503, message, retry_after_s=5) from None
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except BackPressureError:
+        raise ApiError(429, "no replica can take more requests; try again later", retry_after_s=5) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, MMFaceError):
+            raise error.cause from None
+        raise
+    except (RayActorError, RayServeException) as error:
+        message = f"the model's replica went away ({type(error).__name__}); a new one is starting"
+        raise ApiError(503, message, retry_after_s=5) from None
 
 
 class Ingress:

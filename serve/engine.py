@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
+OnStep = Callable[[int, float], None]
+"""Told how many images a denoising step moved on, and its seconds."""
 
 
 class GenerationCancelled(Exception):
@@ -85,10 +87,10 @@ class Engine:
     Args:
         pipeline: the model.
         max_images: how many are denoised at once.
-        on_step: told how many images a step moved on, and its seconds.
+        on_step: called from the engine's thread after each step.
     """
 
-    def __init__(self, pipeline: MMFacePipeline, max_images: int, on_step: Callable[[int, float], None]) -> None:
+    def __init__(self, pipeline: MMFacePipeline, max_images: int, on_step: OnStep) -> None:
         self.pipeline = pipeline
         self.max_images = max_images
         self.counters = Counters()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ import torch
 
 from mmface.config import Serve
 from mmface.errors import ServiceError
-from serve.engine import Engine, Painting, Pixels
+from serve.engine import Engine, OnStep, Painting, Pixels
 from serve.errors import OverloadedError
 from serve.plan import Plan, make_plan, model_info
 from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
@@ -39,9 +39,7 @@ class Generator:
         on_step: told how many images a denoising step moved on, and its seconds.
     """
 
-    def __init__(
-        self, bundle: Bundle, settings: Serve, on_step: Callable[[int, float], None] = lambda images, seconds: None
-    ) -> None:
+    def __init__(self, bundle: Bundle, settings: Serve, on_step: OnStep = lambda images, seconds: None) -> None:
         self.pipeline = bundle.pipeline
         self.recipe = bundle.recipe
         self.settings = settings
@@ -52,9 +50,9 @@ class Generator:
         self._converting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="convert")
         self._probe()
 
-    async def describe(self) -> ModelInfo:
+    async def describe(self) -> list[ModelInfo]:
         """What this version supports, and its defaults."""
-        return self.info
+        return [self.info]
 
     async def generate(self, job: Job) -> Generated:
         """Paints ``job.fields.n`` images; see :meth:`stream`."""

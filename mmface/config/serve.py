@@ -47,6 +47,10 @@ class Serve(Section):
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     model_name: str = "mmface-dit"
     alias: str = "champion"
+    follow_s: PositiveFloat = 5.0  # how often replicas look where the alias points
+    max_preview_error: PositiveFloat = 4.0  # mean difference, 0 ... 255, from the registered preview
+    canary: str | None = None  # an alias that answers canary_share of the seeds
+    canary_share: Fraction = 0.05
     max_batch: PositiveInt = 8
     max_queued: PositiveInt = 32
     max_upload_bytes: PositiveInt = 8_000_000

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ def service(
     from serve.app import run, shutdown
 
     root = tmp_path_factory.mktemp("home")
-    recipe = tiny_recipe(port=free_port)
+    recipe = tiny_recipe(port=free_port, max_batch=1, follow_s=0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMFACE_HOME", str(root))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -56,9 +59,9 @@ def service(
         shutdown()
 
 
-def register(bundle: Bundle, folder: Path) -> None:
-    write_bundle(bundle.pipeline, folder, bundle.recipe, {}, {})
-    set_alias("mmface-dit", "champion", register_bundle(folder, start_run("tiny")))
+def register(bundle: Bundle, folder: Path, note: str = "") -> None:
+    write_bundle(bundle.pipeline, folder, bundle.recipe, {"note": note}, {})
+    set_alias("mmface-dit", "champion", register_bundle(folder, start_run(f"tiny{note}")))
 
 
 def post(client: httpx.Client, path: str = MASK, accept: str = "application/json", **fields: Any) -> httpx.Response:
@@ -174,3 +177,39 @@ def test_photo_to_conditions_and_back(service: httpx.Client) -> None:
         assert post(service, f"/v1/generate/{modality}", condition=answer.content).status_code == 200
     refused = service.post("/v1/conditions/mask", files={"image": b"no image"})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
+
+
+def test_a_new_champion_takes_over_and_a_bad_one_does_not(
+    service: httpx.Client, bundle: Bundle, tmp_path: Path
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        stop = threading.Event()
+        clients = [pool.submit(ask_until, stop, str(service.base_url), seed) for seed in range(2)]
+        register(bundle, tmp_path / "second", "second")
+        wait_for(service, "2")
+        register(bundle, tmp_path / "third", "third")
+        for file in Path(os.environ["MMFACE_HOME"]).rglob("bundles/*/transformer/*.safetensors"):
+            file.write_bytes(file.read_bytes()[:-10])
+        time.sleep(2)
+        assert service.get("/readyz").json()["model"] in ("mmface-dit:2", "mmface-dit:3")
+        stop.set()
+        answers = [answer for client in clients for answer in client.result()]
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.headers["X-Model-Version"] for answer in answers} >= {"1", "2"}
+    same = {pixels(answer.content).tobytes() for answer in answers if answer.headers["X-Seed"] == "0"}
+    assert len(same) == 1  # three versions of the same weights
+
+
+def ask_until(stop: threading.Event, url: str, seed: int) -> list[httpx.Response]:
+    answers = []
+    with httpx.Client(base_url=url, timeout=30) as client:
+        while not stop.is_set():
+            answers.append(post(client, accept="image/png", seed=seed))
+    return answers
+
+
+def wait_for(service: httpx.Client, version: str) -> None:
+    end = time.monotonic() + 60
+    while service.get("/readyz").json()["model"] != f"mmface-dit:{version}":
+        assert time.monotonic() < end
+        time.sleep(0.1)

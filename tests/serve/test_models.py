@@ -1,0 +1,182 @@
+"""Following the aliases: a good version is taken, a bad one refused, and what is being painted keeps its version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from service import sketch_png, tiny_recipe
+from test_generator import job
+
+from mmface.bundle import Bundle, write_bundle
+from mmface.config import Serve
+from mmface.errors import ServiceError
+from mmface.preview import Preview
+from mmface.registry import register_bundle, rollback, set_alias, start_run
+from serve.models import Models
+
+pytestmark = pytest.mark.anyio
+
+NAME = "mmface-dit"
+Register = Callable[..., str]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def register(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Registers a variant of the tiny bundle under an alias; its preview is right, or of another picture."""
+    monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def do(number: int, alias: str = "champion", *, honest: bool = True) -> str:
+        folder = tmp_path / f"bundle-{number}"
+        painted = bundle.pipeline(
+            "a face",
+            Image.open(BytesIO(sketch_png())),
+            "sketch",
+            num_inference_steps=bundle.recipe.sampling.num_inference_steps,
+            guidance_scale=bundle.recipe.sampling.guidance_scale,
+            seeds=[number],
+        ).images[0]
+        sink = BytesIO()
+        (painted if honest else Image.new("RGB", painted.size, "red")).save(sink, "PNG")
+        preview = Preview(sketch_png(), sink.getvalue(), "sketch", "a face", number)
+        write_bundle(bundle.pipeline, folder, bundle.recipe, {"number": number}, {}, preview)
+        version = register_bundle(folder, start_run(f"tiny-{number}"))
+        set_alias(NAME, alias, version)
+        return version
+
+    return do
+
+
+def models(settings: Serve) -> tuple[Models, list[tuple[str, str]]]:
+    told: list[tuple[str, str]] = []
+    made = Models(settings, lambda *_: None, lambda version, outcome: told.append((version, outcome)), "cpu")
+    return made, told
+
+
+async def test_without_a_champion_it_is_not_ready_and_says_why(register: Register) -> None:
+    following, _ = models(tiny_recipe().serve)
+    await following.look()
+    with pytest.raises(ServiceError, match="has no champion yet: run mmface retrain"):
+        following.champion()
+    register(1)
+    await following.look()
+    assert following.champion().info.version == "1"
+
+
+async def test_swap_refusal_and_rollback_under_traffic(register: Register) -> None:
+    following, told = models(tiny_recipe(max_queued=50).serve)
+    register(1)
+    await following.look()
+    answers: list[str] = []
+    stop = asyncio.Event()
+
+    async def ask(seed: int) -> None:
+        while not stop.is_set():
+            made = await following.choose(one := job(seed, num_inference_steps=4)).generate(one)
+            assert made.images.std() > 0
+            answers.append(made.version)
+
+    clients = [asyncio.create_task(ask(seed)) for seed in range(4)]
+    register(2)
+    await following.look()
+    register(3, honest=False)
+    await following.look()
+    await following.look()
+    rollback()  # from the bad version, which nobody serves, to the second
+    await following.look()
+    rollback()
+    await following.look()
+    await asyncio.sleep(0.2)
+    stop.set()
+    await asyncio.gather(*clients)
+    assert set(answers) == {"1", "2"}
+    assert (answers[0], answers[-1]) == ("1", "1")
+    assert told == [
+        ("1", "serving"),
+        ("2", "serving"),
+        ("1", "retired"),
+        ("3", "refused"),
+        ("1", "serving"),
+        ("2", "retired"),
+    ]
+
+
+async def test_whoever_is_painted_for_keeps_the_version(register: Register) -> None:
+    following, _ = models(tiny_recipe().serve)
+    register(1)
+    await following.look()
+    first = following.champion()
+    task = asyncio.create_task(first.generate(job(5, num_inference_steps=60)))
+    while first.engine.counters.steps < 2:
+        await asyncio.sleep(0.001)
+    register(2)
+    await following.look()
+    second = await following.champion().generate(job(5, num_inference_steps=60))
+    made = await task
+    assert (made.version, second.version) == ("1", "2")
+    np.testing.assert_array_equal(made.images, second.images)  # the same weights
+    for _ in range(100):
+        if not first.engine.alive:
+            break
+        await asyncio.sleep(0.01)
+    assert not first.engine.alive
+
+
+async def test_a_canary_gets_its_share_of_the_seeds(register: Register) -> None:
+    settings = tiny_recipe(canary="challenger", canary_share=0.25).serve
+    following, _ = models(settings)
+    register(1)
+    register(2, "challenger")
+    await following.look()
+    chosen = [following.choose(job(seed)).info.version for seed in range(2000)]
+    assert chosen.count("2") / len(chosen) == pytest.approx(0.25, abs=0.02)
+    assert chosen == [following.choose(job(seed)).info.version for seed in range(2000)]
+    assert [one.info.version for one in following.serving()] == ["1", "2"]
+
+
+async def test_damaged_files_are_refused_and_a_registry_that_is_away_changes_nothing(
+    register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following, told = models(tiny_recipe().serve)
+    register(1)
+    await following.look()
+    register(2)
+    for file in (tmp_path / "home").rglob("bundles/*/transformer/*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-10])
+    await following.look()
+    assert following.champion().info.version == "1"
+    assert told[-1] == ("2", "refused")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    await following.look()
+    assert following.champion().info.version == "1"
+
+
+async def test_broken_weights_are_refused(register: Register, bundle: Bundle, tmp_path: Path) -> None:
+    following, told = models(tiny_recipe().serve)
+    register(1)
+    await following.look()
+    weight = bundle.pipeline.transformer.x_embedder.proj.weight
+    kept = weight.clone()
+    with torch.no_grad():
+        weight[0] = torch.nan
+    try:
+        write_bundle(bundle.pipeline, tmp_path / "broken", bundle.recipe, {"number": 9}, {})
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+    set_alias(NAME, "champion", register_bundle(tmp_path / "broken", start_run("broken")))
+    await following.look()
+    assert following.champion().info.version == "1"
+    assert told[-1] == ("2", "refused")
