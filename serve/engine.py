@@ -131,6 +131,7 @@ class Engine:
             self._changed.notify()
 
     def _run(self) -> None:
+        torch.set_num_threads(torch.get_num_threads())  # OpenMP keeps its number for each thread
         try:
             while self._wait():
                 with torch.inference_mode():

@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from serve.engine import Engine, OnStep, Painting, Pixels
 from serve.errors import OverloadedError
 from serve.plan import Plan, make_plan, model_info
 from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
+from serve.threads import in_own_thread
 
 if TYPE_CHECKING:
     from mmface.bundle import Bundle
@@ -47,7 +47,7 @@ class Generator:
         self.engine = Engine(bundle.pipeline, settings.max_batch, on_step)
         self._mean_seconds = 1.0  # of a request, running
         self._converter: Converter | None = None
-        self._converting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="convert")
+        self._converting = asyncio.Lock()
         self._probe()
 
     async def describe(self) -> list[ModelInfo]:
@@ -95,7 +95,8 @@ class Generator:
         Raises:
             InputError: not a picture.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._converting, self._convert, photo, modality)
+        async with self._converting:
+            return await in_own_thread(lambda: self._convert(photo, modality))
 
     async def ready(self) -> Readiness:
         """Answers after a real forward pass, unless one has just been done or is being done.
@@ -107,7 +108,7 @@ class Generator:
         if not engine.alive:
             raise ServiceError("the engine has stopped; see the replica's log")
         if not engine.pending and not self._fresh():
-            await asyncio.to_thread(self._probe)
+            await in_own_thread(self._probe)
         return Readiness(
             model=self.info.id,
             running=engine.pending > 0,

@@ -16,10 +16,12 @@ from torch import nn
 from mmface.config import Serve
 from mmface.errors import MMFaceError, RegistryError, ServiceError
 from mmface.pipeline import MMFacePipeline
+from mmface.precision import keep_in_bf16
 from mmface.preview import preview_error
 from mmface.registry import get_alias, load_bundle
 from serve.generator import Generator
 from serve.schemas import Job
+from serve.threads import in_own_thread
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ class Models:
         if refused == version and not isinstance(error, ServiceError):
             return
         try:
-            fresh = await asyncio.to_thread(self._load, version)
+            fresh = await in_own_thread(lambda: self._load(version))
         except (MMFaceError, OSError, RuntimeError) as error:
             log.error("serve: version %s is refused: %s", version, error)
             self._refused[alias] = version, error
@@ -121,8 +123,8 @@ class Models:
 
     def _load(self, version: str) -> Generator:
         bundle = load_bundle(self.settings.model_name, version)
-        _own(bundle.pipeline)
         bundle.pipeline.to(self._device)
+        _own(bundle.pipeline)
         if bundle.preview is not None:
             _require_preview(preview_error(bundle.pipeline, bundle.recipe, bundle.preview), self.settings)
 
@@ -134,6 +136,8 @@ class Models:
 
 def _own(pipeline: MMFacePipeline) -> None:
     """Copies the weights: they may be mapped from files, and what becomes of those must not reach what serves."""
+    if pipeline.bf16:
+        keep_in_bf16(pipeline.transformer)
     for module in pipeline.components.values():
         if isinstance(module, nn.Module):
             for tensor in itertools.chain(module.parameters(), module.buffers()):

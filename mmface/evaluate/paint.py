@@ -27,6 +27,7 @@ from mmface.data.pixels import mask_to_tensor, resize_mask, sketch_to_tensor, to
 from mmface.evaluate import metrics
 from mmface.evaluate.judges import Judges, Seen
 from mmface.pipeline import MMFacePipelineOutput
+from mmface.precision import keep_in_bf16
 
 Row = Mapping[str, Any]
 UNCONDITIONAL = "unconditional"
@@ -78,6 +79,8 @@ class Paint:
         self.recipe = recipe
         self.size = recipe.phases[-1].resolution
         self.pipeline = build_pipeline(recipe, transformer_folder).to(device)
+        if self.pipeline.bf16:
+            keep_in_bf16(self.pipeline.transformer)
         self.judges = Judges(recipe.components, device)
 
     def __call__(self, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_generator import job
 from mmface.bundle import Bundle, write_bundle
 from mmface.config import Serve
 from mmface.errors import ServiceError
+from mmface.precision import keep_in_bf16
 from mmface.preview import Preview
 from mmface.registry import register_bundle, rollback, set_alias, start_run
 from serve.models import Models
@@ -132,6 +134,23 @@ async def test_whoever_is_painted_for_keeps_the_version(register: Register) -> N
             break
         await asyncio.sleep(0.01)
     assert not first.engine.alive
+
+
+async def test_weights_kept_in_bf16_paint_what_autocast_paints(bundle: Bundle) -> None:
+    request = {
+        "prompt": "a face",
+        "condition": Image.open(BytesIO(sketch_png())),
+        "modality": "sketch",
+        "seeds": [3, 4],
+    }
+    pipeline = copy.copy(bundle.pipeline)
+    pipeline.register_to_config(precision="bf16")
+    cast = pipeline(**request).images
+    pipeline.transformer = copy.deepcopy(pipeline.transformer)
+    keep_in_bf16(pipeline.transformer)
+    kept = pipeline(**request).images
+    for one, other in zip(cast, kept, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
 async def test_a_canary_gets_its_share_of_the_seeds(register: Register) -> None:
