@@ -30,7 +30,7 @@ def main() -> None:
         options = settings(pictures(place, given.images, given.side), f"data.shard_rows={given.shard}")
         ours, theirs = processors()
         os.sched_setaffinity(0, ours)  # what Ray starts inherits it
-        os.environ["RAY_worker_niceness"] = "0"  # as the bare one has
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; the bare one has it
         from ray_jobs._common import connect_ray
 
         connect_ray()
