@@ -172,7 +172,7 @@ def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
     replica: Any = serve.deployment(
         Replica,
         name="Replica",
-        num_replicas=settings.replicas,
+        **_scale(settings),
         # A replica bounds its own queue, because only it knows what waits in it. Serve's bound is for the time when
         # no replica can take anything.
         max_ongoing_requests=settings.max_queued + 1 + PROBES,
@@ -191,6 +191,13 @@ def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_wait_loop_s=0.5,
     )
-    threads = max(1, len(os.sched_getaffinity(0)) // settings.replicas)
+    threads = max(1, len(os.sched_getaffinity(0)) // (settings.max_replicas or settings.replicas))
     application: serve.Application = ingress.bind(replica.bind(settings, threads), settings)
     return application
+
+
+def _scale(settings: Serve) -> dict[str, Any]:
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
+    return {"autoscaling_config": bounds | {"target_ongoing_requests": settings.max_batch}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
 
@@ -58,4 +58,11 @@ class Serve(Section):
     max_steps: PositiveInt = 100
     timeout_s: PositiveFloat = 120.0
     replicas: PositiveInt = 1
+    max_replicas: PositiveInt | None = None  # more than replicas when more than max_batch requests wait for each
     use_gpu: bool = False
+
+    @model_validator(mode="after")
+    def _scales_up(self) -> Serve:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError("max_replicas must not be below replicas")
+        return self
