@@ -15,6 +15,7 @@ from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
 from mmface.model import MODALITIES, Conditioning
 from mmface.sampling import Trajectory, make_scheduler, objective_of
 from mmface.text import EncodedText
+from serve.pictures import fit_drawing
 from serve.plan import Plan
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class Encodings:
 
     def _conditioning(self, plan: Plan, prompt: str) -> Conditioning:
         text = self._texts.get_or_make(prompt, lambda: self.pipeline.encode_prompts([prompt]))
-        drawing = plan.job.condition
-        key = (plan.job.modality, plan.width, plan.height, drawing.shape, sha256(drawing.tobytes()).digest())
+        drawing, fit = plan.job.condition, plan.job.fields.fit
+        key = (plan.job.modality, fit, plan.width, plan.height, drawing.shape, sha256(drawing.tobytes()).digest())
         latents = self._drawings.get_or_make(key, lambda: self.pipeline.encode_drawings(self._pixels(plan)))
         modality = torch.tensor([MODALITIES.index(plan.job.modality)])
         made = Conditioning(latents, text.sequence, text.pooled, modality, text.mask)
@@ -71,6 +72,7 @@ class Encodings:
 
     def _pixels(self, plan: Plan) -> Tensor:
         size = (plan.height, plan.width)
+        drawing = fit_drawing(plan.job.condition, plan.job.modality, (plan.width, plan.height), plan.job.fields.fit)
         if plan.job.modality == "sketch":
-            return sketch_to_tensor(Image.fromarray(plan.job.condition), size)[None]
-        return mask_to_tensor(plan.job.condition, size, self.pipeline.config["mask_resize"])[None]
+            return sketch_to_tensor(Image.fromarray(drawing), size)[None]
+        return mask_to_tensor(drawing, size, self.pipeline.config["mask_resize"])[None]

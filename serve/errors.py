@@ -12,6 +12,9 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from mmface.errors import InputError, MMFaceError, RegistryError, ServiceError
+from serve.schemas import ErrorBody, ErrorDetail
+
+MAX_NAME = 64  # of a client's field name, repeated to it
 
 # Types and codes follow OpenAI's so that its clients raise the matching class.
 TYPES = {
@@ -85,13 +88,27 @@ class OverloadedError(MMFaceError):
         return (type(self), (self.message,), {"field": self.field, "retry_after_s": self.retry_after_s})
 
 
+class UnknownModelError(MMFaceError):
+    """The request names a model or a version that is not served."""
+
+    code = "model_not_found"
+
+
 def envelope(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response that carries ``error``."""
-    body = {"message": error.message, "type": TYPES[error.status], "param": error.param, "code": error.code}
     headers = dict(headers or {})
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+    if error.code == CODES[408]:
+        # OpenAI's clients repeat a 408 by themselves; what took too long once would again.
+        headers["X-Should-Retry"] = "false"
+    return JSONResponse(error_body(error).model_dump(), status_code=error.status, headers=headers)
+
+
+def error_body(error: ApiError) -> ErrorBody:
+    """What a response or an event says of ``error``."""
+    detail = ErrorDetail(message=error.message, type=TYPES[error.status], param=error.param, code=error.code)
+    return ErrorBody(error=detail)
 
 
 def from_validation(error: RequestValidationError | ValidationError) -> ApiError:
@@ -102,13 +119,15 @@ def from_validation(error: RequestValidationError | ValidationError) -> ApiError
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown field; see /docs for those that exist"
-    return ApiError(422, message, param=names[0] if names else None)
+    return ApiError(422, message, param=names[0][:MAX_NAME] if names else None)
 
 
 def from_mmface(error: MMFaceError) -> ApiError:
     """The status that fits an error of the package."""
     if isinstance(error, OverloadedError):
         return ApiError(429, error.message, retry_after_s=error.retry_after_s)
+    if isinstance(error, UnknownModelError):
+        return ApiError(404, error.message, param=error.field, code=error.code)
     if isinstance(error, InputError):
         return ApiError(422, error.message, param=error.field, code=error.code)
     if isinstance(error, RegistryError | ServiceError):
@@ -120,23 +139,24 @@ def install_handlers(app: FastAPI) -> None:
     """Makes every error of ``app`` an envelope: ours, FastAPI's, the router's, and the unforeseen."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
-        headers = error.headers if isinstance(error, HTTPException) else None
-        return envelope(_to_api_error(request, error), headers)
+        if isinstance(error, HTTPException):
+            where = f"{error.detail}: {request.method} {request.url.path[:200]}; see /docs for the routes"
+            status = error.status_code if error.status_code in TYPES else 400
+            return envelope(ApiError(status, where), error.headers)
+        return envelope(to_api_error(error))
 
     for kind in (ApiError, MMFaceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
 
 
-def _to_api_error(request: Request, error: Exception) -> ApiError:
+def to_api_error(error: Exception) -> ApiError:
+    """The answer that an exception means."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, MMFaceError):
         return from_mmface(error)
     if isinstance(error, RequestValidationError):
         return from_validation(error)
-    if isinstance(error, HTTPException):
-        status = error.status_code if error.status_code in TYPES else 400
-        return ApiError(status, f"{error.detail}: {request.method} {request.url.path}; see /docs for the routes")
     # Starlette raises it again after this answer, so the server's log has the traceback. That includes a pydantic
     # ValidationError: one that comes from the client's fields was turned into a 422 where they were read.
     return ApiError(500, f"internal error ({type(error).__name__}); the server's log has the request id")

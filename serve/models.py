@@ -66,7 +66,10 @@ class Models:
         raise ServiceError(message, field="serve.alias")
 
     def choose(self, job: Job) -> Generator:
-        """Who paints a job. A canary gets its share of the seeds, and the same seeds every time."""
+        """Who paints a job: the version it insists on; of the rest, a canary gets its share, always the same seeds."""
+        for generator in self.serving():
+            if generator.info.version == job.version:
+                return generator
         canary = self._serving.get(self.settings.canary or "")
         if canary is not None and job.seeds[0] * 2654435761 % 2**32 < self.settings.canary_share * 2**32:
             return canary

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmface.config import Sampler, Serve
 from mmface.errors import InputError
+from serve.errors import UnknownModelError
 from serve.schemas import Job, ModelInfo, size_of
 
 if TYPE_CHECKING:
@@ -66,8 +67,11 @@ def make_plan(job: Job, info: ModelInfo) -> Plan:
 
     Raises:
         InputError: a size or step count this model does not support.
+        UnknownModelError: the job insists on another version.
     """
     fields = job.fields
+    if job.version not in (None, info.version):
+        raise UnknownModelError(f"that version is not served; {info.id} is", field="model")
     width, height = size_of(fields.size or info.default_size)
     if width % info.size_multiple or height % info.size_multiple:
         raise InputError(f"sides must be multiples of {info.size_multiple}, got {width}x{height}", field="size")
@@ -84,5 +88,6 @@ def make_plan(job: Job, info: ModelInfo) -> Plan:
         height=height,
         num_inference_steps=steps,
         guidance_scale=info.guidance_scale if fields.guidance_scale is None else fields.guidance_scale,
-        sampler=info.sampler,
+        sampler=fields.sampler or info.sampler,
+        previews=fields.partial_images,
     )

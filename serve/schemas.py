@@ -1,95 +1,25 @@
-"""What goes over the wire: request fields, answers, and the job that an API process hands to a model replica."""
+"""What goes over the wire: answers, and the job that an API process hands to a model replica."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field
 
 from mmface.config import Sampler
-
-Modality = Literal["mask", "sketch"]
-MAX_SEED = 2**63 - 1
-MAX_PROMPT = 10_000
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_SIZE = re.compile(r"([0-9]{1,5})(?:x([0-9]{1,5}))?")
-
-Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
-
-
-class GenerateFields(BaseModel):
-    """The fields of ``/v1/generate/*`` beside the condition. What is absent comes from the model's own recipe."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    prompt: Prompt = Field(
-        description="What the portrait shows. Empty means no text guidance. Text beyond the text encoder's limit is "
-        "cut off and reported in `warnings`.",
-        examples=["a woman with blond hair, smiling"],
-    )
-    negative_prompt: Prompt = Field("", description="What guidance moves away from.", examples=[""])
-    seed: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_SEED,
-        description="Seed of the first image; image i has seed + i. Drawn and reported if absent.",
-        examples=[7],
-    )
-    n: int = Field(1, ge=1, le=8, description="How many images, in one batch.", examples=[1])
-    size: str | None = Field(
-        None,
-        pattern=rf"^{_SIZE.pattern}$",
-        description="`WIDTHxHEIGHT` or one number for a square, in pixels; `/v1/models` lists what the model supports.",
-        examples=["128x128"],
-    )
-    num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.", examples=[20])
-    guidance_scale: float | None = Field(
-        None, ge=0, le=100, allow_inf_nan=False, description="Weight of the prompt; 1 is no guidance.", examples=[2.0]
-    )
-    response_format: Literal["b64_json"] = Field("b64_json", description="How images are embedded in JSON.")
-
-    @field_validator("size", mode="before")
-    @classmethod
-    def _number(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("prompt", "negative_prompt")
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        if _CONTROL.search(value):
-            raise ValueError("control characters are not allowed; send plain text")
-        return value
-
-    @field_validator("n")
-    @classmethod
-    def _last_seed(cls, n: int, info: ValidationInfo) -> int:
-        seed = info.data.get("seed")
-        if seed is not None and seed + n - 1 > MAX_SEED:
-            raise ValueError(f"image i has seed + i, which must stay below {MAX_SEED + 1}")
-        return n
-
-
-def size_of(size: str) -> tuple[int, int]:
-    """``"64x128"`` or ``"64"`` → (width, height)."""
-    match = _SIZE.fullmatch(size)
-    assert match is not None  # the field's pattern
-    return int(match[1]), int(match[2] or match[1])
-
-
-class ConvertFields(BaseModel):
-    """``/v1/conditions/*`` takes a photograph and nothing else."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from serve.fields import GenerateFields as GenerateFields
+from serve.fields import Modality as Modality
+from serve.fields import PictureFormat
+from serve.fields import size_of as size_of
 
 
 class ImageData(BaseModel):
     """One generated image."""
 
-    b64_json: str = Field(description="The PNG, base64.")
+    b64_json: str = Field(description="The picture in `output_format`, base64.")
     seed: int = Field(description="Send it with n = 1 to get this image again.")
 
 
@@ -99,7 +29,12 @@ class GenerateResponse(BaseModel):
     created: int = Field(description="Unix time.", examples=[1767225600])
     model: str = Field(examples=["mmface-dit:3"])
     data: list[ImageData]
-    warnings: list[str] = Field(description="What was adjusted, such as a prompt that was cut off.", examples=[[]])
+    size: str = Field(description="`WIDTHxHEIGHT` of the pictures.", examples=["128x128"])
+    output_format: PictureFormat = Field(examples=["png"])
+    warnings: list[str] = Field(
+        description="What was adjusted: a prompt that was cut off, a drawing that was read with tolerance.",
+        examples=[["312 pixels (1.9 %) were no palette colour and took the nearest label"]],
+    )
 
 
 class ModelInfo(BaseModel):
@@ -165,13 +100,14 @@ class Job:
     """A checked request on its way to a replica.
 
     ``condition`` is what the client drew, ``[H, W]`` uint8 at its own size: a mask's labels or a sketch's grey.
-    ``seeds`` has ``fields.n`` entries.
+    ``seeds`` has ``fields.n`` entries. ``version`` is the model version that the client insists on.
     """
 
     modality: Modality
     condition: npt.NDArray[np.uint8]
     fields: GenerateFields
     seeds: tuple[int, ...]
+    version: str | None = None
 
 
 @dataclass(frozen=True)

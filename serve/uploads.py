@@ -1,59 +1,24 @@
-"""Request bodies: bounded before they are parsed, then read from multipart or JSON into the same two things."""
+"""Request bodies: multipart or JSON, read into the same two things."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import json
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import ApiError, envelope, from_validation
+from serve.errors import MAX_NAME, ApiError, from_validation
+from serve.fields import Fields
 
 MAX_PARTS = 32
 
-Fields = TypeVar("Fields", bound=BaseModel)
-
-
-class BoundedUploads:
-    """ASGI middleware: a body above ``max_bytes`` is refused, by its Content-Length or while it streams in."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts what ``receive`` hands out; the reader of the body meets the error."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
-        if not length.isdigit():
-            await envelope(ApiError(400, "Content-Length is not a number"))(scope, receive, send)
-            return
-        if int(length) > self.max_bytes:
-            await envelope(self._refusal())(scope, receive, send)
-            return
-        received = 0
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise self._refusal()
-            return message
-
-        await self.app(scope, bounded, send)
-
-    def _refusal(self) -> ApiError:
-        return ApiError(413, f"the body is larger than {self.max_bytes} bytes; send a smaller picture")
+Known = TypeVar("Known", bound=Fields)
 
 
 @dataclass
@@ -75,36 +40,60 @@ class _Form:
     def on_end(self) -> None:
         self.complete = True
 
+    def texts(self) -> dict[str, str]:
+        """The text fields; 400 if one is not UTF-8."""
+        return {name: decode_text(value, name) for name, value in self.values.items()}
+
+    def only_file(self, names: tuple[str, ...]) -> bytes | None:
+        """The file of one of these names; 422 if there is any other."""
+        written = next((name for name in self.values if name in names), None)
+        if written is not None:
+            raise ApiError(422, "send it as a file part, with a filename", param=written)
+        given = [name for name in self.files if name in names]
+        if len(given) > 1:
+            raise ApiError(422, "one picture is painted from; send one", param=given[1])
+        unknown = next((name for name in self.files if name not in names), None)
+        if unknown is not None:
+            raise ApiError(422, "unknown file; see /docs for the fields that exist", param=unknown[:MAX_NAME])
+        return self.files[given[0]] if given else None
+
     def _add(self, parts: dict[str, bytes], name: bytes | None, value: bytes) -> None:
         key = decode_text(name or b"", "field name")
         if key in self.values or key in self.files:
-            raise ApiError(400, "the field was sent twice", param=key)
+            raise ApiError(400, "the field was sent twice", param=key[:MAX_NAME])
         if len(self.values) + len(self.files) == MAX_PARTS:
             raise ApiError(400, f"more than {MAX_PARTS} fields")
         parts[key] = value
 
 
-async def read_upload(request: Request, model: type[Fields], file_field: str) -> tuple[Fields, bytes]:
+async def read_upload(
+    request: Request, model: type[Known], file_field: str, *, other_name: str | None = None
+) -> tuple[Known, bytes]:
     """The fields of a request and the bytes of its picture.
 
     Args:
-        model: pydantic model of the text fields.
+        model: the text fields.
         file_field: name of the picture: a file in multipart, a base64 string (or data URL) in JSON.
+        other_name: another name that the file may have in multipart.
 
     Raises:
         ApiError: 400 malformed, 413 too large, 415 neither multipart nor JSON, 422 a field is wrong or missing.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind not in (b"multipart/form-data", b"application/json"):
+        raise ApiError(415, "send multipart/form-data or application/json", param="Content-Type")
     body = await request.body()
-    if kind == b"multipart/form-data":
-        values, picture = _multipart(body, options.get(b"boundary", b""), file_field)
-    elif kind == b"application/json":
+    values: dict[str, Any]
+    if kind == b"application/json":
         values, picture = _json(body, file_field)
     else:
-        raise ApiError(415, "send multipart/form-data or application/json", param="Content-Type")
+        form = _multipart(body, options.get(b"boundary", b""))
+        picture = form.only_file((file_field, other_name or file_field))
+        values = form.texts()
     try:
         # JSON has types, so a string is no number there; multipart has text only.
-        fields = model.model_validate(values, strict=kind == b"application/json")
+        strict = kind == b"application/json"
+        fields = model.model_validate(values, strict=strict, context="json" if strict else "text")
     except ValidationError as error:
         raise from_validation(error) from None
     if picture is None:
@@ -120,7 +109,7 @@ def decode_text(value: bytes, name: str) -> str:
         raise ApiError(400, "not valid UTF-8; encode text as UTF-8", param=name) from None
 
 
-def _multipart(body: bytes, boundary: bytes, file_field: str) -> tuple[dict[str, Any], bytes | None]:
+def _multipart(body: bytes, boundary: bytes) -> _Form:
     form = _Form()
     # The body is in memory and bounded already: files must not go through the disk.
     memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "UPLOAD_ERROR_ON_BAD_CTE": True}
@@ -134,19 +123,13 @@ def _multipart(body: bytes, boundary: bytes, file_field: str) -> tuple[dict[str,
         raise ApiError(400, f"malformed multipart body: {error}") from None
     if not form.complete:
         raise ApiError(400, "malformed multipart body: its closing boundary is missing")
-    values = {name: decode_text(value, name) for name, value in form.values.items() if name != file_field}
-    if file_field in form.values:
-        raise ApiError(422, "send it as a file part, with a filename", param=file_field)
-    picture = form.files.pop(file_field, None)
-    if form.files:
-        raise ApiError(422, "unknown file; see /docs for the fields that exist", param=next(iter(form.files)))
-    return values, picture
+    return form
 
 
 def _json(body: bytes, file_field: str) -> tuple[dict[str, Any], bytes | None]:
     try:
-        tree = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
+        tree = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"malformed JSON: {error}") from None
     if not isinstance(tree, dict):
         raise ApiError(400, "the JSON body must be an object")
@@ -161,3 +144,22 @@ def _json(body: bytes, file_field: str) -> tuple[dict[str, Any], bytes | None]:
         return tree, base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, "not valid base64", param=file_field) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ApiError(400, "the field was sent twice", param=_spelled(twice)[:MAX_NAME])
+    return {_spelled(name): value for name, value in pairs}
+
+
+def _spelled(name: str) -> str:
+    """``name`` if UTF-8 can carry it: half a surrogate pair could not go into an answer that names the field."""
+    name.encode("utf-8")
+    return name
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")

@@ -54,12 +54,23 @@ class Serve(Section):
     max_batch: PositiveInt = 8
     max_queued: PositiveInt = 32
     max_upload_bytes: PositiveInt = 8_000_000
+    upload_timeout_s: PositiveFloat = 30.0  # within which a body must have arrived
     max_condition_megapixels: PositiveFloat = 40.0
     max_steps: PositiveInt = 100
     timeout_s: PositiveFloat = 120.0
     replicas: PositiveInt = 1
     max_replicas: PositiveInt | None = None  # more than replicas when more than max_batch requests wait for each
     use_gpu: bool = False
+    api_keys_env: str | None = None  # the variable that holds NAME:SHA256 of each key, separated by commas
+    requests_per_minute: PositiveInt | None = None  # of each key
+    cors_origins: tuple[str, ...] = ()  # whose pages may call the service from a browser; "*" for all
+    log_prompts: bool = False
+
+    @model_validator(mode="after")
+    def _limits_have_keys(self) -> Serve:
+        if self.requests_per_minute is not None and self.api_keys_env is None:
+            raise ValueError("serve.requests_per_minute counts by key: set serve.api_keys_env too")
+        return self
 
     @model_validator(mode="after")
     def _scales_up(self) -> Serve:

@@ -65,6 +65,15 @@ def mask_from_png(data: bytes) -> NDArray[np.uint8]:
         image.load()
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"not a readable image: {_REMEDY}", field="mask") from error
+    return mask_from_image(image)
+
+
+def mask_from_image(image: Image.Image) -> NDArray[np.uint8]:
+    """As :func:`mask_from_png`, of a picture that is decoded already.
+
+    Raises:
+        InputError: another mode, or a colour or label that is not among the 19.
+    """
     if image.mode == "RGB":
         return _from_rgb(np.asarray(image))
     if image.mode == "P":
@@ -94,13 +103,18 @@ def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     # No colour of the palette but black is grey, so grey pixels can only be indices.
     if (rgb == rgb[..., :1]).all():
         return _checked(rgb[..., 0])
+    mask, known = match_palette(rgb)
+    if not known.all():
+        colour = tuple(int(v) for v in rgb[~known][0])
+        raise InputError(f"colour {colour} is not in the palette of the 19 labels: {_REMEDY}", field="mask")
+    return mask
+
+
+def match_palette(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Labels [H, W] of the pixels of ``rgb`` [H, W, 3] that have a palette colour, and which have one."""
     codes = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     known = PALETTE.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     order = np.argsort(known)
     at = np.clip(np.searchsorted(known[order], codes), 0, len(known) - 1)
     mask = order[at].astype(np.uint8)
-    wrong = known[mask] != codes
-    if wrong.any():
-        colour = tuple(int(v) for v in rgb[wrong][0])
-        raise InputError(f"colour {colour} is not in the palette of the 19 labels: {_REMEDY}", field="mask")
-    return mask
+    return mask, known[mask] == codes

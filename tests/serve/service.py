@@ -1,12 +1,18 @@
-"""A recipe for a tiny service, and drawings to send to it."""
+"""A recipe for a tiny service, an address for it, and drawings to send to it."""
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
 import numpy as np
+import uvicorn
 from PIL import Image, ImageDraw
+from starlette.types import ASGIApp
 
 from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
@@ -48,3 +54,17 @@ def png(image: Image.Image) -> bytes:
 def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A PNG file's pixels."""
     return np.asarray(Image.open(BytesIO(data)))
+
+
+@contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """The address of a real HTTP server on loopback that serves ``app``."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    host, port = server.servers[0].sockets[0].getsockname()
+    yield f"http://{host}:{port}"
+    server.should_exit = True
+    thread.join(10)

@@ -228,6 +228,8 @@ def test_openapi_documents_bodies_and_errors(client: TestClient) -> None:
     for schema in (content["schema"] for content in operation["requestBody"]["content"].values()):
         assert {"condition", "prompt", "seed", "n", "size"} <= set(schema["properties"])
         assert schema["required"] == ["condition", "prompt"]
-    assert set(operation["responses"]) == {"200", "400", "406", "408", "413", "415", "422", "429", "500", "503"}
-    assert set(operation["responses"]["200"]["content"]) == {"application/json", "image/png"}
+    assert set(operation["responses"]) == {"200", "400", "401", "406", "408", "413", "415", "422", "429", "500", "503"}
+    assert set(operation["responses"]["200"]["content"]) == {
+        "application/json", "image/png", "image/webp", "image/jpeg", "text/event-stream",
+    }  # fmt: skip
     assert client.get("/docs").status_code == 200

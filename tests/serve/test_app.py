@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import socket
 import threading
@@ -93,8 +94,29 @@ def test_two_at_once_equal_two_singles(service: httpx.Client) -> None:
     for seed, item in zip((8, 9), batch["data"], strict=True):
         assert item["seed"] == seed
         single = pixels(post(service, accept="image/png", seed=seed).content)
-        difference = np.abs(pixels(base64.b64decode(item["b64_json"])).astype(int) - single)
-        assert difference.max() <= 1
+        np.testing.assert_array_equal(pixels(base64.b64decode(item["b64_json"])), single)
+
+
+def test_events_cross_ray_and_end_with_the_same_picture(service: httpx.Client) -> None:
+    told = post(service, seed=3, stream="true", partial_images=1, num_inference_steps=6).text
+    kinds = [line.removeprefix("event: ") for line in told.splitlines() if line.startswith("event: ")]
+    assert kinds[0] == "queued"
+    assert kinds[-1] == "completed"
+    assert kinds.count("partial_image") == 1
+    last = json.loads(told.strip().splitlines()[-1].removeprefix("data: "))
+    plain = post(service, accept="image/png", seed=3, num_inference_steps=6)
+    np.testing.assert_array_equal(pixels(base64.b64decode(last["data"][0]["b64_json"])), pixels(plain.content))
+
+
+def test_a_client_that_leaves_its_events_frees_the_worker(service: httpx.Client) -> None:
+    before = service.get("/readyz").json()["cancelled"]
+    data = {"prompt": "", "stream": "true", "num_inference_steps": str(LONG)}
+    with service.stream("POST", MASK, files={"condition": mask_png()}, data=data) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("event: step"):
+                break
+    assert post(service).status_code == 200
+    assert service.get("/readyz").json()["cancelled"] == before + 1
 
 
 def test_request_ids_are_kept_or_made(service: httpx.Client) -> None:

@@ -25,14 +25,22 @@ def open_image(data: bytes, max_megapixels: float = 40.0, *, field: str = "image
     Raises:
         InputError: not a picture, truncated, too large, animated, or a colour mode without a meaning in sRGB.
     """
+    image = decode(data, max_megapixels, field=field)
+    try:
+        return _to_srgb(image, image.info.get("icc_profile"), field)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be decoded: {error}", field=field) from None
+
+
+def decode(data: bytes, max_megapixels: float = 40.0, *, field: str = "image") -> Image.Image:
+    """The upright pixels of a picture in the file's own mode; arguments and errors as :func:`open_image`."""
     if not data:
         raise InputError("the file is empty", field=field)
     try:
         image = Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         _check(image, max_megapixels, field)
         image.load()
-        profile = image.info.get("icc_profile")
-        return _to_srgb(ImageOps.exif_transpose(image), profile, field)
+        return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         raise InputError("not a jpg, png or webp picture", field=field) from None
     except Image.DecompressionBombError:

@@ -1,0 +1,81 @@
+"""One line of JSON a request. Prompts are in it only where ``serve.log_prompts`` asks for that."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("serve.access")
+
+CLIENT_LEFT = 499
+
+
+def log_to_stdout() -> None:
+    """Gives the access log its place, unless something has been done with it already."""
+    if log.handlers:
+        return
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+class AccessLog:
+    """ASGI middleware: logs each request when its answer is complete, or its client has gone.
+
+    Args:
+        prompts: log them too.
+    """
+
+    def __init__(self, app: ASGIApp, *, prompts: bool) -> None:
+        self.app = app
+        self.prompts = prompts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Watches what is sent; 500 is what the server answers to an error that comes through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status, version, complete = CLIENT_LEFT, None, False
+
+        async def watched(message: Message) -> None:
+            nonlocal status, version, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                version = Headers(raw=message["headers"]).get("x-model-version")
+            complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            status, complete = 500, True
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            log.info(self._line(scope, status if complete else CLIENT_LEFT, version, seconds))
+
+    def _line(self, scope: Scope, status: int, version: str | None, seconds: float) -> str:
+        state = scope.get("state", {})
+        line: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "method": scope["method"],
+            # The route's own path: what clients put in its place is neither bounded nor harmless.
+            "route": getattr(scope.get("route"), "path", None),
+            "status": status,
+            "seconds": round(seconds, 4),
+            "request_id": state.get("request_id"),
+            "model_version": version,
+            "key": state.get("key"),
+        }
+        if self.prompts:
+            line["prompt"] = state.get("prompt")
+        return json.dumps(line)

@@ -1,0 +1,123 @@
+"""Server-sent events over real HTTP: place, steps, previews, pictures, errors, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from service import listening, mask_png, pixels, tiny_recipe
+
+from mmface.bundle import Bundle
+from serve.api import create_app
+from serve.generator import Generator
+
+MASK = "/v1/generate/mask"
+
+
+@pytest.fixture(scope="module")
+def alone(bundle: Bundle) -> Iterator[tuple[str, Generator]]:
+    """A service that paints one request at a time."""
+    settings = tiny_recipe(max_batch=1, timeout_s=5).serve
+    generator = Generator(bundle, settings)
+    with listening(create_app(generator, settings)) as url:
+        yield url, generator
+
+
+def events(answer: httpx.Response) -> list[dict[str, Any]]:
+    found = []
+    for block in answer.text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
+def ask(url: str, **fields: Any) -> httpx.Response:
+    data = {"prompt": "a face", "seed": "4", "stream": "true"} | {name: str(value) for name, value in fields.items()}
+    return httpx.post(f"{url}{MASK}", files={"condition": ("m.png", mask_png())}, data=data, timeout=30)
+
+
+def test_steps_previews_and_the_same_picture_as_without(alone: tuple[str, Generator]) -> None:
+    url, _ = alone
+    answer = ask(url, num_inference_steps=6, partial_images=2, n=1)
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    told = events(answer)
+    kinds = [event["type"] for event in told]
+    assert kinds[0] == "queued"
+    assert kinds[-1] == "completed"
+    assert kinds.count("partial_image") == 2
+    steps = [event["step"] for event in told if event["type"] == "step"]
+    assert steps == sorted(set(steps))
+    assert {event["steps"] for event in told if event["type"] == "step"} == {6}
+    previews = [event for event in told if event["type"] == "partial_image"]
+    assert [event["partial_image_index"] for event in previews] == [0, 1]
+    final = pixels(base64.b64decode(told[-1]["data"][0]["b64_json"]))
+    plain = ask(url, num_inference_steps=6, stream="false").json()
+    np.testing.assert_array_equal(final, pixels(base64.b64decode(plain["data"][0]["b64_json"])))
+    # A preview comes nearer to the picture.
+    distances = [
+        np.abs(pixels(base64.b64decode(event["data"][0]["b64_json"])).astype(int) - final).mean() for event in previews
+    ]
+    assert distances[1] < distances[0]
+
+
+def test_what_is_wrong_before_the_first_event_is_an_answer_of_its_own(alone: tuple[str, Generator]) -> None:
+    url, _ = alone
+    answer = ask(url, size="30")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "size")
+
+
+def test_the_deadline_is_an_event_once_events_flow(alone: tuple[str, Generator]) -> None:
+    url, generator = alone
+    told = events(ask(url, num_inference_steps=1000, n=8))
+    assert told[-1]["type"] == "error"
+    assert told[-1]["error"]["type"] == "timeout_error"
+    steps = generator.engine.counters.steps
+    assert ask(url, num_inference_steps=2).status_code == 200
+    assert generator.engine.counters.steps <= steps + 1 + 2 + 1
+
+
+def test_a_client_that_leaves_frees_the_engine(alone: tuple[str, Generator]) -> None:
+    url, generator = alone
+
+    async def leave() -> None:
+        data = {"prompt": "", "stream": "true", "num_inference_steps": "1000"}
+        async with httpx.AsyncClient(base_url=url) as client:
+            files = {"condition": ("m.png", mask_png())}
+            async with client.stream("POST", MASK, files=files, data=data) as answer:
+                async for line in answer.aiter_lines():
+                    if '"step"' in line:
+                        return
+
+    cancelled = generator.engine.counters.cancelled
+    asyncio.run(leave())
+    assert ask(url, num_inference_steps=2).status_code == 200
+    assert generator.engine.counters.cancelled == cancelled + 1
+
+
+def test_waiting_tells_how_many_are_ahead(alone: tuple[str, Generator]) -> None:
+    url, _ = alone
+
+    async def two() -> tuple[httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+
+            async def one(steps: int) -> httpx.Response:
+                data = {"prompt": "", "stream": "true", "num_inference_steps": str(steps)}
+                return await client.post(MASK, files={"condition": ("m.png", mask_png())}, data=data)
+
+            first = asyncio.create_task(one(100))
+            await asyncio.sleep(0.1)
+            second = await one(2)
+            return await first, second
+
+    first, second = asyncio.run(two())
+    assert events(first)[-1]["type"] == "completed"
+    waited = [event["ahead"] for event in events(second) if event["type"] == "queued"]
+    assert waited == sorted(waited, reverse=True)
+    assert waited[0] == 1
