@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults bench-data bench-train check format clean
+.PHONY: demo test faults bench-data bench-train bench-serve check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
@@ -23,6 +23,11 @@ bench-data: $(STAMP)  ## the data engine's limits, each as a ratio: overhead, me
 bench-train: $(STAMP)  ## an iteration against the straightforward one; one step of the paper's model (needs 14 GiB)
 	failed=0; for name in training paper_step; do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name $(BENCH) || failed=1; \
+	done; exit $$failed
+
+bench-serve: $(STAMP)  ## the champion of MMFACE_HOME (make demo): the service against the pipeline, and ten rough minutes
+	failed=0; for name in serving soak; do \
+		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name --home $${MMFACE_HOME:-mmface-home} $(BENCH) || failed=1; \
 	done; exit $$failed
 
 check: $(STAMP)  ## lint, types, import directions

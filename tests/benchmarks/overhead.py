@@ -1,8 +1,9 @@
 """Orchestration overhead: a stage through Ray Data, parts and manifest against the bare stage over the same pictures.
 
 Both start a process, import, load the networks and read the same rows, one thread each. The bare one throws the result
-away; the other also journals, writes, checksums and publishes. Ray itself is up before the clock runs. They run at the
-same time with a processor each, so that whatever else this machine does meets both; on one processor they take turns.
+away; the other also journals, writes, checksums and publishes. Ray itself is up before the clock runs. They take turns;
+with ``--together 1`` they run at once with a processor each, so that whatever else the machine does meets both; driver
+and worker then share theirs, which short stages feel.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ LIMIT = 0.15
 
 
 def main() -> None:
-    given = parse(__doc__, images=2000, side=512, shard=64)
+    given = parse(__doc__, images=2000, side=512, shard=64, together=0)
     with folder(given.home) as place:
         options = settings(pictures(place, given.images, given.side), f"data.shard_rows={given.shard}")
-        ours, theirs = processors()
+        ours, theirs = processors(bool(given.together))
         os.sched_setaffinity(0, ours)  # what Ray starts inherits it
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; the bare one has it
         from ray_jobs._common import connect_ray
@@ -49,10 +50,10 @@ def main() -> None:
     finish(held)
 
 
-def processors() -> tuple[set[int], set[int]]:
-    """One for the jobs and one for the bare stage, if there are two."""
-    there = sorted(os.sched_getaffinity(0))
-    return {there[-1]}, {there[0]}
+def processors(together: bool) -> tuple[set[int], set[int]]:
+    """Those for the jobs and those for the bare stage: one each if both run at once, else all."""
+    there = os.sched_getaffinity(0)
+    return ({max(there)}, {min(there)}) if together else (there, there)
 
 
 def bare(task: str, where: set[int]) -> float:
