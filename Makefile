@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults bench-data bench-train bench-serve check format clean
+.PHONY: demo test faults bench-data bench-train bench-serve fuzz check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
@@ -29,6 +29,10 @@ bench-serve: $(STAMP)  ## the champion of MMFACE_HOME (make demo): the service a
 	failed=0; for name in serving soak; do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name --home $${MMFACE_HOME:-mmface-home} $(BENCH) || failed=1; \
 	done; exit $$failed
+
+fuzz: $(STAMP)  ## thousands of requests made from the OpenAPI document
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.benchmarks.fuzz
 
 check: $(STAMP)  ## lint, types, import directions
 	$(BIN)/ruff check .

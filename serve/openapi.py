@@ -59,13 +59,21 @@ def painted(events: Iterable[type[BaseModel]]) -> Responses:
         events: models of its server-sent events.
     """
     names = {model.model_fields["type"].default: {"$ref": _reference(model)} for model in events}
-    described = "Each event is `event: NAME`, `data: JSON` and an empty line; `x-events` has the data of each name."
-    stream = {"schema": {"type": "string", "description": described, "x-events": names}}
+    event = {
+        "type": "object",
+        "description": "One event: `event: NAME`, `data: JSON`, an empty line; `x-events` has the JSON of each name.",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string", "enum": list(names)},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+        "x-events": names,
+    }
     return {
         200: {
             "description": "JSON; one picture if `Accept` names its type; events with `stream`.",
             "model": GenerateResponse,
-            "content": dict.fromkeys(MEDIA_TYPES.values(), _BINARY) | {"text/event-stream": stream},
+            "content": dict.fromkeys(MEDIA_TYPES.values(), _BINARY) | {"text/event-stream": {"schema": event}},
             "headers": {
                 "X-Model-Version": {"description": "Version that made it.", "schema": {"type": "string"}},
                 "X-Seed": {"description": "With a picture: its seed.", "schema": {"type": "integer"}},

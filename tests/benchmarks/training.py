@@ -178,7 +178,12 @@ def make_recipe(place: Path, batch: int) -> Recipe:
     CLIPTextModel(config).save_pretrained(encoder)
     return load_recipe(
         "laptop",
-        [f"components.text_encoder={encoder}", "data.text_padding=masked", f"phases.0.batch_size={batch}"],
+        [
+            f"components.text_encoder={encoder}",
+            "data.text_padding=masked",
+            f"phases.0.batch_size={batch}",
+            "phases.0.accumulation=2",
+        ],
     )
 
 

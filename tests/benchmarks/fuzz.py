@@ -1,0 +1,46 @@
+"""Schemathesis against the service's OpenAPI document: thousands of requests made from it and from what it forbids.
+
+A tiny model of the same classes answers over HTTP on loopback. Fails on a 5xx, and on a status, type, header or body
+that the document does not tell of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mmface.bundle import Bundle
+from serve.api import create_app
+from serve.generator import Generator
+from tests import tiny
+from tests.serve.service import listening, tiny_recipe
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+    "response_headers_conformance",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=120, help="at most; default: 120")
+    given = parser.parse_args()
+    settings = tiny_recipe(max_queued=50, timeout_s=20).serve
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        bundle = Bundle(tiny.pipeline(root / "tokenizer"), "1", tiny_recipe(tiny.components(root)), {}, {})
+        with listening(create_app(Generator(bundle, settings), settings)) as url:
+            program = str(Path(sys.executable).parent / "schemathesis")
+            options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "150"]
+            options += ["--checks", ",".join(CHECKS), "--max-time", str(given.seconds)]
+            sys.exit(subprocess.run([program, "run", f"{url}/openapi.json", *options]).returncode)
+
+
+if __name__ == "__main__":
+    main()
