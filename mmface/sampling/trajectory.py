@@ -16,9 +16,6 @@ from torch import Tensor, nn
 from mmface.model import Conditioning, predict
 from mmface.sampling.schedulers import Solver
 
-SAFE_ROWS = 4
-"""torch's fp32 matrix products of fewer rows take other kernels on the CPU, which sum in another order."""
-
 
 class Trajectory:
     """Images that share sampler, steps and guidance.
@@ -89,24 +86,26 @@ class Trajectory:
 
 @torch.no_grad()
 def advance(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16: bool = False) -> None:
-    """Moves every trajectory on by one step of its own, in one network evaluation.
+    """Moves every trajectory on by one step of its own.
 
-    On the CPU a trajectory's result does not depend on who travels with it, to the bit.
+    They share a network evaluation, but on the CPU in fp32: there a matrix product's last bits depend on how many rows
+    it has, in bf16 they do not. So on the CPU a trajectory's result never depends on who travels with it.
 
     Args:
         transformer: the network.
         trajectories: unfinished, of one latent size.
         bf16: multiply matrices in bfloat16.
     """
-    inputs, times, conditions = zip(*(one.ask() for one in trajectories), strict=True)
-    latents, time = torch.cat(inputs), torch.cat(times)
+    shared = bf16 or trajectories[0].latents.device.type != "cpu"
+    for group in [trajectories] if shared else [[one] for one in trajectories]:
+        _evaluate(transformer, group, bf16)
+
+
+def _evaluate(transformer: nn.Module, trajectories: Sequence[Trajectory], bf16: bool) -> None:
+    latents, times, conditions = zip(*(one.ask() for one in trajectories), strict=True)
     conditioning = conditions[0] if len(conditions) == 1 else Conditioning.cat(*conditions)
-    count = len(latents)
-    if count < SAFE_ROWS and not bf16 and latents.device.type == "cpu":
-        rows = torch.arange(SAFE_ROWS) % count
-        latents, time, conditioning = latents[rows], time[rows], conditioning.part(rows)
-    with torch.autocast(latents.device.type, torch.bfloat16, enabled=bf16):
-        prediction = predict(transformer, latents, time, conditioning)
-    answers = torch.split(prediction[:count], [one.rows for one in trajectories])
+    with torch.autocast(latents[0].device.type, torch.bfloat16, enabled=bf16):
+        prediction = predict(transformer, torch.cat(latents), torch.cat(times), conditioning)
+    answers = torch.split(prediction, [one.rows for one in trajectories])
     for one, answer in zip(trajectories, answers, strict=True):
         one.answer(answer)

@@ -14,7 +14,7 @@ from mmface.model import Conditioning
 from mmface.objectives.ddpm import DDPM
 from mmface.sampling import make_scheduler, objective_of, sample
 
-B, C, H = 4, 2, 4  # of fewer rows some are computed twice
+B, C, H = 3, 2, 4
 MEAN, DEVIATION = 0.7, 0.4
 PAIRS = [(objective, sampler) for objective in ("flow", "ddpm") for sampler in ("euler", "heun", "dpmpp", "unipc")]
 
