@@ -29,7 +29,7 @@ def paint(arguments: Namespace) -> list[Path]:
     from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
     from mmface.data.sources import open_image
     from mmface.registry import load_bundle
-    from serve.pictures import Provenance, encode_png
+    from serve.provenance import Provenance, encode
 
     disable_progress_bar()  # of loading, which takes a second
     drawing = open_image(data, field=f"--{modality}")
@@ -51,8 +51,8 @@ def paint(arguments: Namespace) -> list[Path]:
     paths = [out if arguments.n == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(arguments.n)]
     request_id = secrets.token_hex(8)
     for path, image, seed in zip(paths, painted.images, painted.seeds, strict=True):
-        made = Provenance(name, bundle.version, seed, request_id, steps, guidance, sampling.sampler)
-        path.write_bytes(encode_png(np.asarray(image), made))
+        made = Provenance(seed, request_id, name, bundle.version, steps, guidance, sampling.sampler)
+        path.write_bytes(encode(np.asarray(image), made))
     return paths
 
 
