@@ -132,7 +132,7 @@ def _start(settings: Serve) -> None:
 
 def _deploy(settings: Serve) -> None:
     try:
-        serve.run(build(settings, _environment()), name=APP, route_prefix="/")
+        serve.run(build(settings, _environment(), _keys(settings)), name=APP, route_prefix="/")
     except RuntimeError as error:
         raise ServiceError(f"the model could not be served: {_last_line(error)}", field="serve") from None
     _wait_until_ready(settings)
@@ -143,6 +143,12 @@ def _environment() -> dict[str, str]:
     shared = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     credentials = {name: os.environ[name] for name in shared if name in os.environ}
     return {HOME_VARIABLE: storage.home().uri, TRACKING_VARIABLE: tracking_uri(), **credentials}
+
+
+def _keys(settings: Serve) -> dict[str, str]:
+    """The variable with the keys' hashes, for a cluster that was started without it; its own if not set here."""
+    variable = settings.api_keys_env
+    return {variable: os.environ[variable]} if variable and variable in os.environ else {}
 
 
 def _wait_until_ready(settings: Serve) -> None:

@@ -161,12 +161,13 @@ class Ingress:
         return create_app(self.backend, self.settings)
 
 
-def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
+def build(settings: Serve, environment: dict[str, str], secrets: dict[str, str]) -> serve.Application:
     """The application for ``serve.run``.
 
     Args:
         settings: where and within which limits.
         environment: variables of the processes that load the model, such as the registry's address.
+        secrets: variables of the processes that check requests.
     """
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(settings.use_gpu)}
     replica: Any = serve.deployment(
@@ -188,7 +189,7 @@ def build(settings: Serve, environment: dict[str, str]) -> serve.Application:
         serve.ingress()(Ingress),
         name="Ingress",
         max_ongoing_requests=1000,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": secrets}},
         graceful_shutdown_wait_loop_s=0.5,
     )
     threads = max(1, len(os.sched_getaffinity(0)) // (settings.max_replicas or settings.replicas))
