@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmface.errors import RegistryError, ServiceError
+from mmface.errors import RegistryError, ServiceError, UnreachableError
 from mmface.storage import HOME_VARIABLE, home
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "mmface"
 KEY_TAG = "mmface.key"
 REACH_SECONDS = 3.0
+REFUSALS = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "BAD_REQUEST")
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -139,7 +140,7 @@ def _reach(uri: str, scheme: str) -> None:
         reason = getattr(error, "reason", error)
         place = f"{scheme}://{parts.netloc.rpartition('@')[2]}"  # not the whole address: it may hold a password
         message = f"no MLflow answers at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
-        raise ServiceError(message, field=TRACKING_VARIABLE) from None
+        raise UnreachableError(message, field=TRACKING_VARIABLE) from None
 
 
 def _database(uri: str) -> Path:
@@ -182,4 +183,5 @@ def mlflow_errors() -> Iterator[None]:
         message = str(error).strip().splitlines()[0]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"):
             raise RegistryError(message, field="mlflow") from error
-        raise ServiceError(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error
+        kind = ServiceError if error.error_code in REFUSALS else UnreachableError
+        raise kind(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error
