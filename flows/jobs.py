@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flows import ledger
 from flows.leases import Lease, Owner, held
 from mmface.config import Entrypoint, Jobs, Recipe, Resources, fingerprint
 from mmface.dataset import published
-from mmface.errors import ServiceError, StageError, UnreachableError
+from mmface.errors import ServiceError, StageError
 from mmface.manifest import Identity
 from mmface.storage import Store
 
@@ -30,8 +30,29 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Show = Callable[[str], None]
 PAUSE_SECONDS = 5.0  # before a lost job is tried again; doubles
+
+
+class Watcher(Protocol):
+    """Whoever wants to know how a job on a cluster goes."""
+
+    def submitted(self, submission_id: str, link: str) -> None:
+        """It is there, with a page of its own."""
+
+    def line(self, text: str) -> None:
+        """It said something."""
+
+
+class Log:
+    """A watcher that writes to the log."""
+
+    def submitted(self, submission_id: str, link: str) -> None:
+        """See :class:`Watcher`."""
+        log.info("%s", link)
+
+    def line(self, text: str) -> None:
+        """See :class:`Watcher`."""
+        log.info("%s", text)
 
 
 @dataclass(frozen=True)
@@ -82,14 +103,14 @@ def save_recipe(home: Store, recipe: Recipe) -> str:
 
 
 def run_job(
-    job: Job, *, show: Show = log.info, slot: Callable[[], AbstractContextManager[object]] = nullcontext
+    job: Job, watcher: Watcher | None = None, slot: Callable[[], AbstractContextManager[object]] = nullcontext
 ) -> str:
     """Runs ``job`` to its published dataset and returns the URI; at once if it is published already.
 
     By whatever it ends, an error, an interrupt, a time limit, no job goes on without this process, unless it is killed.
 
     Args:
-        show: gets every line of a job's log.
+        watcher: of a job on a cluster.
         slot: held while the work is done, not while another process does it.
 
     Raises:
@@ -101,32 +122,33 @@ def run_job(
     with held(job.home, job.lease, owner, finished=lambda: job.published() is not None) as lease:
         if lease is not None and job.published() is None:
             with slot(), _limited(job):
-                _run(job, lease, show)
+                _run(job, lease, watcher or Log())
     done = job.published()
     if done is None:
         raise StageError("the job ended but published nothing; see its log", field=job.identity.stage)
     return done
 
 
-def _run(job: Job, lease: Lease, show: Show) -> None:
+def _run(job: Job, lease: Lease, watcher: Watcher) -> None:
     from flows.cluster import Cluster, cluster_address
 
     address = cluster_address()
     if address:
-        run_on_cluster(job, Cluster(address, job.settings.patience_s), lease, show)
+        run_on_cluster(job, Cluster(address, job.settings.patience_s), lease, watcher)
     else:
         _record(job, job.attempt(0), "", "")
         importlib.import_module(f"ray_jobs.{job.stage}").main(job.arguments)
 
 
-def run_on_cluster(job: Job, cluster: Cluster, lease: Lease, show: Show) -> None:
+def run_on_cluster(job: Job, cluster: Cluster, lease: Lease, watcher: Watcher) -> None:
     """Submits ``job``, or attaches to the one that is at work, and waits for its success; see :func:`run_job`."""
     from flows.watch import watch
 
     for tries in range(job.settings.attempts):
         submission_id = submit(job, cluster)
         with _stopping(cluster, submission_id, lease):
-            state = watch(cluster, submission_id, lease.check, show)
+            watcher.submitted(submission_id, cluster.link(submission_id))
+            state = watch(cluster, submission_id, lease.check, watcher.line)
         if state is not None and not state.lost:
             _judge(job, submission_id, state)
             return
@@ -172,6 +194,7 @@ def _stopping(cluster: Cluster, submission_id: str, lease: Lease) -> Iterator[No
                 if type(cluster)(cluster.address).stop(submission_id):
                     log.info("stopped job %s", submission_id)
             except ServiceError as error:
+                lease.abandon()
                 log.warning("job %s may go on: %s; mmface reap stops it", submission_id, error)
 
 
@@ -215,8 +238,3 @@ class _TooLongError(TimeoutError):
 def _record(job: Job, submission_id: str, address: str, session: str) -> None:
     entry = ledger.Entry(submission_id, job.identity.stage, job.arguments, address, session, job.flow_run, job.lease)
     ledger.record(job.home, entry)
-
-
-def retryable(error: BaseException) -> bool:
-    """Whether trying the same again may help."""
-    return isinstance(error, UnreachableError)

@@ -28,6 +28,7 @@ BEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 60.0
 WAIT_SECONDS = 2.0
 FOLDER, CLOCK = "leases", "clock"
+FREE = b"{}"  # what a lease holds that was given back
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Lease:
 
     def __init__(self, store: Store, key: str, owner: Owner) -> None:
         self.store, self.key, self.owner = store, key, owner
-        self.lost = False
+        self.lost = self.abandoned = False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -68,13 +69,18 @@ class Lease:
         if self.lost:
             raise StageError("another process took this work over; it goes on there", field=self.key)
 
+    def abandon(self) -> None:
+        """Ceases to own it without giving it back, so that the reaper looks after what was left behind."""
+        self._over.set()
+        self.abandoned = True
+
     def release(self) -> None:
-        """Gives it back, unless it is somebody else's by now."""
+        """Gives it back, unless it was abandoned or is somebody else's by now."""
         self._over.set()
         self._thread.join()
-        if not self.lost:
+        if not (self.lost or self.abandoned):
             try:
-                self.store.write(self.key, b"{}")
+                self.store.write(self.key, FREE)
             except ServiceError as error:
                 log.warning("%s: %s; it runs out by itself", self.key, error)
 
@@ -132,6 +138,15 @@ def holder(store: Store, name: str) -> Owner | None:
     """The living owner of ``name``, if there is one."""
     newest = _newest(store, f"{FOLDER}/{name}")
     return _holder(store, newest) if newest else None
+
+
+def dead(store: Store) -> Iterator[tuple[str, Owner]]:
+    """Names that were never given back by owners who are dead."""
+    for entry in store.list(FOLDER):
+        if entry.size > len(FREE):
+            owner = Owner(**json.loads(store.read(entry.key)))
+            if _holder(store, entry) is None:
+                yield entry.key.split("/")[1], owner
 
 
 def _newest(store: Store, folder: str) -> Entry | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import count, takewhile
 
 from mmface.storage import Store
 
@@ -47,7 +47,7 @@ def find(home: Store, submission_id: str) -> Entry | None:
     return Entry(**json.loads(home.read(key))) if home.exists(key) else None
 
 
-def entries(home: Store) -> Iterator[Entry]:
-    """Every entry, oldest first."""
-    for found in sorted(home.list(FOLDER), key=lambda one: one.modified):
-        yield Entry(**json.loads(home.read(found.key)))
+def newest(home: Store, lease: str) -> Entry | None:
+    """The last attempt at the work of a lease."""
+    attempts = takewhile(bool, (find(home, f"mmface-{lease}-{number}") for number in count()))
+    return max(attempts, key=lambda entry: int(entry.submission_id.rpartition("-")[2]), default=None)

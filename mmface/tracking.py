@@ -92,6 +92,13 @@ def start_run(name: str, tags: Mapping[str, str] | None = None, *, key: str | No
         return str(client.create_run(experiment, run_name=name, tags=labels).info.run_id)
 
 
+def experiment_of(run_id: str) -> str:
+    """Id of the experiment that a run belongs to."""
+    client = open_tracking()
+    with mlflow_errors():
+        return str(client.get_run(run_id).info.experiment_id)
+
+
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
     """Settings of a run; a key keeps its first value."""
     from mlflow.entities import Param
