@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.flow [--portraits 200] [--steps 100] [--samples 32] [--home DIR]
 
-Prints both figures of one run beside their limits. The stages' own time is that of their entrypoints and of the steps of
-the release (register, gate, try, report); all else is orchestration: Prefect, leases, the ledger, preflight, artifacts,
-waiting. With ``RAY_ADDRESS=http://…`` the entrypoints' time is that of their Ray jobs. Fixed costs weigh the more the
-smaller the sizes are, so they are printed with the figures.
+Prints both figures of one run beside their limits. The stages' own time is that of their entrypoints and of the steps
+of the release (register, gate, try, report); all else is orchestration: Prefect, leases, the ledger, preflight,
+artifacts, waiting. With ``RAY_ADDRESS=http://…`` the entrypoints' time is that of their Ray jobs. Fixed costs weigh the
+more the smaller the sizes are, so they are printed with the figures.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
+from mmface.reach import dashboard_address
 from mmface.storage import HOME_VARIABLE
 from tests.benchmarks._common import finish, folder, parse, verdict
 
@@ -70,9 +71,9 @@ def own_time() -> Stopwatch:
 
 def seconds_of_jobs() -> float:
     """What the jobs of the cluster took by its own clock; none in this process."""
-    from flows.cluster import Cluster, cluster_address
+    from flows.cluster import Cluster
 
-    address = cluster_address()
+    address = dashboard_address()
     jobs = Cluster(address).jobs() if address else []
     return sum(((job.end_time or 0) - (job.start_time or 0)) / 1000 for job in jobs)
 
@@ -101,9 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             took.append(time.perf_counter() - start)
             if len(took) == 1:
                 own = watch.seconds + seconds_of_jobs() - before
-    print(
-        f"demo with {given.portraits} portraits, 2 x {given.steps} steps, {given.samples} samples on {os.cpu_count()} CPUs"
-    )
+    sizes = f"{given.portraits} portraits, 2 x {given.steps} steps, {given.samples} samples"
+    print(f"demo with {sizes} on {os.cpu_count()} CPUs")
     print(f"whole line {took[0]:.1f} s, of which the stages' own {own:.1f} s; once more, unchanged: {took[1]:.1f} s")
     held = [
         verdict("orchestration beside the stages' own time", (took[0] - own) / own, OVERHEAD),

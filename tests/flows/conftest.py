@@ -39,6 +39,7 @@ def ray_head() -> Iterator[Head]:
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_worker_niceness": "0",  # behind everything else on the machine a test would take minutes
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
