@@ -18,6 +18,8 @@ import httpx
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
+from tests.faults.lab import Driver
+
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef0123456789abcdef"
 START_SECONDS = 180
@@ -66,11 +68,15 @@ def ray_head() -> Iterator[Head]:
         wait_for_nodes(head)
         yield head
     finally:
+        started = Driver(process, Path(folder) / "head.log")
+        started.descendants()
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
+        started.clean()
         shutil.rmtree(folder, ignore_errors=True)
 
 
