@@ -32,10 +32,11 @@ export class Problems {
     const { message, status, retryAfter } = error;
     const sentence = message.charAt(0).toUpperCase() + message.slice(1);
     const wait = retryAfter ? ` — in ${retryAfter} s` : "";
-    at("alert").textContent = `${sentence}${wait}`;
+    const field = at(FIELDS[error.param ?? param]);
+    const label = field?.labels?.[0]?.textContent;
+    at("alert").textContent = `${label ? `${label}: ` : ""}${sentence}${wait}`;
     at("alert").scrollIntoView({ block: "nearest" });
     if (status === 401) at("key-form").hidden = false;
-    const field = at(FIELDS[error.param ?? param]);
     if (field) this.mark(field, sentence);
   }
 
