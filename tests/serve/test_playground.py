@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -220,8 +221,8 @@ def test_a_reload_keeps_drawing_and_fields(page: Page, tmp_path: Path) -> None:
 
 def test_previews_progress_gallery_reuse_and_download(page: Page, tmp_path: Path) -> None:
     begin_with_example(page)
-    paint(page, prompt="red hair", n="2", num_inference_steps="40")
-    expect(page.locator("#progress-text")).to_contain_text("of 40")
+    paint(page, prompt="red hair", n="2", num_inference_steps="600")
+    expect(page.locator("#progress-text")).to_contain_text("of 600")
     expect(page.locator("#tiles img").first).to_be_visible()
     pictures(page, 2)
     expect(page.locator("#spoken")).to_contain_text("2 pictures are finished")
@@ -308,9 +309,10 @@ def test_what_the_service_refuses_is_said_at_the_field(page: Page) -> None:
 
 def test_a_full_queue_and_a_service_that_is_gone(context: BrowserContext) -> None:
     pages = [opened(context) for _ in range(3)]
+    painting, waiting = re.compile("of 1000"), re.compile("queue|ahead")
     for page in pages[:2]:
         paint(page, num_inference_steps="1000", n="8")
-        expect(page.locator("#progress-text")).to_contain_text("of 1000" if page is pages[0] else "1 request ahead")
+        expect(page.locator("#progress-text")).to_contain_text(painting if page is pages[0] else waiting)
     paint(pages[2])
     expect(pages[2].locator("#alert")).to_contain_text(" s")
     for page in pages[:2]:
