@@ -23,6 +23,7 @@ from serve.idempotency import HEADER, Idempotency
 from serve.limits import BoundedUploads, Deadline
 from serve.openapi import PICTURE, add_upload_route, complete, error_responses, painted, upload_body
 from serve.orders import answer, take
+from serve.playground import add_playground
 from serve.schemas import Health, Readiness
 from serve.uploads import read_upload
 
@@ -55,6 +56,7 @@ def create_app(backend: Backend, settings: Serve) -> FastAPI:
         _add_generate(app, service, modality)
         _add_convert(app, service, modality)
     openai.add_openai(app, service)
+    add_playground(app)
     complete(app, (*streaming.EVENTS, *openai.EVENTS), keys=settings.api_keys_env is not None)
     return app
 
