@@ -65,10 +65,11 @@ async def take(
     warnings = drawing.warnings
     if modality is None:
         warnings = (f"{field} was taken for a {drawing.modality}; send modality to say so yourself", *warnings)
-    job = Job(drawing.modality, drawing.pixels, fields, _seeds(fields), version)
+    request_id, trace = request.state.request_id, request.headers.get("traceparent")
+    job = Job(drawing.modality, drawing.pixels, fields, _seeds(fields), version, request_id, trace)
     settings = service.settings
     marked = settings.model_name if settings.watermark else None
-    return Order(job, reply, deadline, request.state.request_id, warnings, marked)
+    return Order(job, reply, deadline, request_id, warnings, marked)
 
 
 def pictures(images: npt.NDArray[np.uint8], order: Order, made: Generated | None = None) -> list[bytes]:
