@@ -7,6 +7,7 @@ that the document does not tell of.
 from __future__ import annotations
 
 import argparse
+import logging
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=120, help="at most; default: 120")
     given = parser.parse_args()
+    logging.getLogger("serve.access").addHandler(logging.NullHandler())  # thousands of lines would bury the report
     settings = tiny_recipe(max_queued=50, timeout_s=20).serve
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -39,7 +41,7 @@ def main() -> None:
             program = str(Path(sys.executable).parent / "schemathesis")
             options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "150"]
             options += ["--checks", ",".join(CHECKS), "--max-time", str(given.seconds)]
-            sys.exit(subprocess.run([program, "run", f"{url}/openapi.json", *options]).returncode)
+            sys.exit(subprocess.run([program, "run", f"{url}/openapi.json", *options], cwd=root).returncode)
 
 
 if __name__ == "__main__":
