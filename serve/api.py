@@ -12,7 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from mmface.config import Serve
 from mmface.errors import InputError, MMFaceError
 from serve import openai, streaming
-from serve.access import Access, read_keys
+from serve.access import Access, Key, read_keys
 from serve.access_log import AccessLog, log_to_stdout
 from serve.backend import Backend as Backend
 from serve.backend import Service
@@ -36,8 +36,11 @@ DRAWINGS = {
 }
 
 
-def create_app(backend: Backend, settings: Serve) -> FastAPI:
+def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None = None) -> FastAPI:
     """The ASGI application of the service.
+
+    Args:
+        keys: who may use it; if not given, those of this process's variable ``serve.api_keys_env``.
 
     Raises:
         ServiceError: the variable ``serve.api_keys_env`` holds no keys.
@@ -49,7 +52,7 @@ def create_app(backend: Backend, settings: Serve) -> FastAPI:
         redoc_url=None,
     )
     install_handlers(app)
-    _add_middleware(app, settings)
+    _add_middleware(app, settings, read_keys(settings) if keys is None else keys)
     service = Service(backend, settings)
     _add_health(app, backend)
     for modality in get_args(Modality):
@@ -61,12 +64,12 @@ def create_app(backend: Backend, settings: Serve) -> FastAPI:
     return app
 
 
-def _add_middleware(app: FastAPI, settings: Serve) -> None:
+def _add_middleware(app: FastAPI, settings: Serve, keys: tuple[Key, ...]) -> None:
     """The last one added is the first one met."""
     app.state.model_version = None
     app.add_middleware(Idempotency)
     app.add_middleware(BoundedUploads, max_bytes=settings.max_upload_bytes, max_seconds=settings.upload_timeout_s)
-    if keys := read_keys(settings):
+    if keys:
         app.add_middleware(Access, keys=keys, per_minute=settings.requests_per_minute)
     if settings.cors_origins:
         app.add_middleware(

@@ -7,6 +7,8 @@ that the document does not tell of.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from serve.generator import Generator
 from tests import tiny
 from tests.serve.service import listening, tiny_recipe
 
+ROOT = Path(__file__).parents[2]
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -30,16 +33,20 @@ CHECKS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=120, help="at most; default: 120")
+    parser.add_argument("--examples", type=int, default=150, help="of each operation at a time; default: 150")
     given = parser.parse_args()
+    logging.getLogger("serve.access").addHandler(logging.NullHandler())  # thousands of lines would bury the report
     settings = tiny_recipe(max_queued=50, timeout_s=20).serve
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         bundle = Bundle(tiny.pipeline(root / "tokenizer"), "1", tiny_recipe(tiny.components(root)), {}, {})
         with listening(create_app(Generator(bundle, settings), settings)) as url:
             program = str(Path(sys.executable).parent / "schemathesis")
-            options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "150"]
+            options = ["--phases", "examples,coverage,fuzzing", "--max-examples", str(given.examples)]
             options += ["--checks", ",".join(CHECKS), "--max-time", str(given.seconds)]
-            sys.exit(subprocess.run([program, "run", f"{url}/openapi.json", *options]).returncode)
+            hooks = {"SCHEMATHESIS_HOOKS": "tests.benchmarks.fuzz_hooks", "PYTHONPATH": str(ROOT)}
+            command = [program, "run", f"{url}/openapi.json", *options]
+            sys.exit(subprocess.run(command, cwd=root, env=os.environ | hooks).returncode)
 
 
 if __name__ == "__main__":

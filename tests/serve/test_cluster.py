@@ -1,0 +1,140 @@
+"""On a Ray cluster that somebody else started: keys reach the ingress and stay hidden, metrics reach Prometheus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from service import mask_png, tiny_recipe
+from test_app import register
+
+from mmface.bundle import Bundle
+
+ROOT = Path(__file__).parents[2]
+KEY = "a-long-random-word"
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+SECRET = "an-s3-secret"
+METRICS_S = 90.0  # within which Ray must have exported them
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@contextmanager
+def process(*command: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_"))}
+    environment = kept | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)} | variables
+    with log.open("wb") as file:
+        running = subprocess.Popen([sys.executable, "-m", *command], env=environment, stdout=file, stderr=file)
+        try:
+            yield running
+        finally:
+            running.send_signal(signal.SIGTERM)
+            running.wait(60)
+
+
+def wait_for(url: str, log: Path) -> httpx.Response:
+    end = time.monotonic() + 240
+    while time.monotonic() < end:
+        try:
+            answer = httpx.get(url, timeout=10)
+            if answer.status_code == 200:
+                return answer
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise AssertionError(f"{url} does not answer: {log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def cluster(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Addresses: a head that knows nothing of keys, and a service that was started on it from elsewhere."""
+    root = tmp_path_factory.mktemp("cluster")
+    port, gcs, dashboard, metrics = free_ports(4)
+    recipe = tiny_recipe(port=port, api_keys_env="TEST_KEYS")
+    (root / "recipe.yaml").write_text(recipe.to_yaml())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMFACE_HOME", str(root / "home"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        register(bundle, root / "bundle")
+    start = ["ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2", "--disable-usage-stats"]
+    # Unix sockets have short paths, so Ray's folder cannot lie below pytest's.
+    with tempfile.TemporaryDirectory(prefix="ray-") as scratch:
+        start += ["--port", str(gcs), "--dashboard-port", str(dashboard), "--metrics-export-port", str(metrics)]
+        with process(*start, "--temp-dir", scratch, log=root / "head.log"):
+            wait_for(f"http://127.0.0.1:{dashboard}/api/version", root / "head.log")
+            command = ["flows.cli", "serve", "--recipe", str(root / "recipe.yaml")]
+            variables = {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "MMFACE_HOME": str(root / "home")}
+            variables |= {"TEST_KEYS": f"tests:{DIGEST}", "AWS_SECRET_ACCESS_KEY": SECRET}
+            with process(*command, log=root / "serve.log", **variables):
+                wait_for(f"http://127.0.0.1:{port}/readyz", root / "serve.log")
+                yield {
+                    "service": f"http://127.0.0.1:{port}",
+                    "dashboard": f"http://127.0.0.1:{dashboard}",
+                    "metrics": f"http://127.0.0.1:{metrics}/metrics",
+                    "logs": scratch,
+                }
+
+
+def paint(cluster: dict[str, str], key: str) -> httpx.Response:
+    return httpx.post(
+        f"{cluster['service']}/v1/generate/mask",
+        files={"condition": mask_png()},
+        data={"prompt": "a face"},
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=60,
+    )
+
+
+def test_keys_reach_the_ingress_and_stay_hidden(cluster: dict[str, str]) -> None:
+    assert paint(cluster, KEY).status_code == 200
+    assert paint(cluster, "another").status_code == 401
+    shown = [
+        httpx.get(f"{cluster['dashboard']}{path}", timeout=60).raise_for_status().text
+        for path in ("/api/serve/applications/", "/logical/actors", "/api/v0/actors?detail=true")
+    ]
+    assert all("Ingress" in text for text in shown)
+    logs = [path.read_text(errors="replace") for path in Path(cluster["logs"]).rglob("*") if path.is_file()]
+    assert any("/v1/generate/mask" in text for text in logs)
+    for secret in (KEY, DIGEST, SECRET):
+        assert not [text for text in (*shown, *logs) if secret in text]
+
+
+def test_the_dashboard_asks_for_what_prometheus_gets(cluster: dict[str, str]) -> None:
+    """Names as Ray's exporter spells them, with its prefix and suffixes, and the tags by which panels sum."""
+    board = json.loads((ROOT / "infra" / "grafana" / "serving.json").read_text(encoding="utf-8"))
+    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    asked = {name for expression in expressions for name in re.findall(r"ray_mmface_\w+", expression)}
+    end = time.monotonic() + METRICS_S
+    exported: dict[str, set[str]] = {}
+    while not asked <= exported.keys() and time.monotonic() < end:
+        time.sleep(1)
+        assert paint(cluster, KEY).status_code == 200
+        text = httpx.get(cluster["metrics"], timeout=10).text
+        lines = re.findall(r"^(ray_mmface_\w+)\{(.*)\}", text, re.MULTILINE)
+        exported = {name: set(re.findall(r"(\w+)=", tags)) for name, tags in lines}
+    assert asked <= exported.keys(), sorted(exported)
+    for expression in expressions:
+        tags = {tag for by in re.findall(r"by \(([^)]*)\)", expression) for tag in re.split(r",\s*", by)}
+        for name in re.findall(r"ray_mmface_\w+", expression):
+            assert tags <= exported[name], expression
