@@ -101,7 +101,7 @@ def _add_health(app: FastAPI, backend: Backend) -> None:
         except TimeoutError:
             raise ApiError(503, f"no forward pass within {READY_TIMEOUT_S:g} s", retry_after_s=5) from None
         except MMFaceError as error:
-            raise ApiError(503, error.message, retry_after_s=5) from None
+            raise ApiError(503, error.message, param=error.field, code=error.code, retry_after_s=5) from None
 
 
 def _add_generate(app: FastAPI, service: Service, modality: Modality) -> None:

@@ -12,7 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmface.bundle import Bundle
 from serve.api import create_app
@@ -30,9 +33,25 @@ CHECKS = (
 )
 
 
+class Counted:
+    """ASGI middleware: how often each status was answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.statuses: Counter[int] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.statuses[message["status"]] += 1
+            await send(message)
+
+        await self.app(scope, receive, counted)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=120, help="at most; default: 120")
+    parser.add_argument("--seconds", type=int, default=240, help="at most; default: 240")
     parser.add_argument("--examples", type=int, default=150, help="of each operation at a time; default: 150")
     given = parser.parse_args()
     logging.getLogger("serve.access").addHandler(logging.NullHandler())  # thousands of lines would bury the report
@@ -40,13 +59,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         bundle = Bundle(tiny.pipeline(root / "tokenizer"), "1", tiny_recipe(tiny.components(root)), {}, {})
-        with listening(create_app(Generator(bundle, settings), settings)) as url:
+        app = Counted(create_app(Generator(bundle, settings), settings))
+        with listening(app) as url:
             program = str(Path(sys.executable).parent / "schemathesis")
             options = ["--phases", "examples,coverage,fuzzing", "--max-examples", str(given.examples)]
             options += ["--checks", ",".join(CHECKS), "--max-time", str(given.seconds)]
             hooks = {"SCHEMATHESIS_HOOKS": "tests.benchmarks.fuzz_hooks", "PYTHONPATH": str(ROOT)}
             command = [program, "run", f"{url}/openapi.json", *options]
-            sys.exit(subprocess.run(command, cwd=root, env=os.environ | hooks).returncode)
+            done = subprocess.run(command, cwd=root, env=os.environ | hooks)
+        print("answers:", ", ".join(f"{count} x {status}" for status, count in sorted(app.statuses.items())))
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""On a Ray cluster that somebody else started: keys reach the ingress and stay hidden, metrics reach Prometheus."""
+"""On a Ray cluster that somebody else started, over real HTTP: keys reach the ingress and stay hidden, metrics reach
+Prometheus, a model that is not there is told of and waited for, slow uploads are cut off."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -26,7 +28,9 @@ from mmface.bundle import Bundle
 ROOT = Path(__file__).parents[2]
 KEY = "a-long-random-word"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+KNOWN = {"Authorization": f"Bearer {KEY}"}
 SECRET = "an-s3-secret"
+UPLOAD_S = 4.0
 METRICS_S = 90.0  # within which Ray must have exported them
 
 
@@ -53,12 +57,12 @@ def process(*command: str, log: Path, **variables: str) -> Iterator[subprocess.P
             running.wait(60)
 
 
-def wait_for(url: str, log: Path) -> httpx.Response:
+def wait_for(url: str, log: Path, status: int = 200, word: str = "") -> httpx.Response:
     end = time.monotonic() + 240
     while time.monotonic() < end:
         try:
-            answer = httpx.get(url, timeout=10)
-            if answer.status_code == 200:
+            answer = httpx.get(url, timeout=30)
+            if answer.status_code == status and word in answer.text:
                 return answer
         except httpx.HTTPError:
             pass
@@ -71,12 +75,14 @@ def cluster(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Addresses: a head that knows nothing of keys, and a service that was started on it from elsewhere."""
     root = tmp_path_factory.mktemp("cluster")
     port, gcs, dashboard, metrics = free_ports(4)
-    recipe = tiny_recipe(port=port, api_keys_env="TEST_KEYS")
+    recipe = tiny_recipe(port=port, api_keys_env="TEST_KEYS", upload_timeout_s=UPLOAD_S, follow_s=0.5)
     (root / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMFACE_HOME", str(root / "home"))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         register(bundle, root / "bundle")
+        for artifacts in (root / "home").rglob("transformer"):
+            shutil.rmtree(artifacts)
     start = ["ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2", "--disable-usage-stats"]
     # Unix sockets have short paths, so Ray's folder cannot lie below pytest's.
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch:
@@ -87,8 +93,15 @@ def cluster(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             variables = {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "MMFACE_HOME": str(root / "home")}
             variables |= {"TEST_KEYS": f"tests:{DIGEST}", "AWS_SECRET_ACCESS_KEY": SECRET}
             with process(*command, log=root / "serve.log", **variables):
+                wait_for(f"http://127.0.0.1:{port}/healthz", root / "serve.log")
+                missing = wait_for(f"http://127.0.0.1:{port}/readyz", root / "serve.log", 503, "serve.alias")
+                refused = httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=KNOWN, timeout=60)
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setenv("MMFACE_HOME", str(root / "home"))
+                    register(bundle, root / "whole", "whole")
                 wait_for(f"http://127.0.0.1:{port}/readyz", root / "serve.log")
                 yield {
+                    "missing": f"{missing.text} {refused.status_code} {refused.text}",
                     "service": f"http://127.0.0.1:{port}",
                     "dashboard": f"http://127.0.0.1:{dashboard}",
                     "metrics": f"http://127.0.0.1:{metrics}/metrics",
@@ -104,6 +117,31 @@ def paint(cluster: dict[str, str], key: str) -> httpx.Response:
         headers={"Authorization": f"Bearer {key}"},
         timeout=60,
     )
+
+
+def test_a_model_that_is_not_there_is_told_of_and_waited_for(cluster: dict[str, str]) -> None:
+    told = cluster["missing"]
+    assert told.count("version 1 cannot be served: ") == 2
+    assert " 503 " in told
+    assert httpx.get(f"{cluster['service']}/readyz", timeout=60).json()["model"] == "mmface-dit:2"
+
+
+def test_slow_uploads_are_cut_off(cluster: dict[str, str]) -> None:
+    host, port = cluster["service"].removeprefix("http://").split(":")
+    head = f"POST /v1/generate/mask HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
+    started = time.monotonic()
+    with ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(20)]
+        for one in slow:
+            one.sendall(head.encode())
+        for _ in range(4):
+            for one in slow:
+                one.sendall(b"{")
+            assert paint(cluster, KEY).status_code == 200  # nobody waits for them
+        answers = [one.recv(10_000).decode() for one in slow]
+    assert all(answer.startswith("HTTP/1.1 408") for answer in answers), answers[0]
+    assert time.monotonic() - started < 10 * UPLOAD_S
 
 
 def test_keys_reach_the_ingress_and_stay_hidden(cluster: dict[str, str]) -> None:

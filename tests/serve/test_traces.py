@@ -66,10 +66,12 @@ async def test_a_request_becomes_a_trace_with_its_parts(bundle: Bundle, collecto
             data = {"prompt": "secret words"} | fields
             return await client.post("/v1/generate/mask", files={"condition": mask_png()}, data=data, headers=headers)
 
-        long = asyncio.create_task(paint("long", num_inference_steps="1000"))
+        long = asyncio.create_task(paint("long", num_inference_steps="1000", n="8"))
         while generator.engine.counters.steps < 2:
             await asyncio.sleep(0.001)
         waiting = asyncio.create_task(paint("waited", n="2"))
+        while not generator.engine.waiting():
+            await asyncio.sleep(0.001)
         await asyncio.sleep(0.2)
         long.cancel()
         assert (await waiting).status_code == 200
