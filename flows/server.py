@@ -30,9 +30,7 @@ def start_temporary_server() -> None:
     try:
         server.start()
     except RuntimeError as error:
-        message = (
-            f"Prefect's temporary server did not start ({str(error).splitlines()[0]}); try again"
-        )
+        message = f"Prefect's temporary server did not start ({str(error).splitlines()[0]}); try again"
         raise ServiceError(message, field="PREFECT_API_URL") from error
     if server.server_process is not None:
         guard = GUARD.format(parent=os.getpid(), server=server.server_process.pid)
