@@ -36,7 +36,7 @@ LOST = (
     "JOB_SUPERVISOR_ACTOR_START_FAILURE",
 )
 # What a job must know to reach the same places; credentials are the cluster's own.
-PASSED_ON = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "HF_HUB_OFFLINE")
+PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,20 @@ class Cluster:
 
         return self._ask(ask)
 
-    def submit(self, submission_id: str, entrypoint: str, resources: Resources) -> bool:
-        """Submits a job; False when the cluster has one of this id already."""
+    def submit(self, submission_id: str, entrypoint: str, resources: Resources, environment: Mapping[str, str]) -> bool:
+        """Submits a job; False when the cluster has one of this id already.
+
+        Args:
+            resources: of the entrypoint itself.
+            environment: variables of its processes, besides those of ``PASSED_ON``.
+        """
 
         def ask() -> bool:
             try:
                 self.client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=submission_id,
-                    runtime_env=runtime_env(os.environ),
+                    runtime_env=runtime_env(environment),
                     entrypoint_num_cpus=resources.cpus or None,
                     entrypoint_num_gpus=resources.gpus or None,
                     entrypoint_memory=int(resources.memory_gib * 2**30) or None,
@@ -195,8 +200,9 @@ def runtime_env(environment: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         InputError: there is no such wheel.
     """
-    made: dict[str, Any] = {"env_vars": {name: environment[name] for name in PASSED_ON if name in environment}}
-    wheel = environment.get(WHEEL)
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    made: dict[str, Any] = {"env_vars": passed_on | dict(environment)}
+    wheel = os.environ.get(WHEEL)
     if wheel:
         if not (wheel.endswith(".whl") and Path(wheel).is_file()):
             raise InputError(f"no wheel {wheel!r}; make one with pip wheel --no-deps -w dist .", field=WHEEL)

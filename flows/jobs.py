@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from flows import ledger
 from flows.leases import Lease, Owner, held
+from mmface import tracking
 from mmface.config import Entrypoint, Jobs, Recipe, Resources, fingerprint
 from mmface.dataset import published
 from mmface.errors import ServiceError, StageError
 from mmface.manifest import Identity
-from mmface.storage import Store
+from mmface.storage import HOME_VARIABLE, Store
 
 if TYPE_CHECKING:
     from flows.cluster import Cluster, State
@@ -80,6 +81,12 @@ class Job:
     def entrypoint(self) -> str:
         """The shell's command line."""
         return shlex.join(["python", "-m", f"ray_jobs.{self.stage}", *self.arguments])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where the job's processes find what they share with this one."""
+        places = {HOME_VARIABLE: self.home.uri}
+        return places | ({tracking.TRACKING_VARIABLE: tracking.tracking_uri()} if self.mlflow_run else {})
 
     @property
     def lease(self) -> str:
@@ -175,7 +182,7 @@ def submit(job: Job, cluster: Cluster) -> str:
         if state is None and (entry is None or entry.session == session):
             _record(job, submission_id, cluster.address, session)
             resources = job.settings.resources.get(job.stage, Resources())
-            new = cluster.submit(submission_id, job.entrypoint, resources)
+            new = cluster.submit(submission_id, job.entrypoint, resources, job.environment)
             log.info("%s: %s job %s", job.identity.stage, "submitted" if new else "attached to", submission_id)
             return submission_id
         number += 1
@@ -212,9 +219,7 @@ def _judge(job: Job, submission_id: str, state: State) -> None:
 def _reason(state: State | None) -> str:
     if state is None:
         return "the cluster was started anew and does not know it"
-    lines = [line for line in state.message.strip().splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or [str(state.status)])[-1].removeprefix("error: ")
+    return next((line for line in reversed(state.message.splitlines()) if line.strip()), str(state.status))
 
 
 @contextmanager

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import re
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from flows.cluster import Cluster, State
 from mmface.errors import ServiceError
@@ -16,7 +19,8 @@ log = logging.getLogger(__name__)
 FIRST_POLL, LONGEST_POLL = 0.3, 2.0
 RECONNECT_SECONDS = 2.0
 
-Show = Callable[[str], None]
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+SAID = "error: "  # how an entrypoint begins the line that names the mistake
 
 
 class Tail:
@@ -35,7 +39,7 @@ class Tail:
         while not self._pieces.empty():
             self._rest += self._pieces.get()
         *whole, self._rest = self._rest.split("\n")
-        return whole
+        return [_COLOUR.sub("", line) for line in whole]
 
     def finish(self) -> list[str]:
         """The last lines of a job that has ended."""
@@ -73,23 +77,27 @@ class Tail:
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
-def watch(cluster: Cluster, submission_id: str, check: Callable[[], None], show: Show) -> State | None:
+def watch(cluster: Cluster, submission_id: str, check: Callable[[], None], show: Callable[[str], None]) -> State | None:
     """Waits for the end of a job and shows its log meanwhile; None when the cluster no longer knows the job.
+
+    The state's message is what the entrypoint named as its error, if it did.
 
     Args:
         check: raises when this process should no longer wait.
     """
     tail, pause = Tail(cluster, submission_id), FIRST_POLL
-    waiting = threading.Event()
+    said = ""
     try:
-        while (state := cluster.find(submission_id)) is not None and not state.status.is_terminal():
-            check()
-            for line in tail.lines():
+        while True:
+            state = cluster.find(submission_id)
+            ended = state is not None and state.status.is_terminal()
+            for line in tail.finish() if ended else tail.lines():
                 show(line)
-            waiting.wait(pause)
+                said = line.removeprefix(SAID) if line.startswith(SAID) else said
+            if state is None or ended:
+                return replace(state, message=said or state.message) if state else None
+            check()
+            time.sleep(pause)
             pause = min(1.3 * pause, LONGEST_POLL)
-        for line in tail.finish() if state else tail.lines():
-            show(line)
-        return state
     finally:
         tail.close()
