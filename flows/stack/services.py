@@ -127,8 +127,10 @@ def _environment(ports: Mapping[str, int]) -> dict[str, str]:
 
 
 def _quiet() -> dict[str, str]:
-    """No telemetry, no colours in logs."""
+    """No telemetry, no colours in logs; what the command line keeps from a terminal belongs into them."""
     return {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "MLFLOW_LOGGING_LEVEL": "INFO",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
