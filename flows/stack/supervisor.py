@@ -24,6 +24,7 @@ from mmface.errors import ServiceError
 
 TICK_SECONDS = 0.4
 START_SECONDS = 300.0  # a cold machine with two cores
+START_ATTEMPTS = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 60.0  # after which an earlier death counts no more
 
@@ -170,8 +171,8 @@ class Supervisor:
     def _check_start(self, deadline: float) -> None:
         """Raises when a service will not come up."""
         for service in self.services:
-            if self._deaths[service.name].total:
-                raise ServiceError(f"it did not start; {self._tail(service)}", field=service.name)
+            if self._deaths[service.name].total == START_ATTEMPTS:
+                raise ServiceError(f"it died {START_ATTEMPTS} times; {self._tail(service)}", field=service.name)
             if time.monotonic() > deadline and not self._well(service.name):
                 message = f"no answer at {service.url} within {START_SECONDS:.0f} s; {self._tail(service)}"
                 raise ServiceError(message, field=service.name)
