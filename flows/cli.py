@@ -129,13 +129,14 @@ def _set_up_logging() -> None:
 def _retrain(arguments: argparse.Namespace) -> int:
     from flows.preflight import check
     from mmface.errors import InputError, ServiceError
+    from mmface.reach import dashboard_address
     from mmface.recipes import load_recipe
 
     if (arguments.masks or arguments.captions) and not arguments.images:
         raise InputError("--masks and --captions belong to photographs; give --images too", field="--images")
     if arguments.on == "local":
         os.environ.pop("RAY_ADDRESS", None)
-    if arguments.on == "cluster" and not os.environ.get("RAY_ADDRESS", "").startswith("http"):
+    if arguments.on == "cluster" and dashboard_address() is None:
         raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field="RAY_ADDRESS")
     given = [f"sources={json.dumps([_photos(arguments)])}"] if arguments.images else []
     overrides = (*given, *arguments.set)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
@@ -186,12 +185,6 @@ class Cluster:
                 log.warning("%s; asking again in %.0f s", error, pause)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def cluster_address() -> str | None:
-    """``RAY_ADDRESS`` if it is a dashboard's URL, which takes jobs; None where stages run in this process."""
-    address = os.environ.get(ADDRESS, "")
-    return address if urlsplit(address).scheme in ("http", "https") else None
 
 
 def runtime_env(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flows.preflight import ADDRESSES, MAX_SKEW_SECONDS, PROBE, describe_skew, f
 from mmface.components import component_identity, describe
 from mmface.config import Components
 from mmface.errors import MMFaceError
-from mmface.reach import unreachable
+from mmface.reach import dashboard_address, unreachable
 from mmface.storage import home
 
 PACKAGES = ("torch", "torchvision", "ray", "prefect", "mlflow", "diffusers", "transformers", "bitsandbytes", "pyarrow")
@@ -94,8 +94,8 @@ def _clocks() -> Iterator[Finding]:
 
 
 def _cluster() -> Iterator[Finding]:
-    address = os.environ.get("RAY_ADDRESS", "")
-    if not address.startswith("http") or unreachable(address):
+    address = dashboard_address()
+    if address is None or unreachable(address):
         return
     from flows.cluster import Cluster
 

@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 NOTIFY = "MMFACE_NOTIFY"  # slug of a saved block: slack-webhook/team, webhook/pager, custom-webhook/x, email/…
 
 
-def stop_jobs(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def stop_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Stops what a crashed or cancelled flow run left at work; a process that could still act has done so itself."""
     try:
-        reap_jobs(home(), flow_run=str(run.id))
+        reap_jobs(home(), flow_run=str(flow_run.id))
     except MMFaceError as error:
-        log.warning("jobs of %s may go on: %s; mmface reap stops them", run.name, error)
+        log.warning("jobs of %s may go on: %s; mmface reap stops them", flow_run.name, error)
 
 
-def notify(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Sends how the run ended through the block that ``MMFACE_NOTIFY`` names; nothing when it is not set.
 
     What goes wrong here is Prefect's to log: the run has ended as it has.
@@ -42,10 +42,10 @@ def notify(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     if not slug:
         return
     block: Any = _answer(Block.load(slug))
-    subject = f"{flow.name} {run.name}: {state.name}"
-    body = "\n".join(filter(None, [state.message, url_for(run)]))
+    subject = f"{flow.name} {flow_run.name}: {state.name}"
+    body = "\n".join(filter(None, [state.message, url_for(flow_run)]))
     if isinstance(block, Webhook):
-        _answer(block.call({"subject": subject, "body": body, "flow_run": str(run.id), "state": state.name}))
+        _answer(block.call({"subject": subject, "body": body, "flow_run": str(flow_run.id), "state": state.name}))
     elif isinstance(block, NotificationBlock):
         _answer(block.notify(body, subject))
     else:

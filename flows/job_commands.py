@@ -81,11 +81,13 @@ def reap(arguments: argparse.Namespace) -> int:
 
 
 def _cluster() -> Cluster:
-    from flows.cluster import ADDRESS, Cluster, cluster_address
+    from mmface.reach import dashboard_address
 
-    address = cluster_address()
+    address = dashboard_address()
     if address is None:
-        raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field=ADDRESS)
+        raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field="RAY_ADDRESS")
+    from flows.cluster import Cluster
+
     return Cluster(address)
 
 

@@ -24,6 +24,7 @@ from mmface.config import Entrypoint, Jobs, Recipe, Resources, fingerprint
 from mmface.dataset import published
 from mmface.errors import ServiceError, StageError
 from mmface.manifest import Identity
+from mmface.reach import dashboard_address
 from mmface.storage import HOME_VARIABLE, Store
 
 if TYPE_CHECKING:
@@ -137,10 +138,10 @@ def run_job(
 
 
 def _run(job: Job, lease: Lease, watcher: Watcher) -> None:
-    from flows.cluster import Cluster, cluster_address
-
-    address = cluster_address()
+    address = dashboard_address()
     if address:
+        from flows.cluster import Cluster
+
         run_on_cluster(job, Cluster(address, job.settings.patience_s), lease, watcher)
     else:
         _record(job, job.attempt(0), "", "")
@@ -197,8 +198,10 @@ def _stopping(cluster: Cluster, submission_id: str, lease: Lease) -> Iterator[No
         finished = True
     finally:
         if not finished and not lease.lost:
+            from flows.cluster import Cluster
+
             try:
-                if type(cluster)(cluster.address).stop(submission_id):
+                if Cluster(cluster.address).stop(submission_id):  # with no patience
                     log.info("stopped job %s", submission_id)
             except ServiceError as error:
                 lease.abandon()

@@ -13,7 +13,7 @@ import httpx
 from mmface.config import Recipe
 from mmface.data.sources.layouts import list_collections
 from mmface.errors import RecipeError, ServiceError, UnreachableError
-from mmface.reach import unreachable
+from mmface.reach import dashboard_address, unreachable
 from mmface.storage import HOME_VARIABLE, home
 from mmface.weights import SCRATCH
 
@@ -68,11 +68,11 @@ def check_home() -> None:
 
 def check_cluster(recipe: Recipe) -> None:
     """Asks a cluster that takes jobs for its GPUs, and thereby tries the token."""
-    from flows.cluster import Cluster, cluster_address
-
-    address = cluster_address()
+    address = dashboard_address()
     if address is None:
         return
+    from flows.cluster import Cluster
+
     gpus = Cluster(address).resources().get("GPU", 0.0)
     train = recipe.train
     needed = (train.min_workers or train.num_workers) if train.use_gpu else 0

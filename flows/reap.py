@@ -8,6 +8,7 @@ from uuid import UUID
 
 from flows import leases, ledger
 from flows.leases import Lease, Owner
+from mmface.reach import dashboard_address
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,11 @@ def _stop(home: Store, name: str, entries: list[ledger.Entry], flow_run: str) ->
 
 def _unwanted(home: Store) -> Iterator[ledger.Entry]:
     """Entries of jobs that are at work on the cluster of ``RAY_ADDRESS`` with no living owner."""
-    from flows.cluster import Cluster, cluster_address
-
-    address = cluster_address()
+    address = dashboard_address()
     if not address:
         return
+    from flows.cluster import Cluster
+
     for job in Cluster(address).jobs():
         entry = ledger.find(home, str(job.submission_id))
         if not job.status.is_terminal() and entry and leases.holder(home, entry.lease) is None:

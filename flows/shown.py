@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COUNTS = ("in", "out", "quarantined", "duplicates", "filtered")
 REASONS = 20
+SIDE = 1600  # pixels of the sample grid: Prefect keeps it in its database
 # A picture of its own has no page to take colours from.
 STYLE = (
     "<style>polyline{fill:none;stroke-width:2}.faint{stroke:#bbb;stroke-width:1}.mask{stroke:#1f77b4}"
@@ -77,16 +78,17 @@ def show_loss(trained: str) -> None:
     if drawn:
         opening, closing, rest = drawn.partition(">")
         svg = f'{opening} xmlns="http://www.w3.org/2000/svg"{closing}{STYLE}{rest}'
-        create_image_artifact(_inline(svg.encode(), "svg+xml"), "loss", "Training loss")
+        data = base64.b64encode(svg.encode()).decode()
+        create_image_artifact(f"data:image/svg+xml;base64,{data}", "loss", "Training loss")
 
 
 def show_grid(run: Run, bundle: str) -> None:
     """Painted held-out rows: condition, picture, source."""
-    from mmface.evaluate.pictures import grid
+    from mmface.evaluate.pictures import grid, inline
 
     samples = open_dataset(open_dataset(bundle).manifest.inputs["samples"])
     picture = grid(samples.table(), run.recipe.evaluate.grid)
-    create_image_artifact(_inline(picture, "png"), "samples", "Condition, painted, source")
+    create_image_artifact(inline(picture, SIDE), "samples", "Condition, painted, source")
 
 
 def show_decision(version: str, decision: Decision, metrics: Mapping[str, float]) -> None:
@@ -114,7 +116,3 @@ def _row(run: Run, dataset: Dataset) -> dict[str, object]:
         "reused": reused,
         "seconds": manifest.seconds,
     }
-
-
-def _inline(picture: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -20,7 +20,7 @@ from prefect.tasks import exponential_backoff
 
 from flows.jobs import Job, run_job
 from mmface.config import Entrypoint
-from mmface.errors import MMFaceError, UnreachableError
+from mmface.errors import UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +40,7 @@ _PROGRESS = re.compile(r"(?:^|\s)\w[\w-]*(?: \d+)?(?: \(\d+ px\))?: (?:step )?(\
 
 def worth_retrying(task: object, run: object, state: State[Any]) -> bool:
     """Whether a service did not answer; a user's mistake stays one."""
-    try:
-        state.result()
-    except UnreachableError:
-        return True
-    except MMFaceError:
-        return False
-    return False
+    return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
 # Fingerprints are the cache: a published dataset is found before a task is made.

@@ -11,9 +11,9 @@ import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster import cluster_address
 from mmface.config import Recipe
 from mmface.errors import ServiceError
+from mmface.reach import dashboard_address
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def try_service(recipe: Recipe, home: Store, version: str, prompt: str, mask: by
     url = os.environ.get(SERVICE)
     if url:
         return _from_running(url, recipe, version, prompt, mask)
-    if cluster_address():
+    if dashboard_address():
         log.info("serve: not tried; set %s to the address of the service", SERVICE)
         return None
     from serve.app import run, shutdown

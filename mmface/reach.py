@@ -25,6 +25,12 @@ def ray_address() -> str | None:
     return address
 
 
+def dashboard_address() -> str | None:
+    """``RAY_ADDRESS`` if it is a dashboard's URL, which takes jobs; None where stages run in this process."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return address if urlsplit(address).scheme in ("http", "https") else None
+
+
 def unreachable(address: str) -> str | None:
     """Why nothing can be reached at ``host:port`` or a URL, None if something answers or there is no host to ask."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
