@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+if TYPE_CHECKING:
+    from prefect.states import State
+
+T = TypeVar("T")
+
 ROOT = Path(__file__).parents[1]
-ADDRESSES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RAY_ADDRESS", "MMFACE_HOME", "AWS_ENDPOINT_URL", "MMFACE_SERVE_URL")
+ADDRESSES = (
+    "PREFECT_API_URL",
+    "MLFLOW_TRACKING_URI",
+    "RAY_ADDRESS",
+    "MMFACE_HOME",
+    "AWS_ENDPOINT_URL",
+    "MMFACE_SERVE_URL",
+)
 # Small enough for two cores: a picture of 32 pixels, one phase, every stage.
 TINY = {
     "data.min_size": 32,
@@ -67,9 +78,7 @@ class Stack:
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
 
 
-def mmface(
-    *arguments: str, environment: dict[str, str], timeout: float = 400.0
-) -> subprocess.CompletedProcess[str]:
+def mmface(*arguments: str, environment: dict[str, str], timeout: float = 400.0) -> subprocess.CompletedProcess[str]:
     """Runs a command; stdout and stderr are kept apart."""
     command = [sys.executable, "-m", "flows.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
@@ -119,7 +128,7 @@ def upload_photographs(count: int, folder: Path) -> None:
         Store(PHOTOS).upload(folder / part, part)
 
 
-def schedule(deployment: str, seconds: float = 3.0) -> UUID:
+def schedule(deployment: str, seconds: float = 15.0) -> UUID:
     """Gives a deployment a schedule whose next time is in ``seconds``; the deployment's id."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.schedules import IntervalSchedule
@@ -131,23 +140,59 @@ def schedule(deployment: str, seconds: float = 3.0) -> UUID:
     return UUID(str(found.id))
 
 
-def wait_for_run(deployment: UUID, timeout: float) -> Any:
-    """The deployment's first flow run, once it has ended."""
+def start(deployment: str) -> UUID:
+    """Starts a deployment now; id of the flow run."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_deployment_by_name(deployment)
+        return UUID(str(client.create_flow_run_from_deployment(found.id).id))
+
+
+def pause(deployment: str) -> None:
+    """Keeps a deployment's schedules from starting anything."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        client.pause_deployment(client.read_deployment_by_name(deployment).id)
+
+
+def first_run(deployment: UUID) -> UUID | None:
+    """The flow run that a deployment has started first, if any has begun."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
     from prefect.client.schemas.sorting import FlowRunSort
 
     chosen = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.START_TIME_ASC)
+    return next((UUID(str(run.id)) for run in runs if run.start_time), None)
+
+
+def state_of(flow_run: UUID) -> State[Any] | None:
+    """A flow run's state; None while the server does not answer."""
+    import httpx
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_flow_run(flow_run).state
+    except httpx.HTTPError:
+        return None
+
+
+def wait_for(ask: Callable[[], T | None], timeout: float, what: str) -> T:
+    """The first answer that is not None or false."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:
-        with get_client(sync_client=True) as client:
-            runs = client.read_flow_runs(deployment_filter=chosen, sort=FlowRunSort.EXPECTED_START_TIME_ASC, limit=1)
-        if runs and runs[0].state and runs[0].state.is_final():
-            return runs[0]
-        time.sleep(1.0)
-    raise TimeoutError(f"no flow run of {deployment} has ended")
+        answer = ask()
+        if answer:
+            return answer
+        time.sleep(0.5)
+    raise TimeoutError(f"{what}: not within {timeout:.0f} s")
 
 
-def kill(pid: int) -> None:
-    """SIGKILL."""
-    os.kill(pid, signal.SIGKILL)
+def ended(flow_run: UUID) -> State[Any] | None:
+    """The state of a flow run that is over."""
+    state = state_of(flow_run)
+    return state if state is not None and state.is_final() else None
