@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from mmface.dataset import Dataset, open_dataset
 from mmface.inventory import scan
@@ -33,6 +31,11 @@ class EndState:
     partial: list[str] = field(default_factory=list)
     doubled_steps: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+
+    @property
+    def nothing_left(self) -> bool:
+        """No partial dataset, no step told twice, no scratch of a run."""
+        return not [*self.partial, *self.doubled_steps, *self.leftovers]
 
 
 def end_state() -> EndState:
@@ -82,20 +85,10 @@ def _tracked() -> tuple[list[str], list[str]]:
     doubled = []
     for run in runs:
         for name in run.data.metrics:
-            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, name)]
-            if len(set(steps)) < len(steps) and not _same_again(client, run.info.run_id, name):
+            history = [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)]
+            steps = {step for step, _ in history}
+            # A figure of the whole model may be told again by a second try of the release, but not otherwise.
+            told = len(set(history)) if len(steps) == 1 else len(history)
+            if told > len(steps):
                 doubled.append(name)
     return [run.info.status for run in runs], doubled
-
-
-def _same_again(client: Any, run_id: str, name: str) -> bool:
-    """Whether a step that was told twice was told the same."""
-    told: dict[int, set[float]] = {}
-    for metric in client.get_metric_history(run_id, name):
-        told.setdefault(metric.step, set()).add(metric.value)
-    return all(len(values) == 1 for values in told.values())
-
-
-def describe(state: EndState) -> str:
-    """For a log."""
-    return json.dumps({"versions": state.versions, "runs": state.runs, "weights": state.weights}, indent=1)

@@ -1,4 +1,4 @@
-"""Cluster mode on one machine: `mmface up`, a scheduled deployment retrains through every real server, `mmface down`."""
+"""Cluster mode on one machine: `mmface up`, a schedule retrains through every real server, `mmface down`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path:
         assert set(made.datasets) == STAGES
         assert made.versions == [("1", ("challenger", "champion"))]
         assert made.runs == ["FINISHED"]
-        assert not (made.partial or made.doubled_steps or made.leftovers)
+        assert made.nothing_left
         every_stage_was_a_job_of_the_cluster(up)
         the_champion_is_served(up, tmp_path)
         seen, scratch = up.state()["seen"], Path(up.state()["scratch"])
