@@ -131,6 +131,7 @@ def _quiet() -> dict[str, str]:
     return {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "MLFLOW_LOGGING_LEVEL": "INFO",
+        "RAY_BACKEND_LOG_LEVEL": "warning",
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
