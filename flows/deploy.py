@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_FILE = Path(__file__).parents[1] / "infra" / "prefect" / "prefect.yaml"
+AUTOMATIONS = "automations.yaml"  # beside it, if there is one
 POOL_TYPE = "process"
 # Of trainings and of preparations that are at work at once; see flows.tasks.LIMITS.
 LIMITS = {"mmface-train": 1, "mmface-prepare": 2}
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     pools = sorted({one["work_pool"]["name"] for one in told["deployments"]})
     prepare_server(pools)
     apply(told)
+    apply_automations(arguments.file.with_name(AUTOMATIONS))
     print(table(("DEPLOYMENT", "SCHEDULE", "STARTED BY"), [_row(one) for one in told["deployments"]]))
     for pool in pools:
         if not workers(pool):
@@ -130,6 +132,22 @@ def apply(told: dict[str, Any]) -> None:
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
         raise ServiceError(f"prefect deploy failed: {said}", field=SERVER)
+
+
+def apply_automations(file: Path) -> None:
+    """Creates or replaces the automations of a file by their names."""
+    import yaml
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import AutomationCore
+
+    if not file.exists():
+        return
+    with get_client(sync_client=True) as client:
+        for one in yaml.safe_load(file.read_text()):
+            wanted = AutomationCore.model_validate(one)
+            for old in client.read_automations_by_name(wanted.name):
+                client.delete_automation(old.id)
+            client.create_automation(wanted)
 
 
 def workers(pool: str) -> int:

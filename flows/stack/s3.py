@@ -54,7 +54,8 @@ class Kept:
             return self.app(environ, start_response)
         with self._one_at_a_time:
             answer = list(self.app(environ, start_response))
-            self._mirror(environ["PATH_INFO"], parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True))
+            path = environ["PATH_INFO"].encode("latin-1").decode()  # as WSGI has it
+            self._mirror(path, parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True))
             return answer
 
     def restore(self, bucket: str) -> None:

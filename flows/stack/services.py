@@ -198,6 +198,7 @@ def _worker(folder: Path, inside: dict[str, str]) -> Service:
     )
     environment = inside | {
         "PREFECT_HOME": str(folder / "prefect-worker"),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # see infra/prefect/automations.yaml
         "PREFECT_WORKER_WEBSERVER_HOST": HOST,
         "PREFECT_WORKER_WEBSERVER_PORT": str(port),
     }
