@@ -88,7 +88,8 @@ def bare_environment() -> dict[str, str]:
     """This process's, without any address."""
     kept = {name: value for name, value in os.environ.items() if name not in ADDRESSES}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # Behind everything else on the machine, as Ray starts its workers, a test would take minutes.
+    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
 
 @contextmanager
