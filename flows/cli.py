@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows import convert, datasets, deploy, estimate, job_commands, quarantine
+from flows import convert, datasets, deploy, estimate, job_commands, quarantine, watermark
 from flows.stack import commands as stack
 
 Command = Callable[[argparse.Namespace], int]
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "Make the previous champion the champion again.")
     add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
 
-    for group in (datasets, quarantine, job_commands):
+    for group in (datasets, quarantine, job_commands, watermark):
         group.add_command(commands)
     for one in (convert, estimate, stack, deploy):
         one.add_command(commands, _add_recipe)

@@ -38,7 +38,10 @@ def paint(arguments: Namespace) -> list[Path]:
     size, sampling = bundle.recipe.phases[-1].resolution, bundle.recipe.sampling
     steps = sampling.num_inference_steps if arguments.steps is None else arguments.steps
     guidance = sampling.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
-    tensor = mask_to_tensor(mask_from_png(data), size) if modality == "mask" else sketch_to_tensor(drawing, size)
+    if modality == "mask":
+        tensor = mask_to_tensor(mask_from_png(data), size, bundle.pipeline.config["mask_resize"])
+    else:
+        tensor = sketch_to_tensor(drawing, size)
     painted = bundle.pipeline(
         arguments.prompt,
         tensor[None].expand(arguments.n, -1, -1, -1),

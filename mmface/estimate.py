@@ -171,25 +171,25 @@ def _text(shapes: Shapes, images: int, machine: Machine) -> Line:
 def _latents(shapes: Shapes, pixels: int, images: int, machine: Machine) -> Line:
     flops = shapes.vae_flops(pixels)
     cpu, source = _cpu("latents", images, machine)
-    shape = shapes.latent(pixels)
+    views, shape = shapes.recipe.data.views, shapes.latent(pixels)
     moments = [name for name in LATENTS.names if pa.types.is_binary(LATENTS.field(name).type)]
     held = [name for name in moments if shapes.has_posterior or not name.endswith("_logvar")]
-    sizes = {name: float(FP32 * math.prod(shape) * (name in held)) for name in moments}
+    sizes = {name: float(FP32 * views * math.prod(shape) * (name in held)) for name in moments}
     return Line(
         f"latents-{pixels}",
-        max(3 * images * flops / _speed(machine, ENCODING, "fp32"), cpu),
+        max(3 * views * images * flops / _speed(machine, ENCODING, "fp32"), cpu),
         images * _row(LATENTS, sizes),
         (
             source,
-            f"{_flops(flops)} a picture, 3 pictures a photograph (counted, {shapes.recipe.components.vae})",
-            f"{len(held)} x {' x '.join(map(str, shape))} fp32 a photograph (record and shapes)",
+            f"{_flops(flops)} a picture, {3 * views} pictures a photograph (counted, {shapes.recipe.components.vae})",
+            f"{len(held)} x {views} x {' x '.join(map(str, shape))} fp32 a photograph (record and shapes)",
         ),
     )
 
 
 def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Machine) -> Line:
     recipe = shapes.recipe
-    rows = max(1, round(images * (1 - recipe.data.holdout)))
+    rows = max(1, round(images * (1 - recipe.data.holdout))) * recipe.data.views
     samples = phase.total_steps(rows) * phase.batch_size
     forward, depth = shapes.transformer_flops(phase.resolution), recipe.model.depth
     passes = 3 + recipe.train.recomputed_blocks(depth) / depth

@@ -105,7 +105,7 @@ def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Id
     return Identity(
         stage=f"latents-{resolution}",
         version=VERSIONS["latents"],
-        config={"resolution": resolution, **_data(recipe, {"mask_resize", "max_megapixels"})},
+        config={"resolution": resolution, **_data(recipe, {"mask_resize", "max_megapixels", "views"})},
         inputs={"images": images, "conditions": conditions},
         weights=_weights(recipe, "vae"),
     )

@@ -69,18 +69,23 @@ def train_worker(config: dict[str, Any]) -> int | MMFaceError:
         torch.set_num_threads(work.threads)  # Ray allows one
     with scratch_folder() as scratch:
         try:
-            return train(work, world, scratch)
+            return train(work, world, scratch, context.get_local_world_size())
         except (TrainingError, RecipeError, DatasetError, InputError) as error:
             return error
 
 
-def train(work: Work, world: World, scratch: Path) -> int:
-    """Goes on from the newest checkpoint, or starts, and trains to the last step, which it returns."""
+def train(work: Work, world: World, scratch: Path, neighbours: int) -> int:
+    """Goes on from the newest checkpoint, or starts, and trains to the last step, which it returns.
+
+    ``neighbours``: workers of this machine.
+    """
     from mmface.train.keeper import Keeper, resume
     from mmface.train.loop import train_phase
     from mmface.train.ranks import together
+    from mmface.train.room import check_room
 
     checkpoints, folder = work.checkpoints(), scratch / "checkpoint"
+    together(world, lambda: check_room(work.recipe, work.phase, world, neighbours))
     data, held_out, previous = together(world, lambda: load_inputs(work, scratch))
     found = resume(checkpoints, world, folder)
     if found and world.rank == 0:

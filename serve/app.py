@@ -21,6 +21,7 @@ from mmface.reach import ray_address
 from mmface.registry import get_alias
 from mmface.storage import HOME_VARIABLE
 from mmface.tracking import TRACKING_VARIABLE, tracking_uri
+from serve.access import Key, read_keys
 from serve.deployments import UNSERVED, build
 
 APP = "mmface"
@@ -49,6 +50,7 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     settings = recipe.serve
     if home is not None:
         os.environ[HOME_VARIABLE] = home
+    _keys(settings)  # a mistake in them costs no start
     if get_alias(settings.model_name, settings.alias) is None:
         message = f"{settings.model_name} has no {settings.alias} yet: run mmface retrain"
         raise RegistryError(message, field="serve.alias")
@@ -132,7 +134,7 @@ def _start(settings: Serve) -> None:
 
 def _deploy(settings: Serve) -> None:
     try:
-        serve.run(build(settings, _environment()), name=APP, route_prefix="/")
+        serve.run(build(settings, _environment(), _keys(settings)), name=APP, route_prefix="/")
     except RuntimeError as error:
         raise ServiceError(f"the model could not be served: {_last_line(error)}", field="serve") from None
     _wait_until_ready(settings)
@@ -143,6 +145,13 @@ def _environment() -> dict[str, str]:
     shared = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     credentials = {name: os.environ[name] for name in shared if name in os.environ}
     return {HOME_VARIABLE: storage.home().uri, TRACKING_VARIABLE: tracking_uri(), **credentials}
+
+
+def _keys(settings: Serve) -> tuple[Key, ...] | None:
+    """The keys of this process's environment; None where a cluster's ingress may have them in its own."""
+    variable = settings.api_keys_env
+    elsewhere = variable is not None and variable not in os.environ and ray_address() is not None
+    return None if elsewhere else read_keys(settings)
 
 
 def _wait_until_ready(settings: Serve) -> None:

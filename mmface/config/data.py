@@ -76,6 +76,8 @@ class Data(Section):
     parse_flip: bool = False
     quality: Quality = Quality()
     mask_resize: Literal["nearest", "lanczos"] = "nearest"
+    # Latents of each photograph: as it is, then cropped and half of them mirrored, drawings alike.
+    views: Annotated[int, Field(ge=1, le=64)] = 1
     text_padding: TextPadding = "exact"
     # Further attempts at rows that were set aside; mmface quarantine replay counts them.
     replay: dict[RowStage, PositiveInt] = Field(default={})

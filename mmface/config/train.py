@@ -56,7 +56,10 @@ class ObjectiveConfig(Section):
 
 
 class Phase(Section):
-    """One stretch of training at one resolution; it starts from the previous phase's EMA."""
+    """One stretch of training at one resolution; it starts from the previous phase's EMA.
+
+    An epoch is every stored view of every training row (``data.views``) once.
+    """
 
     resolution: Annotated[int, Field(ge=16, le=2048)]
     steps: PositiveInt | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +16,14 @@ from PIL import Image
 from mmface.components import load_vae
 from mmface.config import Recipe
 from mmface.data.conditions import square_picture
-from mmface.data.labels import mask_from_png
+from mmface.data.labels import MIRRORED, mask_from_png
 from mmface.data.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
 from mmface.data.records import LATENTS
 from mmface.data.sources import open_image
 from mmface.data.stage import Result, Row, map_rows
 from mmface.latents import encode_moments, latent_channels, normalisation, spatial_factor
+
+SMALLEST_CROP = 0.75  # side of a further view, as a share of the photograph's
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,36 @@ class Original:
     image: Image.Image
     mask: NDArray[np.uint8]
     sketch: Image.Image
+
+    def views(self, key: str, count: int) -> Iterator[Original]:
+        """``count`` views: this one, then squares of it, every second one mirrored, that only ``key`` decides."""
+        yield self
+        random = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
+        for place in range(1, count):
+            side = random.uniform(SMALLEST_CROP, 1)
+            left, top = random.uniform(0, 1 - side, 2)
+            view = self._crop(left, top, side)
+            yield view._mirror() if place % 2 else view
+
+    def _crop(self, left: float, top: float, side: float) -> Original:
+        """The square with these shares of each picture's side."""
+
+        def box(size: int) -> tuple[int, int, int, int]:
+            x, y, length = round(left * size), round(top * size), round(side * size)
+            return x, y, x + length, y + length
+
+        mask = Image.fromarray(self.mask)
+        return Original(
+            self.image.crop(box(self.image.width)),
+            np.asarray(mask.crop(box(mask.width))),
+            self.sketch.crop(box(self.sketch.width)),
+        )
+
+    def _mirror(self) -> Original:
+        """Left and right exchanged, in the labels too."""
+        flip = Image.Transpose.FLIP_LEFT_RIGHT
+        labels = MIRRORED[self.mask[:, ::-1]].astype(np.uint8)
+        return Original(self.image.transpose(flip), labels, self.sketch.transpose(flip))
 
 
 class Originals:
@@ -57,7 +90,7 @@ class Originals:
 class Latents:
     """Rows of ``images`` joined with ``conditions`` to rows of :data:`LATENTS`, in float32.
 
-    A row's three pictures go through the encoder together and without those of other rows: what a convolution rounds
+    The three pictures of a view go through the encoder together and without those of others: what a convolution rounds
     to can depend on the size of the batch, and a row's bytes must not depend on its neighbours.
 
     Args:
@@ -72,37 +105,48 @@ class Latents:
         self.name = f"latents-{resolution}"
         self.resolution = resolution
         self.mask_resize = recipe.data.mask_resize
+        self.views = recipe.data.views
         self.originals = originals or Originals(recipe.data.max_megapixels)
         self.vae: Any = vae or load_vae(recipe.components.vae)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """One encoder pass a row."""
+        """One encoder pass a view."""
         return map_rows(self.name, rows, self._encode)
 
     def extra(self) -> dict[str, Any]:
         """Shape and normalisation of the stored moments, for the manifest."""
         channels, side = latent_channels(self.vae), self.resolution // spatial_factor(self.vae)
         mean, std = normalisation(self.vae, channels)
-        return {"latent_shape": [channels, side, side], "latent_mean": mean.tolist(), "latent_std": std.tolist()}
+        return {
+            "latent_views": self.views,
+            "latent_shape": [channels, side, side],
+            "latent_mean": mean.tolist(),
+            "latent_std": std.tolist(),
+        }
 
     @torch.inference_mode()
     def _encode(self, row: Row) -> Row:
-        original, size = self.originals(row), self.resolution
-        pixels = [
-            to_tensor(original.image, size),
-            mask_to_tensor(original.mask, size, resize=self.mask_resize),
-            sketch_to_tensor(original.sketch, size),
-        ]
-        mean, logvar = encode_moments(self.vae, torch.stack(pixels))
+        views = self.originals(row).views(row["id"], self.views)
+        means, logvars = zip(*map(self._moments, views), strict=True)
+        image, mask, sketch = torch.stack(means, 1)
         return {
             "id": row["id"],
             "source": row["source"],
             "split": row["split"],
-            "image_mean": _bytes(mean[0]),
-            "image_logvar": None if logvar is None else _bytes(logvar[0]),
-            "mask_mean": _bytes(mean[1]),
-            "sketch_mean": _bytes(mean[2]),
+            "image_mean": _bytes(image),
+            "image_logvar": None if logvars[0] is None else _bytes(torch.stack([one[0] for one in logvars])),
+            "mask_mean": _bytes(mask),
+            "sketch_mean": _bytes(sketch),
         }
+
+    def _moments(self, view: Original) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[3, C, H, W] each: photograph, mask and sketch."""
+        pixels = [
+            to_tensor(view.image, self.resolution),
+            mask_to_tensor(view.mask, self.resolution, resize=self.mask_resize),
+            sketch_to_tensor(view.sketch, self.resolution),
+        ]
+        return encode_moments(self.vae, torch.stack(pixels))
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:

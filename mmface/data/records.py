@@ -54,7 +54,8 @@ CAPTIONS = pa.schema(
     ]
 )
 
-# Raw moments, float32 [C, H, W] each (``extra.latent_shape``); ``image_logvar`` is null for a VAE without a posterior.
+# Raw moments, float32 [V, C, H, W] each (``extra.latent_views``, ``extra.latent_shape``), the first view being the
+# photograph as it is; ``image_logvar`` is null for a VAE without a posterior.
 LATENTS = pa.schema(
     [
         ("id", pa.string()),

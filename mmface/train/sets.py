@@ -1,6 +1,6 @@
 """Training rows and held-out ones, from the datasets of latents and text into memory-mapped arrays.
 
-Shapes: R rows, C latent channels, H W latent size, D text width.
+Shapes: R rows, V views of each, C latent channels, H W latent size, D text width.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from mmface.train.texts import Texts, load_texts
 @dataclass(frozen=True)
 class TrainingSet:
     """Every training row, or some held-out ones, as flat arrays, memory-mapped when loaded from datasets.
+
+    Each stored view of a photograph is a row here, beside the others of the same id.
 
     Attributes:
         ids: [R] row ids, sorted, as bytes.
@@ -76,7 +78,7 @@ def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[Trai
         held_out_rows: how many rows of the split ``test`` to read, the first by id.
 
     Returns:
-        All training rows; the held-out ones, or ``None`` if there are none or none were asked for.
+        All training rows; the held-out ones in their first view, or ``None`` if there are none or none were asked for.
 
     Raises:
         DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
@@ -90,35 +92,41 @@ def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[Trai
     held_out = sorted(key for key, part in common if part == "test")[:held_out_rows]
     source = dict(zip(table["id"], table["source"], strict=True))
     data = _load(latents, text, Rows(train, held_out), source)
-    return data.part(slice(len(train))), data.part(slice(len(train), None)) if held_out else None
+    views = latents.manifest.extra["latent_views"]
+    end = len(train) * views
+    return data.part(slice(end)), data.part(slice(end, None, views)) if held_out else None
 
 
 def _load(latents: Dataset, text: Dataset, rows: Rows, source: dict[str, str]) -> TrainingSet:
-    shape = tuple(latents.manifest.extra["latent_shape"])
+    views, shape = latents.manifest.extra["latent_views"], latents.manifest.extra["latent_shape"]
     mean, std = (_channels(latents.manifest.extra[name]) for name in ("latent_mean", "latent_std"))
-    drawn = {name: _read(latents, name, rows, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
+    drawn = {name: _read(latents, name, rows, views, shape) for name in ("image_mean", "mask_mean", "sketch_mean")}
     for array in drawn.values():
         array -= mean
         array /= std
-    image_std = _read(latents, "image_logvar", rows, shape) if _has_posterior(latents) else None
+    image_std = _read(latents, "image_logvar", rows, views, shape) if _has_posterior(latents) else None
     if image_std is not None:
         np.exp(0.5 * image_std, out=image_std)
         image_std /= std
 
+    texts = load_texts(text, rows)
+    ids = [key for key in rows.ids for _ in range(views)]
     return TrainingSet(
-        ids=np.array([key.encode() for key in rows.ids]),
+        ids=np.array([key.encode() for key in ids]),
         image=drawn["image_mean"],
         image_std=image_std,
         conditions=(drawn["mask_mean"], drawn["sketch_mean"]),
-        texts=load_texts(text, rows),
-        sources=tuple(source[key] for key in rows.ids),
+        texts=replace(texts, place=texts.place.repeat(views, axis=0)),
+        sources=tuple(source[key] for key in ids),
     )
 
 
-def _read(dataset: Dataset, column: str, rows: Rows, shape: tuple[int, ...]) -> Floats:
-    array = mapped(len(rows), *shape)
+def _read(dataset: Dataset, column: str, rows: Rows, views: int, shape: list[int]) -> Floats:
+    """[R x V, C, H, W]."""
+    array = mapped(len(rows) * views, *shape)
     for row, (value,) in rows.read(dataset, [column]):
-        array[row] = floats(value, shape, f"{column} of row {rows.ids[row]}", dataset)
+        first, what = row * views, f"{column} of row {rows.ids[row]}"
+        array[first : first + views] = floats(value, (views, *shape), what, dataset)
     return array
 
 

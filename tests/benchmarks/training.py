@@ -203,7 +203,12 @@ def make_datasets(place: Path, recipe: Recipe, rows: int) -> tuple[Dataset, Data
     captions = [{"id": name, "captions": [caption() for _ in range(10)]} for name in names]
     publisher = Publisher(home, Identity(stage="latents-128", version=1, config={}))
     publisher.write("data/part-00000.parquet", to_parquet(latents, LATENTS))
-    shapes = {"latent_shape": [CHANNELS, SIDE, SIDE], "latent_mean": [0.0] * CHANNELS, "latent_std": [1.0] * CHANNELS}
+    shapes = {
+        "latent_views": 1,
+        "latent_shape": [CHANNELS, SIDE, SIDE],
+        "latent_mean": [0.0] * CHANNELS,
+        "latent_std": [1.0] * CHANNELS,
+    }
     made = open_dataset(publisher.publish({}, extra=shapes))
     publisher = Publisher(home, Identity(stage="text", version=1, config={}))
     stage = Text(recipe)

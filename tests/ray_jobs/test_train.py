@@ -67,7 +67,7 @@ def publish_latents(home: Store, side: int, *, bad: bool = False) -> str:
     ]
     if bad:
         rows[5]["image_mean"] = np.full((2, side, side), np.nan, np.float32).tobytes()
-    extra = {"latent_shape": [2, side, side], "latent_mean": [0.0, 0.0], "latent_std": [1.0, 1.0]}
+    extra = {"latent_views": 1, "latent_shape": [2, side, side], "latent_mean": [0.0, 0.0], "latent_std": [1.0, 1.0]}
     publisher = Publisher(home, Identity(stage=f"latents-{16 * side}", version=1, config={"bad": bad}))
     publisher.write("data/part-00000.parquet", to_parquet(rows, LATENTS))
     return publisher.publish({}, extra=extra)

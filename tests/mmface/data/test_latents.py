@@ -27,15 +27,15 @@ def png(array: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def row(seed: int) -> dict:
+def row(seed: int, side: int = 40) -> dict:
     random = np.random.default_rng(seed)
     return {
         "id": str(seed),
         "source": "photos",
         "split": "train",
-        "image": png(random.integers(0, 256, (40, 50, 3), dtype=np.uint8)),
-        "mask": mask_to_png(random.integers(0, 19, (40, 40), dtype=np.uint8)),
-        "sketch": png(random.integers(0, 256, (40, 40), dtype=np.uint8)),
+        "image": png(random.integers(0, 256, (side, side + 10, 3), dtype=np.uint8)),
+        "mask": mask_to_png(random.integers(0, 19, (side, side), dtype=np.uint8)),
+        "sketch": png(random.integers(0, 256, (side, side), dtype=np.uint8)),
     }
 
 
@@ -89,3 +89,39 @@ def test_a_row_that_cannot_be_decoded_is_set_aside_at_every_resolution(tiny_reci
         result = Latents(tiny_recipe, size, tiny.kl(), originals)(rows)
         assert [one["id"] for one in result.rows] == ["0"]
         assert [(one["id"], one["stage"]) for one in result.quarantined] == [("1", f"latents-{size}")]
+
+
+def test_further_views_are_crops_that_photograph_and_drawings_share(tiny_recipe: Recipe):
+    data = tiny_recipe.data.model_copy(update={"views": 5})
+    recipe, rows = tiny_recipe.model_copy(update={"data": data}), [row(seed, 200) for seed in range(3)]
+    stage, plain = Latents(recipe, 32, tiny.kl()), Latents(tiny_recipe, 32, tiny.kl())
+    made = stage(rows).rows
+    assert stage.extra()["latent_views"] == 5
+    assert stage(rows[2:]).rows == made[2:]  # the row alone decides
+    for one, first in zip(made, plain(rows).rows, strict=True):
+        for column in ("image_mean", "image_logvar", "mask_mean", "sketch_mean"):
+            size = len(first[column])
+            pieces = [one[column][start : start + size] for start in range(0, 5 * size, size)]
+            assert pieces[0] == first[column]
+            assert len(set(pieces)) == 5 == len(one[column]) // size
+
+
+def test_a_view_keeps_pictures_and_labels_together():
+    """Coordinates painted into all three pictures say where each view looks."""
+    side = 200
+    across = np.broadcast_to(np.arange(side, dtype=np.uint8), (side, side))
+    labels = np.where(across < side // 2, 4, 5).astype(np.uint8)  # a left eye, then a right one
+    whole = latents.Original(Image.fromarray(across).convert("RGB"), labels, Image.fromarray(across))
+    boxes = set()
+    for place, view in enumerate(whole.views("key", 9)):
+        seen = np.asarray(view.sketch)
+        np.testing.assert_array_equal(np.asarray(view.image)[..., 0], seen)
+        assert view.mask.shape == seen.shape
+        assert 0.75 * side - 1 <= seen.shape[0] == seen.shape[1] <= side
+        mirrored = bool(seen[0, 0] > seen[0, -1])
+        assert mirrored == bool(place % 2)
+        # What is left in the mirror is a left eye again.
+        np.testing.assert_array_equal(view.mask == 4, (seen < side // 2) != mirrored)
+        boxes.add((int(seen.min()), int(seen.max())))
+    assert (0, side - 1) in boxes
+    assert len(boxes) == 9

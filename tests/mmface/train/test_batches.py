@@ -181,8 +181,9 @@ def publish(home: Store, stage: str, parts: list[list[dict]], schema: object, ex
     return open_dataset(publisher.publish({}, extra=extra))
 
 
-def datasets(folder: Path, *, logvar: bool = True, **damage: object) -> tuple[Dataset, Dataset]:
+def datasets(folder: Path, *, logvar: bool = True, views: int = 1, **damage: object) -> tuple[Dataset, Dataset]:
     value = np.arange(2 * 2 * 2, dtype=np.float32).reshape(2, 2, 2)
+    value = np.stack([value + 100 * view for view in range(views)])
 
     def latent(key: str, split: str, offset: float) -> dict:
         row = {"id": key, "split": split, "image_logvar": np.full_like(value, 2.0).tobytes() if logvar else None}
@@ -193,7 +194,7 @@ def datasets(folder: Path, *, logvar: bool = True, **damage: object) -> tuple[Da
         [latent("c", "train", 3.0), latent("a", "train", 1.0)],
         [latent("b", "test", 2.0), latent("d", "train", 4.0)],
     ]
-    extra = {"latent_shape": [2, 2, 2], "latent_mean": [1.0, 2.0], "latent_std": [0.5, 4.0]}
+    extra = {"latent_views": views, "latent_shape": [2, 2, 2], "latent_mean": [1.0, 2.0], "latent_std": [0.5, 4.0]}
     # "c" says the same twice; the last token of what is stored stands for the padding that is not.
     text = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
     said = [
@@ -254,6 +255,23 @@ def test_held_out_rows_come_apart_from_the_training_rows(tmp_path: Path):
         np.testing.assert_array_equal(set_.texts.read(1, 1)[0], alone.texts.read(1, 1)[0])
     assert not np.array_equal(held_out.texts.read(0, 1)[1], data.texts.read(0, 1)[1])
     assert load_sets(latents, text, 0)[1] is None
+
+
+def test_every_stored_view_is_a_training_row_and_the_first_is_held_out(tmp_path: Path):
+    (plain, plain_held_out), (data, held_out) = (
+        load_sets(*datasets(tmp_path / str(views), views=views), 5) for views in (1, 3)
+    )
+    assert data.ids.tolist() == [b"a"] * 3 + [b"c"] * 3
+    assert len(data.sources) == len(data) == 6
+    assert held_out is not None
+    assert plain_held_out is not None
+    assert held_out.ids.tolist() == [b"b"]
+    np.testing.assert_array_equal(held_out.image, plain_held_out.image)
+    np.testing.assert_array_equal(data.image[::3], plain.image)
+    scale = np.array([0.5, 4.0], np.float32)[:, None, None]
+    np.testing.assert_allclose(data.image[5] * scale, plain.image[1] * scale + 200, rtol=1e-6)
+    for row in range(6):
+        np.testing.assert_array_equal(data.texts.read(row, 1)[0], plain.texts.read(row // 3, 1)[0])
 
 
 def test_load_without_posterior(tmp_path: Path):

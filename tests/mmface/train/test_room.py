@@ -1,0 +1,53 @@
+"""Too little memory is told before training starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmface.config import Recipe
+from mmface.errors import RecipeError
+from mmface.memory import Place, training_peak
+from mmface.recipes import load_recipe
+from mmface.shapes import Shapes
+from mmface.train import room
+from mmface.train.step import World
+
+PHASE = "phases=[{resolution: 64, steps: 1, batch_size: 8}]"
+
+
+@pytest.fixture(scope="module")
+def small() -> Recipe:
+    return load_recipe("demo", [PHASE, "model.hidden_size=64", "model.depth=2", "model.num_heads=4"])
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, folder: Path, content: str) -> None:
+    (folder / "memory.max").write_text(content)
+    monkeypatch.setattr(room, "CGROUP_LIMIT", folder / "memory.max")
+
+
+def test_the_limit_of_the_container_decides(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    needed = int(training_peak(Shapes(small), small.phases[0], Place(1, "cpu")).total)
+    limit(monkeypatch, tmp_path, f"{needed + 1}\n")
+    room.check_room(small, 0, World())
+    limit(monkeypatch, tmp_path, f"{needed - 1}\n")
+    with pytest.raises(RecipeError, match=r"phases\.0.*a step takes .* has .*; raise phases.accumulation"):
+        room.check_room(small, 0, World())
+    limit(monkeypatch, tmp_path, f"{needed + 1}\n")
+    with pytest.raises(RecipeError, match="and a worker has"):
+        room.check_room(small, 0, World(), neighbours=2)
+
+
+def test_without_a_limit_it_is_the_machine(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    physical = room.machine_memory()
+    assert physical > 2**28
+    limit(monkeypatch, tmp_path, "max\n")
+    assert room.machine_memory() >= physical
+    room.check_room(small, 0, World())
+
+
+def test_a_network_of_unknown_shape_is_said_and_trains(small: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    components = small.components.model_copy(update={"vae": "somebody/unknown-vae"})
+    room.check_room(small.model_copy(update={"components": components}), 0, World())
+    assert "memory is not checked" in caplog.text
