@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows import convert, datasets, estimate, quarantine
+from flows import convert, datasets, estimate, job_commands, quarantine, watermark
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--images", metavar="DIR", help="folder or s3:// prefix of photographs (default: portraits)")
     command.add_argument("--masks", metavar="DIR", help="label masks with the photographs' names (default: parsed)")
     command.add_argument("--captions", metavar="FILE", help='lines of {"file": ..., "captions": [...]}')
+    on = "where stages run: jobs on the cluster of RAY_ADDRESS, or this process (default: as RAY_ADDRESS says)"
+    command.add_argument("--on", choices=["cluster", "local"], help=on)
 
     command = add("generate", _generate, "Paint faces with a registered model, without a server.")
     drawing = command.add_mutually_exclusive_group(required=True)
@@ -67,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "Make the previous champion the champion again.")
     add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
 
-    for group in (datasets, quarantine):
+    for group in (datasets, quarantine, job_commands, watermark):
         group.add_command(commands)
     for one in (convert, estimate):
         one.add_command(commands, _add_recipe)
@@ -125,17 +127,25 @@ def _set_up_logging() -> None:
 
 def _retrain(arguments: argparse.Namespace) -> int:
     from flows.preflight import check
-    from mmface.errors import InputError
+    from mmface.errors import InputError, ServiceError
+    from mmface.reach import dashboard_address
     from mmface.recipes import load_recipe
 
     if (arguments.masks or arguments.captions) and not arguments.images:
         raise InputError("--masks and --captions belong to photographs; give --images too", field="--images")
+    if arguments.on == "local":
+        os.environ.pop("RAY_ADDRESS", None)
+    if arguments.on == "cluster" and dashboard_address() is None:
+        raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field="RAY_ADDRESS")
     given = [f"sources={json.dumps([_photos(arguments)])}"] if arguments.images else []
-    recipe = load_recipe(arguments.recipe, [*given, *arguments.set])
-    check(recipe)
+    overrides = (*given, *arguments.set)
+    check(load_recipe(arguments.recipe, list(overrides)))
+    from flows.server import start_temporary_server
+
+    start_temporary_server()
     from flows.retrain import retrain
 
-    print(retrain(recipe.model_dump(mode="json")).summary())
+    print(retrain(arguments.recipe, overrides).summary())
     return 0
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from flows.preflight import ADDRESSES
+from flows.preflight import ADDRESSES, MAX_SKEW_SECONDS, PROBE, describe_skew, free_gib, skews
 from mmface.components import component_identity, describe
 from mmface.config import Components
 from mmface.errors import MMFaceError
-from mmface.reach import unreachable
+from mmface.reach import dashboard_address, unreachable
 from mmface.storage import home
 
 PACKAGES = ("torch", "torchvision", "ray", "prefect", "mlflow", "diffusers", "transformers", "bitsandbytes", "pyarrow")
@@ -31,7 +30,7 @@ class Finding:
 
 def examine() -> int:
     """Prints every finding; 1 if something needs a remedy."""
-    findings = [*_packages(), _device(), *_zoo(), _home(), *_services(), *_models()]
+    findings = [*_packages(), _device(), *_zoo(), _home(), *_services(), *_clocks(), *_cluster(), *_pools(), *_models()]
     for finding in findings:
         print(f"{'MISSING' if finding.remedy else 'ok':8}{finding.what:22}{finding.detail}")
         if finding.remedy:
@@ -67,13 +66,13 @@ def _zoo() -> Iterator[Finding]:
 def _home() -> Finding:
     try:
         store = home()
-        store.write("doctor/probe", b"probe")
-        store.delete("doctor/probe")
+        store.write(PROBE, b"probe")
+        store.delete(PROBE)
     except (MMFaceError, OSError) as error:
         return Finding("MMFACE_HOME", str(error), "set MMFACE_HOME to a folder or s3://bucket/prefix you can write to")
-    if store.local_path is None:
+    free = free_gib()
+    if free is None:
         return Finding("MMFACE_HOME", f"{store.uri} (writable)")
-    free = shutil.disk_usage(store.local_path).free / 2**30
     remedy = "" if free >= NEEDED_GIB else f"free {NEEDED_GIB} GiB or set MMFACE_HOME elsewhere"
     return Finding("MMFACE_HOME", f"{store.uri} (writable, {free:.0f} GiB free)", remedy)
 
@@ -86,6 +85,46 @@ def _services() -> Iterator[Finding]:
             continue
         problem = unreachable(address)
         yield Finding(name, problem or f"{address} answers", f"start it, or unset {name}" if problem else "")
+
+
+def _clocks() -> Iterator[Finding]:
+    for name, seconds in skews():
+        if abs(seconds) > MAX_SKEW_SECONDS:
+            yield Finding(f"clock of {name}", describe_skew(seconds), "set the clock (NTP)")
+
+
+def _cluster() -> Iterator[Finding]:
+    address = dashboard_address()
+    if address is None or unreachable(address):
+        return
+    from flows.cluster import Cluster
+
+    try:
+        resources = Cluster(address).resources()
+    except MMFaceError as error:
+        yield Finding("Ray cluster", str(error), "mmface up prints the token of a cluster that it started")
+    else:
+        has = ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
+        yield Finding("Ray cluster", f"{has}, the token is accepted")
+
+
+def _pools() -> Iterator[Finding]:
+    """Work pools that nobody works for: what is scheduled there would wait for ever."""
+    address = os.environ.get("PREFECT_API_URL", "")
+    if not address or unreachable(address):
+        return
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            for pool in client.read_work_pools():
+                status = str(getattr(pool.status, "value", pool.status))
+                remedy = "" if status != "NOT_READY" else f"prefect worker start --pool {pool.name}"
+                yield Finding(f"pool {pool.name}", f"{pool.type}, {status}", remedy)
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        yield Finding("Prefect", str(error).splitlines()[0], "check PREFECT_API_URL and PREFECT_API_KEY")
 
 
 def _models() -> Iterator[Finding]:

@@ -2,40 +2,73 @@
 
 With ``RAY_ADDRESS=http(s)://…`` a stage is submitted as ``python -m ray_jobs.<stage>`` under an id that is a pure
 function of stage, fingerprint and attempt, recorded in the ledger first; a restarted flow finds it and re-attaches.
-Success is a published dataset, never a log line.
+Of two flows that want the same stage one works and the other waits (:mod:`flows.leases`); should both work all the
+same, the Jobs API refuses the second job of one id. Success is a published dataset, never a log line.
 """
 
 from __future__ import annotations
 
 import importlib
-import json
 import logging
-import os
+import shlex
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from mmface.config import Recipe, fingerprint
+from flows import ledger
+from flows.leases import Lease, Owner, held
+from mmface import tracking
+from mmface.config import Entrypoint, Jobs, Recipe, Resources, fingerprint
 from mmface.dataset import published
 from mmface.errors import ServiceError, StageError
 from mmface.manifest import Identity
-from mmface.storage import Store
+from mmface.reach import dashboard_address
+from mmface.storage import HOME_VARIABLE, Store
+
+if TYPE_CHECKING:
+    from flows.cluster import Cluster, State
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 2.0
-PASSED_ON = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+PAUSE_SECONDS = 5.0  # before a lost job is tried again; doubles
+
+
+class Watcher(Protocol):
+    """Whoever wants to know how a job on a cluster goes."""
+
+    def submitted(self, submission_id: str, link: str) -> None:
+        """It is there, with a page of its own."""
+
+    def line(self, text: str) -> None:
+        """It said something."""
+
+
+class Log:
+    """A watcher that writes to the log."""
+
+    def submitted(self, submission_id: str, link: str) -> None:
+        """See :class:`Watcher`."""
+        log.info("%s", link)
+
+    def line(self, text: str) -> None:
+        """See :class:`Watcher`."""
+        log.info("%s", text)
 
 
 @dataclass(frozen=True)
 class Job:
     """One stage to run: the entrypoint's module and what its command line says."""
 
-    stage: str
+    stage: Entrypoint
     identity: Identity
     recipe: str
     home: Store
     phase: int = 0
     mlflow_run: str | None = None
+    flow_run: str = ""
+    settings: Jobs = field(default_factory=Jobs)
 
     @property
     def arguments(self) -> list[str]:
@@ -45,6 +78,30 @@ class Job:
             arguments += ["--inputs", f"{name}={uri}"]
         return arguments + (["--mlflow-run", self.mlflow_run] if self.mlflow_run else [])
 
+    @property
+    def entrypoint(self) -> str:
+        """The shell's command line."""
+        return shlex.join(["python", "-m", f"ray_jobs.{self.stage}", *self.arguments])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where the job's processes find what they share with this one."""
+        places = {HOME_VARIABLE: self.home.uri}
+        return places | ({tracking.TRACKING_VARIABLE: tracking.tracking_uri()} if self.mlflow_run else {})
+
+    @property
+    def lease(self) -> str:
+        """What an owner of this work holds."""
+        return f"{self.identity.stage}-{self.identity.fingerprint}"
+
+    def attempt(self, number: int) -> str:
+        """The submission id of an attempt."""
+        return f"mmface-{self.lease}-{number}"
+
+    def published(self) -> str | None:
+        """The dataset's URI once it is there."""
+        return published(self.home, self.identity)
+
 
 def save_recipe(home: Store, recipe: Recipe) -> str:
     """Keeps the resolved recipe where every job can read it; returns its URI."""
@@ -53,62 +110,139 @@ def save_recipe(home: Store, recipe: Recipe) -> str:
     return f"{home.uri}/{key}"
 
 
-def run_job(job: Job) -> str:
+def run_job(
+    job: Job, watcher: Watcher | None = None, slot: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> str:
     """Runs ``job`` to its published dataset and returns the URI; at once if it is published already.
 
+    By whatever it ends, an error, an interrupt, a time limit, no job goes on without this process, unless it is killed.
+
+    Args:
+        watcher: of a job on a cluster.
+        slot: held while the work is done, not while another process does it.
+
     Raises:
-        StageError: the job ended without publishing.
-        ServiceError: the cluster cannot be reached.
+        StageError: the job ended without publishing, was stopped, took too long, or was lost again and again.
+        UnreachableError: the cluster, or a service that the stage needs, does not answer.
+        MMFaceError: what the stage raised.
     """
-    found = published(job.home, job.identity)
-    if found:
-        return found
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        _run_on_cluster(job, address)
-    else:
-        _record(job, _submission_id(job, 0), "")
-        importlib.import_module(f"ray_jobs.{job.stage}").main(job.arguments)
-    done = published(job.home, job.identity)
+    owner = Owner.this(job.flow_run)
+    with held(job.home, job.lease, owner, finished=lambda: job.published() is not None) as lease:
+        if lease is not None and job.published() is None:
+            with slot(), _limited(job):
+                _run(job, lease, watcher or Log())
+    done = job.published()
     if done is None:
         raise StageError("the job ended but published nothing; see its log", field=job.identity.stage)
     return done
 
 
-def _run_on_cluster(job: Job, address: str) -> None:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+def _run(job: Job, lease: Lease, watcher: Watcher) -> None:
+    address = dashboard_address()
+    if address:
+        from flows.cluster import Cluster
 
+        run_on_cluster(job, Cluster(address, job.settings.patience_s), lease, watcher)
+    else:
+        _record(job, job.attempt(0), "", "")
+        importlib.import_module(f"ray_jobs.{job.stage}").main(job.arguments)
+
+
+def run_on_cluster(job: Job, cluster: Cluster, lease: Lease, watcher: Watcher) -> None:
+    """Submits ``job``, or attaches to the one that is at work, and waits for its success; see :func:`run_job`."""
+    from flows.watch import watch
+
+    for tries in range(job.settings.attempts):
+        submission_id = submit(job, cluster)
+        with _stopping(cluster, submission_id, lease):
+            watcher.submitted(submission_id, cluster.link(submission_id))
+            state = watch(cluster, submission_id, lease.check, watcher.line)
+        if state is not None and not state.lost:
+            _judge(job, submission_id, state)
+            return
+        log.warning("%s was lost: %s", submission_id, _reason(state))
+        if job.published():
+            return
+        time.sleep(PAUSE_SECONDS * 2**tries)
+    remedy = "see the cluster's log; run again to go on where it stopped"
+    raise StageError(f"{job.settings.attempts} jobs were lost in a row ({_reason(state)}); {remedy}", field=job.stage)
+
+
+def submit(job: Job, cluster: Cluster) -> str:
+    """The id of the attempt that is at work: one that was found, or the next one, submitted now."""
+    session = cluster.session()
+    number = 0
+    while True:
+        submission_id = job.attempt(number)
+        state = cluster.find(submission_id)
+        if state is not None and not state.status.is_terminal():
+            log.info("%s: attached to job %s", job.identity.stage, submission_id)
+            return submission_id
+        entry = ledger.find(job.home, submission_id) if state is None else None
+        # Of this life of the cluster: whoever wrote the entry has not come to submit it.
+        if state is None and (entry is None or entry.session == session):
+            _record(job, submission_id, cluster.address, session)
+            resources = job.settings.resources.get(job.stage, Resources())
+            new = cluster.submit(submission_id, job.entrypoint, resources, job.environment)
+            log.info("%s: %s job %s", job.identity.stage, "submitted" if new else "attached to", submission_id)
+            return submission_id
+        number += 1
+
+
+@contextmanager
+def _stopping(cluster: Cluster, submission_id: str, lease: Lease) -> Iterator[None]:
+    """Stops the job when this process ceases to wait for it, unless another has taken it over."""
+    finished = False
     try:
-        client = JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        remedy = "start the cluster, or unset RAY_ADDRESS to run on this machine"
-        raise ServiceError(f"no Ray dashboard answers at {address}; {remedy}", field="RAY_ADDRESS") from error
-    known = {details.submission_id: details for details in client.list_jobs()}
-    attempt = 0
-    while (earlier := known.get(_submission_id(job, attempt))) is not None and earlier.status.is_terminal():
-        attempt += 1
-    submission_id = _submission_id(job, attempt)
-    if earlier is None:
-        _record(job, submission_id, address)
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        client.submit_job(
-            entrypoint=" ".join(["python", "-m", f"ray_jobs.{job.stage}", *job.arguments]),
-            submission_id=submission_id,
-            runtime_env={"env_vars": environment},
-        )
-    log.info("%s: %s job %s", job.identity.stage, "re-attached to" if earlier else "submitted", submission_id)
-    while not (status := client.get_job_status(submission_id)).is_terminal():
-        time.sleep(POLL_SECONDS)
-    if status != JobStatus.SUCCEEDED:
-        tail = client.get_job_logs(submission_id).strip().splitlines()[-1:]
-        raise StageError(f"job {submission_id} ended {status}: {' '.join(tail)}", field=job.identity.stage)
+        yield
+        finished = True
+    finally:
+        if not finished and not lease.lost:
+            from flows.cluster import Cluster
+
+            try:
+                if Cluster(cluster.address).stop(submission_id):  # with no patience
+                    log.info("stopped job %s", submission_id)
+            except ServiceError as error:
+                lease.abandon()
+                log.warning("job %s may go on: %s; mmface reap stops it", submission_id, error)
 
 
-def _record(job: Job, submission_id: str, address: str) -> None:
-    """Enters a job into the ledger: what is in work, where, and from which datasets."""
-    entry = {"submission_id": submission_id, "arguments": job.arguments, "address": address}
-    job.home.write(f"ledger/{submission_id}.json", json.dumps(entry).encode())
+def _judge(job: Job, submission_id: str, state: State) -> None:
+    """Raises unless the job succeeded."""
+    from ray.job_submission import JobStatus
+
+    if state.status == JobStatus.STOPPED:
+        message = f"job {submission_id} was stopped; run again to go on where it stopped"
+        raise StageError(message, field=job.identity.stage)
+    if state.status != JobStatus.SUCCEEDED:
+        raise StageError(f"job {submission_id} failed: {_reason(state)}", field=job.identity.stage)
 
 
-def _submission_id(job: Job, attempt: int) -> str:
-    return f"mmface-{job.identity.stage}-{job.identity.fingerprint}-{attempt}"
+def _reason(state: State | None) -> str:
+    if state is None:
+        return "the cluster was started anew and does not know it"
+    return next((line for line in reversed(state.message.splitlines()) if line.strip()), str(state.status))
+
+
+@contextmanager
+def _limited(job: Job) -> Iterator[None]:
+    """The stage's time limit."""
+    from prefect.utilities.timeout import timeout
+
+    seconds = job.settings.timeout_s.get(job.stage)
+    try:
+        with timeout(seconds=seconds, timeout_exc_type=_TooLongError):
+            yield
+    except _TooLongError:
+        message = f"the stage took longer than {seconds} s; raise the limit, run again to go on where it stopped"
+        raise StageError(message, field=f"jobs.timeout_s.{job.stage}") from None
+
+
+class _TooLongError(TimeoutError):
+    """Not to be taken for a server's time-out."""
+
+
+def _record(job: Job, submission_id: str, address: str, session: str) -> None:
+    entry = ledger.Entry(submission_id, job.identity.stage, job.arguments, address, session, job.flow_run, job.lease)
+    ledger.record(job.home, entry)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+
+import httpx
 
 from mmface.config import Recipe
 from mmface.data.sources.layouts import list_collections
-from mmface.errors import ServiceError
-from mmface.reach import unreachable
+from mmface.errors import RecipeError, ServiceError, UnreachableError
+from mmface.reach import dashboard_address, unreachable
+from mmface.storage import HOME_VARIABLE, home
 from mmface.weights import SCRATCH
 
 ADDRESSES = {
@@ -15,22 +22,87 @@ ADDRESSES = {
     "MLFLOW_TRACKING_URI": "SQLite below MMFACE_HOME",
     "PREFECT_API_URL": "Prefect in this process",
 }
+CLOCKS = (*ADDRESSES, "AWS_ENDPOINT_URL")
+PROBE = "doctor/probe"
+LEAST_GIB = 1.0
+MAX_SKEW_SECONDS = 120.0  # S3 refuses at 15 minutes, signed tokens sooner
 
 
 def check(recipe: Recipe) -> None:
-    """Looks at the collections, the weights to start from, and every address that is set.
+    """Looks at the collections, the weights to start from, the home, the cluster, and every address that is set.
 
     Raises:
-        RecipeError: the weights that training would start from are not there, or of another architecture.
+        RecipeError: the weights that training would start from are not there or of another architecture, or the
+            cluster has not the GPUs.
         InputError: no such folder, or nothing in it.
-        ServiceError: an address where nothing answers, or a bucket that may not be listed.
+        UnreachableError: an address where nothing answers.
+        ServiceError: credentials or a token that are refused, a bucket that may not be listed, a full disk, a clock
+            that is wrong.
     """
     list_collections(recipe.sources)
     for variable, without in ADDRESSES.items():
         problem = unreachable(os.environ.get(variable, ""))
         if problem:
-            raise ServiceError(f"{problem}; start it, or unset {variable} to use {without}", field=variable)
+            raise UnreachableError(f"{problem}; start it, or unset {variable} to use {without}", field=variable)
+    for variable, seconds in skews():
+        if abs(seconds) > MAX_SKEW_SECONDS:
+            raise ServiceError(f"{describe_skew(seconds)}; set the clock (NTP)", field=variable)
+    check_home()
+    check_cluster(recipe)
     if recipe.train.start != SCRATCH:
         from mmface.train.start import check_start
 
         check_start(recipe)
+
+
+def check_home() -> None:
+    """Writes to the home and looks at its room. Raises ServiceError with the remedy."""
+    store = home()
+    store.write(PROBE, b"probe")
+    store.delete(PROBE)
+    free = free_gib()
+    if free is not None and free < LEAST_GIB:
+        message = f"{store.uri} has {free:.2f} GiB left; make room (mmface datasets gc) or set it elsewhere"
+        raise ServiceError(message, field=HOME_VARIABLE)
+
+
+def check_cluster(recipe: Recipe) -> None:
+    """Asks a cluster that takes jobs for its GPUs, and thereby tries the token."""
+    address = dashboard_address()
+    if address is None:
+        return
+    from flows.cluster import Cluster
+
+    gpus = Cluster(address).resources().get("GPU", 0.0)
+    train = recipe.train
+    needed = (train.min_workers or train.num_workers) if train.use_gpu else 0
+    needed = max(needed, *(one.gpus for one in recipe.jobs.resources.values()), 0)
+    if gpus < needed and not recipe.jobs.autoscaling:
+        remedy = "ask for fewer, add nodes, or set jobs.autoscaling when the cluster adds them by itself"
+        message = f"training wants {needed:g} GPUs, but the cluster at {address} has {gpus:g}; {remedy}"
+        raise RecipeError(message, field="train.num_workers")
+
+
+def free_gib() -> float | None:
+    """Room in a local home; None elsewhere."""
+    root = home().local_path
+    return None if root is None else shutil.disk_usage(root).free / 2**30
+
+
+def skews() -> Iterator[tuple[str, float]]:
+    """How many seconds this machine's clock is ahead of each server's that says the time over HTTP."""
+    for variable in CLOCKS:
+        address = os.environ.get(variable, "")
+        if not address.startswith(("http://", "https://")):
+            continue
+        try:
+            told = httpx.get(address, timeout=5.0).headers.get("Date")
+        except httpx.HTTPError:
+            continue  # whether it answers is asked elsewhere
+        if told:
+            yield variable, time.time() - parsedate_to_datetime(told).timestamp()
+
+
+def describe_skew(seconds: float) -> str:
+    """In words."""
+    return f"this machine's clock is {abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} the server's"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import math
@@ -11,15 +10,18 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.hooks import HOOKS
+from flows.leases import Owner, held
+from flows.line import Run, begin, paint_and_bundle, prepare_data, train_phases, with_collection
+from flows.shown import show_decision, show_report, show_tracking
+from flows.trial import try_service
 from mmface import registry, tracking
 from mmface.config import Recipe
 from mmface.dataset import Dataset, open_dataset, upstream
-from mmface.errors import ServiceError
+from mmface.errors import DatasetError
 from mmface.evaluate.gate import Decision, decide
 from mmface.evaluate.report import Report, grid, render_report
 from mmface.storage import Store
@@ -49,23 +51,62 @@ class Release:
         return "\n".join([title, *figures, f"report: {self.report}", "serve:  mmface serve", f"call:   {self.curl}"])
 
 
-def release(recipe: Recipe, home: Store, bundle: str, mlflow_run: str) -> Release:
+@flow(name="release", **HOOKS)
+def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str | None = None) -> Release:
+    """Lets the gate decide on a bundle, registers it, tries the service and reports.
+
+    Args:
+        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
+        overrides: KEY=VALUE, one recipe key each, such as gate.min_mask_miou=0.4.
+        bundle: URI of a published bundle; by default the one that this recipe made of the photographs there are.
+
+    Raises:
+        DatasetError: there is no such bundle.
+        MMFaceError: a user's mistake, or a server that does not answer.
+    """
+    run = begin(recipe, overrides, tracked=True)
+    show_tracking(run)
+    return release_bundle(run, bundle or find_bundle(run))
+
+
+def find_bundle(run: Run) -> str:
+    """The bundle that the recipe's stages have led to. Raises DatasetError when one of them is not published."""
+    there = with_collection(run.only_finding("prepare"))
+    data = prepare_data(there)
+    trained = train_phases(there.only_finding("train"), data)
+    return paint_and_bundle(there.only_finding("evaluate"), data, trained)
+
+
+def release_bundle(run: Run, bundle: str) -> Release:
     """Registers the bundle, lets the gate decide, tries the service and shows what came of it.
+
+    Releases of one model take turns: each compares with the champion that the one before it left.
 
     Args:
         bundle: URI of the ``bundle`` dataset.
     """
     made = open_dataset(bundle)
+    if made.manifest.stage != BUNDLE:
+        raise DatasetError(f"{bundle} is {made.manifest.stage}, not a bundle", field="bundle")
+    with held(run.home, f"release-{run.recipe.serve.model_name}", Owner.this(run.flow_run)):
+        return _release(run, made)
+
+
+def _release(run: Run, made: Dataset) -> Release:
+    recipe, mlflow_run = run.recipe, str(run.mlflow_run)
     metrics = read_metrics(made)
     version = register(recipe, made, mlflow_run)
     decision = gate(recipe, metrics, version)
-    place = home.child(f"reports/{made.manifest.fingerprint}")
+    show_decision(version, decision, metrics)
+    place = run.home.child(f"reports/{made.manifest.fingerprint}")
     prompt = prepare_example(made, place)
     if decision.passed and not place.exists(SERVED):
-        place.write(SERVED, try_service(recipe, home, prompt, place.read(MASK)))
+        picture = try_service(recipe, run.home, version, prompt, place.read(MASK))
+        if picture:
+            place.write(SERVED, picture)
     page = Report(
         recipe=recipe,
-        datasets=upstream(bundle),
+        datasets=upstream(made.uri),
         metrics=metrics,
         decision=decision,
         version=version,
@@ -120,30 +161,8 @@ def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
 
 
 @task(cache_policy=NO_CACHE)
-def try_service(recipe: Recipe, home: Store, prompt: str, mask: bytes) -> bytes:
-    """Serves the champion, asks it for one picture over HTTP, stops the service; returns the picture."""
-    from serve.app import run, shutdown
-
-    log.info("serve: loading the champion")
-    url = run(recipe, home=home.uri)
-    try:
-        answer = httpx.post(
-            f"{url}/v1/generate/mask",
-            json={"prompt": prompt, "seed": 0, "condition": base64.b64encode(mask).decode()},
-            headers={"Accept": "image/png"},
-            timeout=recipe.serve.timeout_s,
-        ).raise_for_status()
-    except httpx.HTTPError as error:
-        raise ServiceError(f"the served model did not answer: {error}", field="serve") from error
-    finally:
-        shutdown()
-    log.info("serve: %d bytes of PNG over HTTP", len(answer.content))
-    return answer.content
-
-
-@task(cache_policy=NO_CACHE)
 def write_report(page: Report, place: Store, mlflow_run: str) -> None:
-    """The HTML page and its contact sheet: in the store, in MLflow, and as a Prefect artifact."""
+    """The HTML page and its contact sheet: in the store and in MLflow, and a link to it in Prefect."""
     samples = page.datasets["samples"].table()
     with tempfile.TemporaryDirectory() as scratch:
         for name, data in ((REPORT, render_report(page).encode()), (GRID, grid(samples, page.recipe.evaluate.grid))):
@@ -152,9 +171,7 @@ def write_report(page: Report, place: Store, mlflow_run: str) -> None:
         tracking.log_artifact(mlflow_run, Path(scratch), "report")
     tracking.log_metrics(mlflow_run, {name: value for name, value in page.metrics.items() if math.isfinite(value)})
     tracking.finish_run(mlflow_run)
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(page.metrics.items()))
-    title = f"# Version {page.version}: {page.decision.reason}\n\n[{REPORT}]({place.uri}/{REPORT})"
-    create_markdown_artifact(f"{title}\n\n| metric | value |\n| --- | --- |\n{figures}", key="retrain-report")
+    show_report(f"{place.uri}/{REPORT}")
 
 
 def curl_command(recipe: Recipe, prompt: str, mask: str) -> str:

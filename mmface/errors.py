@@ -70,3 +70,7 @@ class ServiceError(MMFaceError):
     """A service (Ray, MLflow, Prefect, S3) could not be reached."""
 
     code = "service_unavailable"
+
+
+class UnreachableError(ServiceError):
+    """A service does not answer now: the same request may well succeed later, so it is worth trying again."""

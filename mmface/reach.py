@@ -6,7 +6,7 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-from mmface.errors import ServiceError
+from mmface.errors import UnreachableError
 
 SECONDS = 3.0
 
@@ -15,14 +15,20 @@ def ray_address() -> str | None:
     """``RAY_ADDRESS``, None where Ray is to be started on this machine.
 
     Raises:
-        ServiceError: nothing answers there.
+        UnreachableError: nothing answers there.
     """
     address = os.environ.get("RAY_ADDRESS") or None
     problem = unreachable(address) if address else None
     if problem:
         remedy = "start the cluster or unset RAY_ADDRESS to run on this machine"
-        raise ServiceError(f"{problem}; {remedy}", field="RAY_ADDRESS")
+        raise UnreachableError(f"{problem}; {remedy}", field="RAY_ADDRESS")
     return address
+
+
+def dashboard_address() -> str | None:
+    """``RAY_ADDRESS`` if it is a dashboard's URL, which takes jobs; None where stages run in this process."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return address if urlsplit(address).scheme in ("http", "https") else None
 
 
 def unreachable(address: str) -> str | None:

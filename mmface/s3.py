@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
-from mmface.errors import DatasetError, ServiceError
+from mmface.errors import DatasetError, ServiceError, UnreachableError
 from mmface.storage import HOME_VARIABLE, Entry
 
 ATTEMPTS = 8
@@ -34,6 +34,7 @@ REMEDIES = {
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "renew the credentials",
+    "RequestTimeTooSkewed": "set this machine's clock",
 }
 
 
@@ -144,11 +145,13 @@ class S3:
     def _refused(self, operation: str, error: ClientError) -> ServiceError:
         code = error.response["Error"]["Code"]
         remedy = REMEDIES.get(code, "run again: what is finished is kept")
-        return ServiceError(f"{self.uri}: S3 refused {operation}: {code}; {remedy}", field=HOME_VARIABLE)
+        kind = UnreachableError if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 else ServiceError
+        return kind(f"{self.uri}: S3 refused {operation}: {code}; {remedy}", field=HOME_VARIABLE)
 
     def _unreachable(self, error: BotoCoreError) -> ServiceError:
         remedy = "check AWS_ENDPOINT_URL, the credentials and the bucket"
-        return ServiceError(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE)
+        kind = UnreachableError if isinstance(error, ConnectionError | HTTPClientError) else ServiceError
+        return kind(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE)
 
 
 class _Ranged(io.RawIOBase):

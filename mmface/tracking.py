@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmface.errors import RegistryError, ServiceError
+from mmface.errors import RegistryError, ServiceError, UnreachableError
 from mmface.storage import HOME_VARIABLE, home
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "mmface"
 KEY_TAG = "mmface.key"
 REACH_SECONDS = 3.0
+REFUSALS = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "BAD_REQUEST")
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -91,6 +92,13 @@ def start_run(name: str, tags: Mapping[str, str] | None = None, *, key: str | No
         return str(client.create_run(experiment, run_name=name, tags=labels).info.run_id)
 
 
+def experiment_of(run_id: str) -> str:
+    """Id of the experiment that a run belongs to."""
+    client = open_tracking()
+    with mlflow_errors():
+        return str(client.get_run(run_id).info.experiment_id)
+
+
 def log_params(run_id: str, params: Mapping[str, Any]) -> None:
     """Settings of a run; a key keeps its first value."""
     from mlflow.entities import Param
@@ -139,7 +147,7 @@ def _reach(uri: str, scheme: str) -> None:
         reason = getattr(error, "reason", error)
         place = f"{scheme}://{parts.netloc.rpartition('@')[2]}"  # not the whole address: it may hold a password
         message = f"no MLflow answers at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
-        raise ServiceError(message, field=TRACKING_VARIABLE) from None
+        raise UnreachableError(message, field=TRACKING_VARIABLE) from None
 
 
 def _database(uri: str) -> Path:
@@ -182,4 +190,5 @@ def mlflow_errors() -> Iterator[None]:
         message = str(error).strip().splitlines()[0]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"):
             raise RegistryError(message, field="mlflow") from error
-        raise ServiceError(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error
+        kind = ServiceError if error.error_code in REFUSALS else UnreachableError
+        raise kind(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error

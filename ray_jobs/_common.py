@@ -12,7 +12,7 @@ from typing import Any
 
 from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
-from mmface.errors import MMFaceError, StageError
+from mmface.errors import MMFaceError, StageError, UnreachableError
 from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
 from mmface.reach import ray_address
@@ -22,6 +22,7 @@ from mmface.storage import Store, home
 
 log = logging.getLogger(__name__)
 
+TRY_AGAIN = 75  # EX_TEMPFAIL
 POOLS = 3  # pools of actors lost in a row, without one new part between them, before a stage gives up
 
 
@@ -60,7 +61,7 @@ def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[s
 def run_as_program(main: Callable[[], str | list[str]]) -> None:
     """``python -m ray_jobs.<stage>``: progress on stderr, the URIs of its datasets on stdout.
 
-    A mistake that we know is one line and exit code 2.
+    A mistake that we know is one line and exit code 2; a service that does not answer is one line and ``TRY_AGAIN``.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("ray_jobs", "mmface"):
@@ -69,7 +70,7 @@ def run_as_program(main: Callable[[], str | list[str]]) -> None:
         made = main()
     except MMFaceError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(TRY_AGAIN if isinstance(error, UnreachableError) else 2)
     print(*([made] if isinstance(made, str) else made), sep="\n")
 
 

@@ -7,7 +7,7 @@ import hmac
 import os
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +25,7 @@ class Key:
     """A key's name, for logs, and the SHA-256 of the key, which is all that the service knows of it."""
 
     name: str
-    digest: str
+    digest: str = field(repr=False)
 
 
 def read_keys(settings: Serve) -> tuple[Key, ...]:

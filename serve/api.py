@@ -12,7 +12,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from mmface.config import Serve
 from mmface.errors import InputError, MMFaceError
 from serve import openai, streaming
-from serve.access import Access, read_keys
+from serve.access import Access, Key, read_keys
 from serve.access_log import AccessLog, log_to_stdout
 from serve.backend import Backend as Backend
 from serve.backend import Service
@@ -23,6 +23,7 @@ from serve.idempotency import HEADER, Idempotency
 from serve.limits import BoundedUploads, Deadline
 from serve.openapi import PICTURE, add_upload_route, complete, error_responses, painted, upload_body
 from serve.orders import answer, take
+from serve.playground import add_playground
 from serve.schemas import Health, Readiness
 from serve.uploads import read_upload
 
@@ -35,8 +36,11 @@ DRAWINGS = {
 }
 
 
-def create_app(backend: Backend, settings: Serve) -> FastAPI:
+def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None = None) -> FastAPI:
     """The ASGI application of the service.
+
+    Args:
+        keys: who may use it; if not given, those of this process's variable ``serve.api_keys_env``.
 
     Raises:
         ServiceError: the variable ``serve.api_keys_env`` holds no keys.
@@ -48,23 +52,24 @@ def create_app(backend: Backend, settings: Serve) -> FastAPI:
         redoc_url=None,
     )
     install_handlers(app)
-    _add_middleware(app, settings)
+    _add_middleware(app, settings, read_keys(settings) if keys is None else keys)
     service = Service(backend, settings)
     _add_health(app, backend)
     for modality in get_args(Modality):
         _add_generate(app, service, modality)
         _add_convert(app, service, modality)
     openai.add_openai(app, service)
+    add_playground(app)
     complete(app, (*streaming.EVENTS, *openai.EVENTS), keys=settings.api_keys_env is not None)
     return app
 
 
-def _add_middleware(app: FastAPI, settings: Serve) -> None:
+def _add_middleware(app: FastAPI, settings: Serve, keys: tuple[Key, ...]) -> None:
     """The last one added is the first one met."""
     app.state.model_version = None
     app.add_middleware(Idempotency)
     app.add_middleware(BoundedUploads, max_bytes=settings.max_upload_bytes, max_seconds=settings.upload_timeout_s)
-    if keys := read_keys(settings):
+    if keys:
         app.add_middleware(Access, keys=keys, per_minute=settings.requests_per_minute)
     if settings.cors_origins:
         app.add_middleware(
@@ -96,7 +101,7 @@ def _add_health(app: FastAPI, backend: Backend) -> None:
         except TimeoutError:
             raise ApiError(503, f"no forward pass within {READY_TIMEOUT_S:g} s", retry_after_s=5) from None
         except MMFaceError as error:
-            raise ApiError(503, error.message, retry_after_s=5) from None
+            raise ApiError(503, error.message, param=error.field, code=error.code, retry_after_s=5) from None
 
 
 def _add_generate(app: FastAPI, service: Service, modality: Modality) -> None:

@@ -21,6 +21,7 @@ from mmface.reach import ray_address
 from mmface.registry import get_alias
 from mmface.storage import HOME_VARIABLE
 from mmface.tracking import TRACKING_VARIABLE, tracking_uri
+from serve.access import Key, read_keys
 from serve.deployments import UNSERVED, build
 
 APP = "mmface"
@@ -49,6 +50,7 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     settings = recipe.serve
     if home is not None:
         os.environ[HOME_VARIABLE] = home
+    _keys(settings)  # a mistake in them costs no start
     if get_alias(settings.model_name, settings.alias) is None:
         message = f"{settings.model_name} has no {settings.alias} yet: run mmface retrain"
         raise RegistryError(message, field="serve.alias")
@@ -145,10 +147,11 @@ def _environment() -> dict[str, str]:
     return {HOME_VARIABLE: storage.home().uri, TRACKING_VARIABLE: tracking_uri(), **credentials}
 
 
-def _keys(settings: Serve) -> dict[str, str]:
-    """The variable with the keys' hashes, for a cluster that was started without it; its own if not set here."""
+def _keys(settings: Serve) -> tuple[Key, ...] | None:
+    """The keys of this process's environment; None where a cluster's ingress may have them in its own."""
     variable = settings.api_keys_env
-    return {variable: os.environ[variable]} if variable and variable in os.environ else {}
+    elsewhere = variable is not None and variable not in os.environ and ray_address() is not None
+    return None if elsewhere else read_keys(settings)
 
 
 def _wait_until_ready(settings: Serve) -> None:

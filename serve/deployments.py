@@ -23,6 +23,7 @@ from serve.errors import ApiError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from serve.access import Key
     from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
 
 UNSERVED = "serve.alias"  # the field of the error of a replica that has no model
@@ -35,7 +36,8 @@ class Replica:
     It starts without a model where none can be loaded, and says so until one can.
     """
 
-    async def __init__(self, settings: Serve, threads: int) -> None:
+    async def __init__(self, settings: Serve, threads: int, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
         import torch
         from diffusers.utils.logging import disable_progress_bar
 
@@ -150,24 +152,27 @@ def _our_errors() -> Iterator[None]:
 class Ingress:
     """Builds the routes where they run."""
 
-    def __init__(self, handle: DeploymentHandle[Any], settings: Serve) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], settings: Serve, keys: tuple[Key, ...] | None) -> None:
         self.backend = Remote(handle)
         self.settings = settings
+        self.keys = keys
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve's late binding: called after the constructor."""
         from serve.api import create_app
 
-        return create_app(self.backend, self.settings)
+        return create_app(self.backend, self.settings, self.keys)
 
 
-def build(settings: Serve, environment: dict[str, str], secrets: dict[str, str]) -> serve.Application:
+def build(settings: Serve, environment: dict[str, str], keys: tuple[Key, ...] | None = None) -> serve.Application:
     """The application for ``serve.run``.
+
+    Credentials and keys travel as arguments of constructors: Ray shows an actor's ``runtime_env`` to everybody.
 
     Args:
         settings: where and within which limits.
         environment: variables of the processes that load the model, such as the registry's address.
-        secrets: variables of the processes that check requests.
+        keys: who may use it; None if the ingress finds them in its own environment.
     """
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(settings.use_gpu)}
     replica: Any = serve.deployment(
@@ -178,7 +183,7 @@ def build(settings: Serve, environment: dict[str, str], secrets: dict[str, str])
         # no replica can take anything.
         max_ongoing_requests=settings.max_queued + 1 + PROBES,
         max_queued_requests=settings.max_queued,
-        ray_actor_options=resources | {"runtime_env": {"env_vars": environment}},
+        ray_actor_options=resources,
         health_check_period_s=30,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=settings.timeout_s,
@@ -189,11 +194,11 @@ def build(settings: Serve, environment: dict[str, str], secrets: dict[str, str])
         serve.ingress()(Ingress),
         name="Ingress",
         max_ongoing_requests=1000,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": secrets}},
+        ray_actor_options={"num_cpus": 0},
         graceful_shutdown_wait_loop_s=0.5,
     )
     threads = max(1, len(os.sched_getaffinity(0)) // (settings.max_replicas or settings.replicas))
-    application: serve.Application = ingress.bind(replica.bind(settings, threads), settings)
+    application: serve.Application = ingress.bind(replica.bind(settings, threads, environment), settings, keys)
     return application
 
 

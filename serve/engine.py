@@ -25,6 +25,7 @@ from mmface.sampling import Trajectory, advance
 from serve.encodings import Encodings
 from serve.plan import Plan
 from serve.schemas import Progress
+from serve.traces import UNTRACED, Trace
 
 if TYPE_CHECKING:
     from mmface.pipeline import MMFacePipeline
@@ -49,11 +50,13 @@ class Painting:
         finish: gets the images [n, H, W, 3], or what went wrong. Called once.
         trajectories: of the images that have begun, and not ended yet.
         images: those that are done.
+        trace: is told when the request is encoded and decoded.
     """
 
     plan: Plan
     tell: Callable[[Progress], None]
     finish: Callable[[Pixels | BaseException], None]
+    trace: Trace = UNTRACED
     trajectories: dict[int, Trajectory] = field(default_factory=dict)
     images: dict[int, Pixels] = field(default_factory=dict)
     told: Progress | None = None
@@ -162,7 +165,8 @@ class Engine:
             try:
                 while room > 0 and painting.begun < len(painting.plan.seeds):
                     image = painting.begun
-                    painting.trajectories[image] = self._encodings.trajectory(painting.plan, image)
+                    with painting.trace.phase("encode"):
+                        painting.trajectories[image] = self._encodings.trajectory(painting.plan, image)
                     room -= 1
             except MMFaceError as error:
                 self._end(painting, error)
@@ -187,7 +191,8 @@ class Engine:
         for image in [image for image, one in painting.trajectories.items() if one.finished]:
             if painting.plan.left.is_set():
                 return
-            painting.images[image] = self._decode(painting.trajectories.pop(image).latents)
+            with painting.trace.phase("decode"):
+                painting.images[image] = self._decode(painting.trajectories.pop(image).latents)
         if len(painting.images) == len(painting.plan.seeds):
             self.counters.completed += 1
             self._end(painting, np.stack([painting.images[image] for image in range(len(painting.images))]))

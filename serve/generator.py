@@ -21,6 +21,7 @@ from serve.errors import OverloadedError
 from serve.plan import Plan, make_plan, model_info
 from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
 from serve.threads import in_own_thread
+from serve.traces import begin, tracer_to
 
 if TYPE_CHECKING:
     from mmface.bundle import Bundle
@@ -45,6 +46,7 @@ class Generator:
         self.settings = settings
         self.info = model_info(bundle, settings)
         self.engine = Engine(bundle.pipeline, settings.max_batch, on_step)
+        self._tracer = tracer_to(settings.traces) if settings.traces else None
         self._mean_seconds = 1.0  # of a request, running
         self._converter: Converter | None = None
         self._converting = asyncio.Lock()
@@ -78,12 +80,15 @@ class Generator:
             if not plan.left.is_set():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self.engine.submit(Painting(plan, tell=put, finish=put))
+        trace = begin(self._tracer, plan, self.info)
+        self.engine.submit(Painting(plan, tell=put, finish=put, trace=trace))
+        event: Progress | Pixels | BaseException | None = None
         try:
             while isinstance(event := await events.get(), Progress):
                 yield event
         finally:
             plan.left.set()
+            trace.end(None if isinstance(event, Progress) else event)
         if isinstance(event, BaseException):
             raise event
         self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)

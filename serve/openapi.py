@@ -103,7 +103,7 @@ def upload_body(model: type[BaseModel], file_field: str, description: str) -> di
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": content({"format": "binary"}, as_text=True),
+                "multipart/form-data": content({"contentMediaType": "application/octet-stream"}, as_text=True),
                 "application/json": content({"contentEncoding": "base64"}, as_text=False),
             },
         }

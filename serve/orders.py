@@ -21,17 +21,22 @@ from serve.negotiation import Reply, negotiate
 from serve.pictures import read_drawing
 from serve.provenance import MEDIA_TYPES, Provenance, encode
 from serve.schemas import Generated, GenerateResponse, ImageData, Job
+from serve.watermark import Mark, embed, name_code
 
 
 @dataclass(frozen=True)
 class Order:
-    """A request that was read and checked, and what its answer needs."""
+    """A request that was read and checked, and what its answer needs.
+
+    ``watermark`` is the model's name where pictures are to be marked.
+    """
 
     job: Job
     reply: Reply
     deadline: Deadline
     request_id: str
     warnings: tuple[str, ...]
+    watermark: str | None = None
 
 
 async def take(
@@ -60,8 +65,11 @@ async def take(
     warnings = drawing.warnings
     if modality is None:
         warnings = (f"{field} was taken for a {drawing.modality}; send modality to say so yourself", *warnings)
-    job = Job(drawing.modality, drawing.pixels, fields, _seeds(fields), version)
-    return Order(job, reply, deadline, request.state.request_id, warnings)
+    request_id, trace = request.state.request_id, request.headers.get("traceparent")
+    job = Job(drawing.modality, drawing.pixels, fields, _seeds(fields), version, request_id, trace)
+    settings = service.settings
+    marked = settings.model_name if settings.watermark else None
+    return Order(job, reply, deadline, request_id, warnings, marked)
 
 
 def pictures(images: npt.NDArray[np.uint8], order: Order, made: Generated | None = None) -> list[bytes]:
@@ -70,6 +78,10 @@ def pictures(images: npt.NDArray[np.uint8], order: Order, made: Generated | None
     if made is not None:
         names = ("model", "version", "num_inference_steps", "guidance_scale", "sampler")
         known = {name: getattr(made, name) for name in names}
+    if order.watermark is not None:
+        # What it says is a function of the version alone: the same request has the same pixels.
+        version = int(made.version) if made is not None and made.version.isdigit() else 0
+        images = np.stack([embed(image, Mark(name_code(order.watermark), version)) for image in images])
     return [
         encode(image, Provenance(seed, order.request_id, **known), order.reply.picture, order.reply.quality)
         for image, seed in zip(images, order.job.seeds, strict=True)

@@ -100,7 +100,8 @@ class Job:
     """A checked request on its way to a replica.
 
     ``condition`` is what the client drew, ``[H, W]`` uint8 at its own size: a mask's labels or a sketch's grey.
-    ``seeds`` has ``fields.n`` entries. ``version`` is the model version that the client insists on.
+    ``seeds`` has ``fields.n`` entries. ``version`` is the model version that the client insists on. ``traceparent`` is
+    the client's own trace, as W3C's header of that name gives it.
     """
 
     modality: Modality
@@ -108,6 +109,8 @@ class Job:
     fields: GenerateFields
     seeds: tuple[int, ...]
     version: str | None = None
+    request_id: str = ""
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)

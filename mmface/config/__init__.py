@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from mmface.config.base import Section
 from mmface.config.data import Captioning, Collection, Components, Data, Layout, Portraits, Quality, TextPadding
+from mmface.config.jobs import Entrypoint, Jobs, Resources
 from mmface.config.serve import Evaluate, Gate, Sampler, Sampling, Serve
 from mmface.config.train import Model, Objective, ObjectiveConfig, Phase, Precision, Train
 from mmface.config.watch import Watch
@@ -24,8 +25,10 @@ __all__ = [
     "Collection",
     "Components",
     "Data",
+    "Entrypoint",
     "Evaluate",
     "Gate",
+    "Jobs",
     "Layout",
     "Model",
     "Objective",
@@ -35,6 +38,7 @@ __all__ = [
     "Precision",
     "Quality",
     "Recipe",
+    "Resources",
     "Sampler",
     "Sampling",
     "Section",
@@ -65,6 +69,7 @@ class Recipe(Section):
     evaluate: Evaluate = Evaluate()
     gate: Gate = Gate()
     serve: Serve = Serve()
+    jobs: Jobs = Jobs()
 
     @model_validator(mode="after")
     def _enough_prompts(self) -> Recipe:

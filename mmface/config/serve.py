@@ -65,6 +65,8 @@ class Serve(Section):
     requests_per_minute: PositiveInt | None = None  # of each key
     cors_origins: tuple[str, ...] = ()  # whose pages may call the service from a browser; "*" for all
     log_prompts: bool = False
+    traces: str | None = None  # where spans of requests go: an OTLP address, http://HOST:4318/v1/traces
+    watermark: bool = False  # an invisible mark in every picture; mmface watermark check finds it
 
     @model_validator(mode="after")
     def _limits_have_keys(self) -> Serve:

@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from mmface.config import Collection, Recipe
-from mmface.errors import RecipeError
+from mmface.errors import DatasetError, RecipeError
+from mmface.storage import Store
 
 RECIPES = Path(__file__).parent
 
@@ -21,7 +22,7 @@ def load_recipe(recipe: str, overrides: tuple[str, ...] | list[str] = ()) -> Rec
     """Reads a recipe by name (``demo``), path or YAML text saved by :meth:`Recipe.to_yaml`, then applies overrides.
 
     Args:
-        recipe: name of a file in ``mmface/recipes``, or a path ending in ``.yaml``.
+        recipe: name of a file in ``mmface/recipes``, or a path or ``s3://`` address ending in ``.yaml``.
         overrides: ``key.path=value`` strings; list items by index, values in YAML syntax.
 
     Raises:
@@ -52,12 +53,15 @@ def parse_recipe(tree: dict[str, Any]) -> Recipe:
 
 
 def _read_yaml(recipe: str, *above: str) -> dict[str, Any]:
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
-        raise RecipeError(f"no recipe {recipe!r}; known: {known}, or a path ending in .yaml", field="recipe")
+    path = recipe if recipe.endswith((".yaml", ".yml")) else str(RECIPES / f"{recipe}.yaml")
+    folder, slash, name = path.rpartition("/")
+    folder = folder or slash or "."
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.safe_load(Store(folder).read(name).decode()) or {}
+    except DatasetError:
+        known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
+        message = f"no recipe {recipe!r}; known: {known}, or a path or s3:// address ending in .yaml"
+        raise RecipeError(message, field="recipe") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}", field="recipe") from None
     if not isinstance(tree, dict):
@@ -67,8 +71,8 @@ def _read_yaml(recipe: str, *above: str) -> dict[str, Any]:
         return tree
     if not isinstance(base, str) or recipe in above:
         raise RecipeError(f"{path} names {base!r}: a recipe that is not made from this one is wanted", field="base")
-    if base.endswith((".yaml", ".yml")):
-        base = str(path.parent / base)
+    if base.endswith((".yaml", ".yml")) and not base.startswith("/") and "://" not in base:
+        base = f"{folder}/{base}"
     return _merge(_read_yaml(base, recipe, *above), tree)
 
 

@@ -7,10 +7,15 @@ that the document does not tell of.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmface.bundle import Bundle
 from serve.api import create_app
@@ -18,6 +23,7 @@ from serve.generator import Generator
 from tests import tiny
 from tests.serve.service import listening, tiny_recipe
 
+ROOT = Path(__file__).parents[2]
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -27,19 +33,42 @@ CHECKS = (
 )
 
 
+class Counted:
+    """ASGI middleware: how often each status was answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.statuses: Counter[int] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.statuses[message["status"]] += 1
+            await send(message)
+
+        await self.app(scope, receive, counted)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=120, help="at most; default: 120")
+    parser.add_argument("--seconds", type=int, default=240, help="at most; default: 240")
+    parser.add_argument("--examples", type=int, default=150, help="of each operation at a time; default: 150")
     given = parser.parse_args()
+    logging.getLogger("serve.access").addHandler(logging.NullHandler())  # thousands of lines would bury the report
     settings = tiny_recipe(max_queued=50, timeout_s=20).serve
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         bundle = Bundle(tiny.pipeline(root / "tokenizer"), "1", tiny_recipe(tiny.components(root)), {}, {})
-        with listening(create_app(Generator(bundle, settings), settings)) as url:
+        app = Counted(create_app(Generator(bundle, settings), settings))
+        with listening(app) as url:
             program = str(Path(sys.executable).parent / "schemathesis")
-            options = ["--phases", "examples,coverage,fuzzing", "--max-examples", "150"]
+            options = ["--phases", "examples,coverage,fuzzing", "--max-examples", str(given.examples)]
             options += ["--checks", ",".join(CHECKS), "--max-time", str(given.seconds)]
-            sys.exit(subprocess.run([program, "run", f"{url}/openapi.json", *options]).returncode)
+            hooks = {"SCHEMATHESIS_HOOKS": "tests.benchmarks.fuzz_hooks", "PYTHONPATH": str(ROOT)}
+            command = [program, "run", f"{url}/openapi.json", *options]
+            done = subprocess.run(command, cwd=root, env=os.environ | hooks)
+        print("answers:", ", ".join(f"{count} x {status}" for status, count in sorted(app.statuses.items())))
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

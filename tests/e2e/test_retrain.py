@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from prefect.client.orchestration import get_client
 
 from flows.cli import main
 from mmface.registry import list_versions
@@ -70,6 +71,7 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert served.size == (64, 64)
     assert served.info["mmface:model_version"] == "1"
     assert [one.aliases for one in list_versions()] == [("challenger", "champion")]
+    assert shown() >= {"stages", "data-quality", "loss", "samples", "gate", "report", "progress-train-1-64"}
 
     assert run(port) == 0
     assert {entry.key for entry in home.list("datasets") if entry.key.endswith("manifest.json")} == set(manifests)
@@ -88,6 +90,12 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert run(port, "gate.min_mask_miou=1") == 0
     assert "was turned down" in capsys.readouterr().out
     assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
+
+
+def shown() -> set[str | None]:
+    """Keys of the artifacts in the Prefect server that the flow has used."""
+    with get_client(sync_client=True) as client:
+        return {artifact.key for artifact in client.read_artifacts()}
 
 
 def free_port() -> int:

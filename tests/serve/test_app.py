@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
 import os
 import socket
@@ -27,8 +26,6 @@ from mmface.registry import register_bundle, set_alias, start_run
 
 MASK, SKETCH = "/v1/generate/mask", "/v1/generate/sketch"
 LONG = 1000
-KEY = "a long random word"
-BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +42,7 @@ def service(
     from serve.app import run, shutdown
 
     root = tmp_path_factory.mktemp("home")
-    recipe = tiny_recipe(port=free_port, max_batch=1, follow_s=0.2, api_keys_env="KEYS_OF_A_SERVICE")
+    recipe = tiny_recipe(port=free_port, max_batch=1, follow_s=0.2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMFACE_HOME", str(root))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -57,10 +54,8 @@ def service(
             busy.listen()
             with pytest.raises(ServiceError, match=r"--set serve\.port=PORT"):
                 run(recipe)
-        # Ray runs already and was started without it.
-        patch.setenv("KEYS_OF_A_SERVICE", f"tests:{hashlib.sha256(KEY.encode()).hexdigest()}")
         url = run(recipe)
-        with httpx.Client(base_url=url, timeout=30, headers=BEARER) as client:
+        with httpx.Client(base_url=url, timeout=30) as client:
             yield client
         shutdown()
 
@@ -82,11 +77,6 @@ def test_ready_with_the_champion(service: httpx.Client) -> None:
     assert answer.headers["X-Model-Version"] == "1"
     assert service.get("/healthz").status_code == service.get("/docs").status_code == 200
     assert service.get("/v1/models").json()["data"][0]["id"] == "mmface-dit:1"
-
-
-def test_keys_reach_a_cluster_that_was_started_without_them(service: httpx.Client) -> None:
-    anonymous = httpx.post(f"{service.base_url}{MASK}", files={"condition": ("m.png", mask_png())})
-    assert (anonymous.status_code, anonymous.json()["error"]["code"]) == (401, "missing_api_key")
 
 
 @pytest.mark.parametrize("path", [MASK, SKETCH])
@@ -183,7 +173,7 @@ def test_a_client_that_leaves_frees_the_worker(service: httpx.Client) -> None:
 
 def test_overload_is_429_with_retry_after(service: httpx.Client) -> None:
     async def burst() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=service.base_url, timeout=60, headers=BEARER) as client:
+        async with httpx.AsyncClient(base_url=service.base_url, timeout=60) as client:
             posts = (
                 client.post(MASK, files={"condition": mask_png()}, data={"prompt": "", "num_inference_steps": "60"})
                 for _ in range(8)
@@ -234,7 +224,7 @@ def test_a_new_champion_takes_over_and_a_bad_one_does_not(
 
 def ask_until(stop: threading.Event, url: str, seed: int) -> list[httpx.Response]:
     answers = []
-    with httpx.Client(base_url=url, timeout=30, headers=BEARER) as client:
+    with httpx.Client(base_url=url, timeout=30) as client:
         while not stop.is_set():
             answers.append(post(client, accept="image/png", seed=seed))
     return answers

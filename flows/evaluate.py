@@ -1,0 +1,29 @@
+"""The flow that paints with a trained model, measures the pictures and puts the servable model together."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.hooks import HOOKS
+from flows.line import begin, paint_and_bundle, prepare_data, train_phases, with_collection
+from flows.shown import show_grid
+
+
+@flow(name="evaluate", **HOOKS)
+def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
+    """Paints held-out rows, measures them, bundles the model with its figures; returns the bundle's URI.
+
+    Args:
+        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
+        overrides: KEY=VALUE, one recipe key each, such as evaluate.n=64.
+
+    Raises:
+        DatasetError: the data is not prepared, or the model is not trained.
+        MMFaceError: a user's mistake or a stage that failed.
+    """
+    there = with_collection(begin(recipe, overrides).only_finding("prepare"))
+    data = prepare_data(there)
+    trained = train_phases(there.only_finding("train"), data)
+    bundle = paint_and_bundle(there.making(), data, trained)
+    show_grid(there, bundle)
+    return bundle

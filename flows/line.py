@@ -1,0 +1,159 @@
+"""The line that every flow is a stretch of (§1): what a run shares, and its stages from photographs to a bundle.
+
+A published dataset is the cache: it is found by its fingerprint before a task is made, whichever flow made it and on
+whichever machine, so Prefect's own result cache would be a second truth and is left out. A rerun thereby resumes at the
+first stage that is not published.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from prefect.runtime import flow_run
+
+from flows.jobs import Job, save_recipe
+from flows.leases import Owner, held
+from flows.preflight import check
+from flows.tasks import work
+from mmface import stages, tracking
+from mmface.config import Collection, Entrypoint, Recipe, fingerprint
+from mmface.dataset import published
+from mmface.errors import DatasetError
+from mmface.manifest import Identity
+from mmface.recipes import load_recipe
+from mmface.storage import Store, home
+from mmface.weights import pin
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every stage of one flow run shares.
+
+    Attributes:
+        mlflow_run: that training logs to; None where nothing is trained.
+        flow_run: id of the Prefect flow run.
+        looks_up: the flow that makes what is missing; stages are made here when empty.
+        made: stages that this run made itself.
+    """
+
+    recipe: Recipe
+    recipe_uri: str
+    home: Store
+    mlflow_run: str | None
+    flow_run: str
+    looks_up: str = ""
+    made: list[str] = field(default_factory=list)
+
+    def only_finding(self, flow: str) -> Run:
+        """The same run, for stages that the flow of that name must have made before."""
+        return replace(self, looks_up=flow)
+
+    def making(self) -> Run:
+        """The same run, for stages that this flow makes itself."""
+        return replace(self, looks_up="")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """URIs of the datasets that training and evaluation read; latents by resolution."""
+
+    images: str
+    conditions: str
+    captions: str
+    text: str
+    latents: dict[int, str]
+
+
+def begin(recipe: str, overrides: Sequence[str], *, tracked: bool = False) -> Run:
+    """Validates the parameters, checks what must be reachable before anything is computed, opens the MLflow run.
+
+    Raises:
+        MMFaceError: a user's mistake, or a server that does not answer.
+    """
+    resolved = load_recipe(recipe, list(overrides))
+    check(resolved)
+    place = home()
+    # Another run may move the alias meanwhile.
+    train = resolved.train.model_copy(update={"start": pin(resolved.train.start)})
+    resolved = resolved.model_copy(update={"train": train})
+    run = Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""))
+    return replace(run, mlflow_run=open_mlflow_run(run)) if tracked else run
+
+
+def open_mlflow_run(run: Run) -> str:
+    """One run for one recipe on one collection: photographs that have come since are another retraining."""
+    recipe = run.recipe
+    data = stages.images(recipe, run.home) if recipe.sources else stages.portraits(recipe)
+    key = f"{fingerprint(recipe.model_dump(mode='json', exclude={'jobs'}))}-{data.fingerprint}"
+    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # two flows would open two
+        return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
+
+
+def with_collection(run: Run) -> Run:
+    """The run with sources: its own, or a drawn collection as its only one."""
+    if run.recipe.sources:
+        return run
+    folder = stage(run, stages.portraits(run.recipe), "portraits")
+    drawn = Collection(
+        name="portraits",
+        licence="Apache-2.0",
+        images=f"{folder}/images",
+        masks=f"{folder}/masks",
+        captions=f"{folder}/captions.jsonl",
+    )
+    recipe = run.recipe.model_copy(update={"sources": (drawn,)})
+    return replace(run, recipe=recipe, recipe_uri=save_recipe(run.home, recipe))
+
+
+def prepare_data(run: Run) -> Prepared:
+    """Photographs to latents and embedded captions."""
+    recipe = run.recipe
+    images = stage(run, stages.images(recipe, run.home), "images")
+    conditions = stage(run, stages.conditions(recipe, images), "conditions")
+    captions = stage(run, stages.captions(recipe, images, conditions), "captions")
+    text = stage(run, stages.text(recipe, captions), "text")
+    # One job makes every resolution: the first that is missing runs it, the next ones are found.
+    latents = {
+        size: stage(run, stages.latents(recipe, size, images, conditions), "latents") for size in recipe.resolutions
+    }
+    return Prepared(images, conditions, captions, text, latents)
+
+
+def train_phases(run: Run, data: Prepared) -> str:
+    """Every phase from the one before; URI of the last."""
+    trained: str | None = None
+    for i, phase in enumerate(run.recipe.phases):
+        identity = stages.train(run.recipe, i, data.latents[phase.resolution], data.text, trained)
+        trained = stage(run, identity, "train", i)
+    assert trained is not None, "a recipe has phases"
+    return trained
+
+
+def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
+    """Paints and measures held-out rows and puts the servable model together; URI of the bundle."""
+    identity = stages.samples(run.recipe, trained, data.images, data.conditions, data.captions)
+    samples = stage(run, identity, "samples")
+    return stage(run, stages.bundle(run.recipe, trained, samples), "bundle")
+
+
+def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) -> str:
+    """URI of the stage's dataset: found, or made by its Ray job in a task of its own.
+
+    Raises:
+        DatasetError: it is not published, and another flow is to make it.
+    """
+    found = published(run.home, identity)
+    if found:
+        log.info("%s: published already", identity.stage)
+        return found
+    if run.looks_up:
+        message = f"it is not published for this recipe and these photographs; run the flow {run.looks_up} first"
+        raise DatasetError(message, field=identity.stage)
+    job = Job(entrypoint, identity, run.recipe_uri, run.home, phase, run.mlflow_run, run.flow_run, run.recipe.jobs)
+    log.info("%s: started", identity.stage)
+    run.made.append(identity.stage)
+    return str(work.with_options(name=identity.stage, tags={"mmface", entrypoint})(job))

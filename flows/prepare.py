@@ -1,0 +1,26 @@
+"""The flow that prepares data: photographs to latents and embedded captions."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.hooks import HOOKS
+from flows.line import Prepared, begin, prepare_data, with_collection
+from flows.shown import show_datasets
+
+
+@flow(name="prepare", **HOOKS)
+def prepare(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Prepared:
+    """Prepares what is not published yet.
+
+    Args:
+        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
+        overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4.
+
+    Raises:
+        MMFaceError: a user's mistake or a stage that failed; what was published stays and is not done again.
+    """
+    run = with_collection(begin(recipe, overrides))
+    data = prepare_data(run)
+    show_datasets(run, [data.text, *data.latents.values()])
+    return data

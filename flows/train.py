@@ -1,0 +1,30 @@
+"""The flow that trains every phase on prepared data."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.hooks import HOOKS
+from flows.line import begin, prepare_data, train_phases, with_collection
+from flows.shown import show_loss, show_tracking
+
+
+@flow(name="train", **HOOKS)
+def train(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
+    """Trains the phases that are not published yet; returns the URI of the last.
+
+    Args:
+        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
+        overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4.
+
+    Raises:
+        DatasetError: the data is not prepared.
+        MMFaceError: a user's mistake or a phase that failed; it goes on from its newest checkpoint when run again.
+    """
+    run = begin(recipe, overrides, tracked=True)
+    show_tracking(run)
+    there = with_collection(run.only_finding("prepare"))
+    data = prepare_data(there)
+    trained = train_phases(there.making(), data)
+    show_loss(trained)
+    return trained

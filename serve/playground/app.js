@@ -1,0 +1,60 @@
+// Puts the page together.
+
+import { getJson, setKey } from "./api.js";
+import { at, later, say } from "./dom.js";
+import { Editor } from "./editor.js";
+import { Form } from "./form.js";
+import { Gallery } from "./gallery.js";
+import { Problems } from "./problems.js";
+import { Run } from "./run.js";
+import { addSources } from "./sources.js";
+import { keepDrawing, loadDrawing } from "./store.js";
+import { addTools } from "./tools.js";
+
+const problems = new Problems();
+
+async function start() {
+  const editor = new Editor(await getJson("playground/labels.json"));
+  await restore(editor);
+  const form = new Form(editor);
+  addTools(editor);
+  addSources(editor, form, problems);
+  new Run(editor, form, problems, new Gallery(editor, form));
+  const greet = async () => {
+    problems.clear();
+    try {
+      form.offer((await getJson("v1/models")).data[0]);
+    } catch (error) {
+      at("model").textContent = "not ready";
+      problems.show(error);
+    }
+  };
+  at("key-form").onsubmit = (event) => {
+    event.preventDefault();
+    setKey(at("key").value.trim());
+    at("key-form").hidden = true;
+    at("key").value = "";
+    at("generate").focus();
+    return greet();
+  };
+  document.documentElement.dataset.ready = "";
+  await greet();
+}
+
+async function restore(editor) {
+  try {
+    for (const [modality, drawing] of Object.entries(editor.drawings)) {
+      const pixels = await loadDrawing(modality);
+      if (pixels?.length === drawing.pixels.length) drawing.pixels = pixels;
+      const keep = later(250, () => keepDrawing(modality, drawing.pixels));
+      editor.addEventListener("drawing", () => editor.modality === modality && keep());
+    }
+  } catch {
+    say("This browser does not let the page keep your drawing: save it before you leave.");
+  }
+}
+
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.querySelector("[data-close]").onclick = () => dialog.close();
+}
+start().catch((error) => problems.show(error));

@@ -1,0 +1,185 @@
+"""The flows as Prefect sees them: their forms, their failures, their hooks and limits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.flows import load_flow_from_entrypoint
+from prefect.states import Running, exception_to_failed_state
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from flows.jobs import Job
+from flows.leases import Owner
+from flows.maintenance import reap, rollback
+from flows.retrain import retrain
+from flows.tasks import slot, worth_retrying
+from flows.train import train
+from mmface import registry, stages
+from mmface.errors import RecipeError, StageError, UnreachableError
+from mmface.recipes import load_recipe
+from mmface.storage import Store
+from tests.flows.conftest import ROOT
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+ENTRYPOINTS = [
+    *(f"flows.{name}:{name}" for name in ("prepare", "train", "evaluate", "release", "retrain")),
+    *("flows.maintenance:rollback", "flows.maintenance:reap"),
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
+    return Store(tmp_path / "home")
+
+
+@pytest.mark.parametrize("entrypoint", ENTRYPOINTS)
+def test_prefect_finds_every_flow_and_shows_its_form(entrypoint: str) -> None:
+    found = load_flow_from_entrypoint(entrypoint)
+    fields = found.parameters.properties
+    assert found.name == entrypoint.rpartition(":")[2]
+    assert not found.parameters.required
+    if "overrides" in fields:
+        assert fields["recipe"]["type"] == "string"
+        assert fields["overrides"]["items"]["type"] == "string"
+    assert all(field["description"] for field in fields.values())
+
+
+def test_a_bad_override_fails_the_run_with_its_name_before_anything_is_made(home: Store) -> None:
+    state = retrain(overrides=["phases.0.stepz=1"], return_state=True)
+    assert state.is_failed()
+    assert "phases.0.stepz" in str(state.message)
+    with pytest.raises(RecipeError):
+        state.result()
+    assert not home.list()
+
+
+def test_training_asks_for_the_data_it_needs(home: Store) -> None:
+    state = train(return_state=True)
+    assert "portraits: it is not published for this recipe" in str(state.message)
+    assert "run the flow prepare first" in str(state.message)
+
+
+def test_only_a_service_that_does_not_answer_is_tried_again() -> None:
+    def worth(error: Exception) -> bool:
+        return worth_retrying(None, None, run_coro_as_sync(exception_to_failed_state(error)))
+
+    assert worth(UnreachableError("no answer"))
+    assert not worth(StageError("over the budget"))
+    assert not worth(ValueError("a bug"))
+
+
+def test_one_training_at_a_time_where_the_limit_is_set(home: Store) -> None:
+    recipe = load_recipe("demo")
+    images, training = (Job(name, stages.portraits(recipe), "", home) for name in ("images", "train"))
+
+    def active() -> int:
+        with get_client(sync_client=True) as client:
+            return int(client.read_global_concurrency_limit_by_name("mmface-train").active_slots)
+
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="mmface-train", limit=1))
+    with slot(images):  # its limit was never created
+        assert active() == 0
+    with slot(training):
+        assert active() == 1
+    end = time.monotonic() + 30
+    while active() and time.monotonic() < end:  # given back in the background
+        time.sleep(0.1)
+    assert active() == 0
+
+
+def test_who_is_to_be_told_is_told_how_a_run_ended(
+    home: Store, listener: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, told = listener
+    Webhook(url=address).save("pager", overwrite=True)
+    monkeypatch.setenv("MMFACE_NOTIFY", "webhook/pager")
+    assert retrain(overrides=["seed=-1"], return_state=True).is_failed()
+    assert reap(return_state=True).is_completed()  # a success of the reaper is no news
+    [message] = told
+    assert message["state"] == "Failed"
+    assert message["subject"].startswith("retrain ")
+    assert "seed" in message["body"]
+
+
+def test_the_reaper_ends_a_run_whose_process_is_gone(home: Store) -> None:
+    @flow
+    def dead() -> None: ...
+
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(dead, state=Running())
+        process = subprocess.Popen([sys.executable, "-c", ""])
+        process.wait()
+        owner = replace(Owner.this(str(run.id)), pid=process.pid, started="0")
+        home.write("leases/images-0/00000000.json", json.dumps(asdict(owner)).encode())
+        assert reap() == [f"marked flow run {run.id} as crashed"]
+        assert client.read_flow_run(UUID(str(run.id))).state.is_crashed()
+        assert reap() == []
+
+
+def test_rollback(home: Store, tmp_path: Path) -> None:
+    run = registry.start_run("r")
+    for text in ("one", "two"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "README.md").write_text(text)
+        registry.set_alias("mmface-dit", "champion", registry.register_bundle(tmp_path / text, run))
+    assert rollback() == "1"
+    assert registry.get_alias("mmface-dit", "champion") == "1"
+
+
+def test_a_killed_process_leaves_no_temporary_server(tmp_path: Path) -> None:
+    code = (
+        "import time; from flows.server import start_temporary_server; start_temporary_server();"
+        "from prefect.server.api.server import SubprocessASGIServer;"
+        "print(SubprocessASGIServer().server_process.pid, flush=True); time.sleep(600)"
+    )
+    environment = {
+        **{"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        **{"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"},
+    }
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    server = Path("/proc") / process.stdout.readline().strip()
+    assert server.exists()
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while server.exists():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def listener() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    told: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", told
+    server.shutdown()

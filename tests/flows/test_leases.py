@@ -1,0 +1,106 @@
+"""One living owner for a name, on a folder and on S3."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from flows import leases
+from flows.leases import Lease, Owner, dead, held, holder, take
+from mmface.errors import StageError
+from mmface.storage import Store
+
+ME = Owner.this("run-1")
+ELSEWHERE = Owner("another-host", 7, "1", "run-2")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return Store(tmp_path)
+    return Store(f"{request.getfixturevalue('s3_bucket')}/{tmp_path.name}")
+
+
+def ended() -> Owner:
+    """A process of this machine that is gone."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    owner = replace(ME, pid=process.pid, started="0", flow_run="run-0")
+    process.wait()
+    return owner
+
+
+def leave(store: Store, name: str, owner: Owner) -> None:
+    """A lease as a killed owner leaves it."""
+    store.write(f"leases/{name}/00000000.json", json.dumps(asdict(owner)).encode())
+
+
+def test_one_of_many_takes_it_and_gives_it_back(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda _: take(store, "work", ME), range(8)))
+    won = [one for one in got if isinstance(one, Lease)]
+    assert len(won) == 1
+    assert {one for one in got if isinstance(one, Owner)} == {ME}
+    assert holder(store, "work") == ME
+    won[0].release()
+    assert holder(store, "work") is None
+    again = take(store, "work", ME)
+    assert isinstance(again, Lease)
+    again.release()
+
+
+def test_a_dead_process_owns_nothing_and_its_names_are_told(store: Store) -> None:
+    leave(store, "work", ended())
+    assert [(name, owner.flow_run) for name, owner in dead(store)] == [("work", "run-0")]
+    lease = take(store, "work", ME)
+    assert isinstance(lease, Lease)
+    assert list(dead(store)) == []
+    lease.release()
+
+
+def test_silence_is_death_by_the_store_s_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(store, "work", ELSEWHERE)
+    assert take(store, "work", ME) == ELSEWHERE
+    monkeypatch.setattr(leases, "DEAD_AFTER_SECONDS", -2)
+    lease = take(store, "work", ME)
+    assert isinstance(lease, Lease)
+    lease.release()
+
+
+def test_who_was_overtaken_learns_it_and_gives_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
+    store = Store(tmp_path)
+    slow = take(store, "work", ME)
+    assert isinstance(slow, Lease)
+    slow.check()
+    store.write("leases/work/00000001.json", json.dumps(asdict(ELSEWHERE)).encode())
+    until(lambda: slow.lost)
+    with pytest.raises(StageError, match="another process took this work over"):
+        slow.check()
+    slow.release()
+    assert holder(store, "work") == ELSEWHERE
+
+
+def test_a_waiter_goes_when_the_work_is_done_by_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "WAIT_SECONDS", 0.01)
+    store = Store(tmp_path)
+    leave(store, "work", ELSEWHERE)
+    asked = iter([False, False, True])
+    with held(store, "work", ME, finished=lambda: next(asked)) as lease:
+        assert lease is None
+    assert holder(store, "work") == ELSEWHERE
+
+
+def until(true: Callable[[], bool]) -> None:
+    import time
+
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
