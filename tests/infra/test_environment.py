@@ -26,6 +26,7 @@ DOCUMENTED = {
     "RAY_AUTH_TOKEN": "Ray, token authentication",
     "RAY_ADDRESS": "Ray",
     "RAY_USAGE_STATS_ENABLED": "Ray, usage statistics",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "Ray, accelerators",
     "AWS_ENDPOINT_URL": "boto3",
     "AWS_DEFAULT_REGION": "boto3",
     "AWS_ACCESS_KEY_ID": "boto3; SeaweedFS",
