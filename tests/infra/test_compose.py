@@ -100,7 +100,9 @@ def test_the_buckets_are_made_once() -> None:
 
 
 def test_addresses_name_services_and_their_ports() -> None:
-    text = (COMPOSE / "compose.yaml").read_text("utf-8") + (INFRA / "grafana/provisioning/datasources/prometheus.yaml").read_text("utf-8")
+    text = (COMPOSE / "compose.yaml").read_text("utf-8") + (
+        INFRA / "grafana/provisioning/datasources/prometheus.yaml"
+    ).read_text("utf-8")
     hosts = set(re.findall(r"(?:https?://|@|--address )([a-z0-9-]+):\d+", text)) - {"localhost"}
     assert hosts <= set(SERVICES), hosts
     (_, ray) = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text("utf-8"))["scrape_configs"]

@@ -1,4 +1,4 @@
-"""Every variable that a manifest sets is read by our code, or documented by what reads it, and told of in the README."""
+"""Every variable that a manifest sets is read by our code, or documented by who reads it, and told of in the README."""
 
 from __future__ import annotations
 

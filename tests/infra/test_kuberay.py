@@ -11,11 +11,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
 from mmface.config import Recipe
 from mmface.recipes import load_recipe
-from serve.declared import Arguments
+from serve.declared import Arguments, application
 from tests.infra.commands import check_command
 from tests.infra.manifests import INFRA, RAY_KINDS, ROOT, objects, overlay, pods
 from tests.infra.schemas.reduce import reduce
@@ -118,7 +119,9 @@ def test_references_inside_lead_somewhere() -> None:
     for name in ("dev", "prod"):
         kinds = {(made["kind"], made["metadata"]["name"]) for made in overlay(name)}
         worker = next(made for made in overlay(name) if made["kind"] == "Deployment")
-        told = {each["name"]: each.get("value", "") for each in worker["spec"]["template"]["spec"]["containers"][0]["env"]}
+        told = {
+            each["name"]: each.get("value", "") for each in worker["spec"]["template"]["spec"]["containers"][0]["env"]
+        }
         cluster = re.fullmatch(r"http://(.+)-head-svc:8265", told["RAY_ADDRESS"])
         service = re.fullmatch(r"http://(.+)-serve-svc:8000", told["MMFACE_SERVE_URL"])
         assert cluster
@@ -156,9 +159,10 @@ def test_the_service_is_declared_as_serve_wants_it() -> None:
 
 def check_serve(config: dict[str, Any]) -> Recipe:
     """The recipe of a Serve config whose application there is."""
-    (application,) = ServeDeploySchema.model_validate(config).applications
-    assert application.import_path == "serve.declared:application"
-    arguments = Arguments.model_validate(application.args)
+    (declared,) = ServeDeploySchema.model_validate(config).applications
+    assert declared.import_path == "serve.declared:application"
+    arguments = Arguments.model_validate(declared.args)
+    assert isinstance(application(arguments), Application)
     return load_recipe(arguments.recipe, list(arguments.overrides))
 
 
