@@ -1,4 +1,4 @@
-"""One Ray for the whole session; whatever needs it asks for ``ray_session``."""
+"""One Ray and one Prefect for the whole session; whatever needs them asks for ``ray_session``, ``prefect_server``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ settings.register_profile("mmface", deadline=None)  # a busy machine is no defec
 settings.load_profile("mmface")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+PREFECT_START_SECONDS = 180
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(PREFECT_START_SECONDS))
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,15 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, **options)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """The process's only server: Prefect keeps clients of its concurrency limits, which would ask an earlier one."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=PREFECT_START_SECONDS):
+        yield
 
 
 @pytest.fixture(scope="session")

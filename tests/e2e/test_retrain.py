@@ -42,13 +42,12 @@ def run(*settings: str) -> int:
     return main(["retrain", "--recipe", "demo", *(part for one in [*SMALL, *settings] for part in ("--set", one))])
 
 
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("ray_session", "prefect_server")
 def test_photographs_to_a_served_champion_then_nothing_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     home = Store(tmp_path / "home")
     monkeypatch.setenv("MMFACE_HOME", home.uri)
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     port = f"serve.port={free_port()}"
 
     assert run(port) == 0

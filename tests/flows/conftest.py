@@ -16,7 +16,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prefect.testing.utilities import prefect_test_harness
 
 from tests.faults.lab import Driver
 
@@ -101,12 +100,6 @@ def cluster(ray_head: Head, monkeypatch: pytest.MonkeyPatch) -> Head:
     monkeypatch.setenv("RAY_AUTH_TOKEN", ray_head.token)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return ray_head
-
-
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=START_SECONDS):
-        yield
 
 
 def free_port() -> int:
