@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ POOL_TYPE = "process"
 # Of trainings and of preparations that are at work at once; see flows.tasks.LIMITS.
 LIMITS = {"mmface-train": 1, "mmface-prepare": 2}
 SERVER = "PREFECT_API_URL"
+WORKER_SECONDS = 10.0
 
 
 def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -43,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     apply_automations(arguments.file.with_name(AUTOMATIONS))
     print(table(("DEPLOYMENT", "SCHEDULE", "STARTED BY"), [_row(one) for one in told["deployments"]]))
     for pool in pools:
-        if not workers(pool):
+        if not wait_for_worker(pool):
             remedy = f"start one: prefect worker start --pool {pool} --type {POOL_TYPE} (mmface up has one)"
             print(f"mmface: warning: no worker polls the pool {pool}, so nothing will run; {remedy}", file=sys.stderr)
     return 0
@@ -150,10 +152,14 @@ def apply_automations(file: Path) -> None:
             client.create_automation(wanted)
 
 
-def workers(pool: str) -> int:
-    """How many poll it now."""
+def wait_for_worker(pool: str) -> bool:
+    """Whether one polls it, now or soon: the server knows a worker by its first heartbeat, seconds after its start."""
     from prefect.client.orchestration import get_client
 
+    until = time.monotonic() + WORKER_SECONDS
     with get_client(sync_client=True) as client:
-        found = client.read_workers_for_work_pool(pool)
-    return sum(one.status == "ONLINE" for one in found)
+        while not any(one.status == "ONLINE" for one in client.read_workers_for_work_pool(pool)):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.5)
+    return True

@@ -130,11 +130,11 @@ def upload_photographs(count: int, folder: Path) -> None:
 
 
 def schedule(deployment: str, seconds: float = 15.0) -> UUID:
-    """Gives a deployment a schedule whose next time is in ``seconds``; the deployment's id."""
+    """Gives a deployment a schedule whose first time is in ``seconds``, and then every minute; the deployment's id."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.schedules import IntervalSchedule
 
-    when = IntervalSchedule(interval=timedelta(days=30), anchor_date=datetime.now(UTC) + timedelta(seconds=seconds))
+    when = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=datetime.now(UTC) + timedelta(seconds=seconds))
     with get_client(sync_client=True) as client:
         found = client.read_deployment_by_name(deployment)
         client.create_deployment_schedules(found.id, [(when, True)])

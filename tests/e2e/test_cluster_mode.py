@@ -30,6 +30,7 @@ def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path:
 
         deployment = schedule("retrain/full")
         run = wait_for(lambda: first_run(deployment), 120, "the schedule")
+        pause("retrain/full")  # once is enough
         state = wait_for(lambda: ended(run), 1200, "the retraining")
         assert state.is_completed(), f"{state.message}\n{up.log('worker')}"
 

@@ -1,4 +1,4 @@
-"""What `mmface deploy` sends and what it refuses; the server's side is in tests/e2e/test_cluster.py."""
+"""What `mmface deploy` sends and what it refuses; the server's side is in tests/e2e/test_cluster_mode.py."""
 
 from __future__ import annotations
 
