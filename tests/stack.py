@@ -110,13 +110,17 @@ def stack(folder: Path, *options: str) -> Iterator[Stack]:
 @contextmanager
 def inside(environment: dict[str, str]) -> Iterator[None]:
     """This process in that environment."""
+    import boto3
+
     before = dict(os.environ)
     os.environ.update(environment)
+    boto3.setup_default_session()  # which remembers the first credentials
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+        boto3.setup_default_session()
 
 
 def upload_photographs(count: int, folder: Path) -> None:
