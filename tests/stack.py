@@ -111,12 +111,14 @@ def stack(folder: Path, *options: str) -> Iterator[Stack]:
 def inside(environment: dict[str, str]) -> Iterator[None]:
     """This process in that environment."""
     import boto3
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     before = dict(os.environ)
     os.environ.update(environment)
-    boto3.setup_default_session()  # which remembers the first credentials
+    boto3.setup_default_session()  # which remembers the first credentials, as Prefect does the first address
     try:
-        yield
+        with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+            yield
     finally:
         os.environ.clear()
         os.environ.update(before)
