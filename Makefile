@@ -12,8 +12,10 @@ demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest
 
-faults: $(STAMP)  ## kill -9 at twelve moments of every stage, and a faulty S3; prints a table
-	FAULT_MOMENTS=12 $(BIN)/python -m pytest tests/faults -s
+faults: $(STAMP)  ## kill -9 at twelve moments of every stage and twenty of the whole flow, a faulty S3; prints tables
+	failed=0; \
+	FAULT_MOMENTS=12 $(BIN)/python -m pytest tests/faults -s --ignore tests/faults/test_flow_kills.py || failed=1; \
+	FAULT_MOMENTS=20 $(BIN)/python -m pytest tests/faults/test_flow_kills.py -s || failed=1; exit $$failed
 
 bench-data: $(STAMP)  ## the data engine's limits, each as a ratio: overhead, memory, rerun, reading
 	failed=0; for name in overhead memory rerun reading; do \

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows import convert, datasets, estimate, job_commands, quarantine, watermark
+from flows import convert, datasets, deploy, estimate, job_commands, quarantine, watermark
+from flows.stack import commands as stack
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for group in (datasets, quarantine, job_commands, watermark):
         group.add_command(commands)
-    for one in (convert, estimate):
+    for one in (convert, estimate, stack, deploy):
         one.add_command(commands, _add_recipe)
 
     command = add("portraits", _portraits, "Draw a procedural portrait collection with exact masks.")

@@ -12,6 +12,7 @@ from mmface.dataset import open_dataset
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, ServiceError, TrainingError
 from mmface.scratch import scratch_folder
 from mmface.storage import Store
+from ray_jobs._gauges import TrainingGauges
 from ray_jobs._instruments import Progress, Tracker, describe
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def load_inputs(work: Work, scratch: Path) -> tuple[TrainingSet, TrainingSet | N
 
 
 def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path | None) -> Hooks:
-    """Rank 0 shows and tracks the figures; all ranks keep checkpoints together."""
+    """Rank 0 shows, exports and tracks the figures; all ranks keep checkpoints together."""
     from mmface.train.loop import Hooks
     from mmface.train.state import read_history
 
@@ -128,6 +129,7 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
     offset = sum(phase.total_steps(rows) for phase in phases[: work.phase])
     steps = phases[work.phase].total_steps(rows)
     progress = Progress(Store(work.home), work.run)
+    gauges = TrainingGauges(work.mlflow_run or work.run, f"{work.phase}-{phases[work.phase].resolution}")
     tracker = None
     if world.rank == 0 and work.mlflow_run and work.tracking_uri:
         tracker = Tracker(work.mlflow_run, work.tracking_uri, offset)
@@ -139,6 +141,7 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
 
     def on_log(entry: dict[str, float]) -> None:
         known.update(entry)
+        gauges.show(entry, steps)
         try:
             progress.write(describe(f"train {work.phase} ({phases[work.phase].resolution} px)", known, steps))
         except ServiceError as error:

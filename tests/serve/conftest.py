@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,12 @@ from starlette.testclient import TestClient
 from mmface.bundle import Bundle
 from serve.api import create_app
 from serve.generator import Generator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_access_log() -> None:
+    """Keeps the service from logging to a test's stdout, which is closed when the next one serves."""
+    logging.getLogger("serve.access").addHandler(logging.NullHandler())
 
 
 @pytest.fixture(scope="session")

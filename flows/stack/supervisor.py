@@ -1,0 +1,226 @@
+"""Starts services in order, starts again what dies, stops everything in order.
+
+A service that dies takes its descendants with it, as a container or a systemd unit would: orphans become children of
+this process (:func:`flows.stack.processes.adopt_orphans`), which ends them. When this process is itself killed, the
+services get SIGTERM from the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPException
+
+from flows.stack import processes
+from flows.stack.place import Place, Running, State
+from flows.stack.processes import Process
+from mmface.errors import ServiceError
+
+TICK_SECONDS = 0.4
+START_SECONDS = 300.0  # a cold machine with two cores
+START_ATTEMPTS = 3
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+STEADY_SECONDS = 60.0  # after which an earlier death counts no more
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process and what it needs.
+
+    Attributes:
+        about: what it is for, in a few words.
+        url: what a person opens.
+        health: all answer 200 when the service is well; empty when there is nothing to ask.
+        after: services that must be well before it starts.
+        tied_to: a service without whose present life it is of no use.
+        grace: seconds that it may take to stop.
+    """
+
+    name: str
+    about: str
+    url: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+    health: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    tied_to: str = ""
+    grace: float = 20.0
+
+
+class Supervisor:
+    """Keeps ``services`` running until it is told to stop.
+
+    Args:
+        place: where logs and state go.
+        scratch: a folder that goes when the services have stopped.
+        say: gets a line for whatever happens.
+    """
+
+    def __init__(self, services: Sequence[Service], place: Place, scratch: str, say: Callable[[str], None]) -> None:
+        self.services, self.place, self.say = services, place, say
+        self.state = State(Process.of(os.getpid()), scratch)
+        self._lives: dict[str, _Life] = {}
+        self._deaths: dict[str, _Deaths] = {one.name: _Deaths() for one in services}
+        self._orphans: set[Process] = set()
+        self._stopping = False
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Runs until SIGINT or SIGTERM; leaves no process.
+
+        Raises:
+            ServiceError: a service did not start.
+        """
+        processes.adopt_orphans()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        deadline = time.monotonic() + START_SECONDS
+        try:
+            while not self._stopping:
+                self._tick()
+                if not self.state.ready:
+                    self._check_start(deadline)
+                    if all(self._well(one.name) for one in self.services):
+                        self.state.ready = True
+                        on_ready()
+                self.place.keep(self.state)
+                time.sleep(TICK_SECONDS)
+        finally:
+            self._stopping = True
+            self._stop()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stopping = True
+
+    def _stop(self) -> None:
+        """Ends the services, the last one first, and whatever is left of each."""
+        for service in reversed(self.services):
+            if service.name in self._lives:
+                self.say(f"stopping {service.name}")
+                _end(self._lives[service.name].child, service.grace)
+                del self._lives[service.name]
+                while orphans := self._find_orphans():
+                    processes.end(orphans, 1.0)
+        shutil.rmtree(self.state.scratch, ignore_errors=True)
+        self.place.forget()
+
+    def _tick(self) -> None:
+        for service in self.services:
+            life = self._lives.get(service.name)
+            if life is not None and life.child.poll() is not None:
+                self._lost(service, f"ended with {life.child.returncode}")
+        # Twice in a row: between the looks at two processes a third may just have been born.
+        orphans = self._find_orphans()
+        for one in orphans & self._orphans:
+            one.send(signal.SIGKILL)
+        self._orphans = orphans
+        for service in self.services:
+            life = self._lives.get(service.name)
+            if life is None:
+                due = time.monotonic() >= self._deaths[service.name].not_before
+                if due and all(self._well(name) for name in service.after):
+                    self._start(service)
+            elif not life.well:
+                life.well = all(_answers(url) for url in service.health)
+
+    def _start(self, service: Service) -> None:
+        with self.place.log(service.name).open("ab") as sink:
+            child = subprocess.Popen(
+                service.command,
+                env={**os.environ, **service.environment},
+                cwd=self.place.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for this process, which stops them in order
+                preexec_fn=processes.die_with_parent,
+            )
+        self._lives[service.name] = _Life(child)
+        total = self._deaths[service.name].total
+        self.state.services[service.name] = Running(Process.of(child.pid), total)
+        if total:
+            self.say(f"{service.name} is started again")
+
+    def _lost(self, service: Service, how: str) -> None:
+        """Notes a death, ends what depends on that life, and sets when the service starts again."""
+        life = self._lives.pop(service.name)
+        self._deaths[service.name].note(life)
+        self.say(f"{service.name} {how}; see {self.place.log(service.name)}")
+        for other in self.services:
+            if other.tied_to == service.name and other.name in self._lives:
+                _end(self._lives[other.name].child, 0.0)
+                self._lost(other, f"stopped with {service.name}")
+
+    def _find_orphans(self) -> set[Process]:
+        """What no service is an ancestor of any more; notes everything that runs."""
+        family, mains = processes.Family(), {life.child.pid for life in self._lives.values()}
+        family.reap(but=mains)
+        everything = family.under([os.getpid()])
+        self.state.seen = sorted(everything)
+        owned = family.under(mains)
+        return {one for one in everything - owned if one.pid not in mains}
+
+    def _well(self, name: str) -> bool:
+        return name in self._lives and self._lives[name].well
+
+    def _check_start(self, deadline: float) -> None:
+        """Raises when a service will not come up."""
+        for service in self.services:
+            if self._deaths[service.name].total == START_ATTEMPTS:
+                raise ServiceError(f"it died {START_ATTEMPTS} times; {self._tail(service)}", field=service.name)
+            if time.monotonic() > deadline and not self._well(service.name):
+                message = f"no answer at {service.url} within {START_SECONDS:.0f} s; {self._tail(service)}"
+                raise ServiceError(message, field=service.name)
+
+    def _tail(self, service: Service) -> str:
+        path = self.place.log(service.name)
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        return f"the log {path} ends with: {lines[-1] if lines else 'nothing'}"
+
+
+@dataclass
+class _Life:
+    """A service from one start to its end."""
+
+    child: subprocess.Popen[bytes]
+    began: float = field(default_factory=time.monotonic)
+    well: bool = False
+
+
+@dataclass
+class _Deaths:
+    """How often a service has died, and when it may start again."""
+
+    total: int = 0
+    in_a_row: int = 0
+    not_before: float = 0.0
+
+    def note(self, life: _Life) -> None:
+        """One more, with a pause that doubles while it does not stay up."""
+        now = time.monotonic()
+        self.total += 1
+        self.in_a_row = 1 if now - life.began > STEADY_SECONDS else self.in_a_row + 1
+        self.not_before = now + min(FIRST_PAUSE * 2 ** (self.in_a_row - 1), LONGEST_PAUSE)
+
+
+def _end(child: subprocess.Popen[bytes], patience: float) -> None:
+    """SIGTERM for one child, and SIGKILL if it takes longer than ``patience`` seconds; it is waited for."""
+    child.send_signal(signal.SIGTERM if patience else signal.SIGKILL)
+    try:
+        child.wait(patience or None)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2.0) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except (OSError, HTTPException):
+        return False

@@ -1,0 +1,241 @@
+"""Kill -9 of any process of the stack at seeded random moments of the whole flow; it ends as if nothing had happened.
+
+What a supervisor would start again, `mmface up` does. A flow run that died is marked (Prefect's heartbeat automation
+does so, in minutes) and started again, as the next night would. `make faults` tries twenty moments, four in each
+retraining, and prints a table; a plain test run tries two in one.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from end_state import EndState, end_state
+from stack import Stack, ended, inside, pause, stack, start, state_of, upload_photographs, wait_for
+
+from flows.stack.processes import Family, Process
+from mmface.errors import MMFaceError
+from mmface.storage import home
+
+MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
+SEED = int(os.environ.get("FAULT_SEED", "3"))
+A_RUN = 4  # moments of one retraining
+KINDS = ("flow", "worker", "prefect", "ray", "ray worker", "mlflow", "s3", "serve")
+DEPLOYMENT = "retrain/full"
+STAGES = 8
+
+pytestmark = pytest.mark.timeout(4 * 3600)
+
+
+@dataclass
+class Moment:
+    """One kill; a row of the table.
+
+    Attributes:
+        after: how many datasets are published before it.
+        delay: seconds to wait then.
+    """
+
+    kind: str
+    after: int
+    delay: float
+    victim: str = "-"
+    flow: str = ""
+    outcome: str = ""
+
+
+TABLE: list[Moment] = []
+
+
+def moments(chance: random.Random, kinds: list[str]) -> list[Moment]:
+    """In the order in which they come; the service is there only at the end."""
+    drawn = [
+        Moment(kind, STAGES if kind == "serve" else chance.randrange(STAGES), chance.uniform(0, 12)) for kind in kinds
+    ]
+    return sorted(drawn, key=lambda one: one.after)
+
+
+def plan() -> list[list[Moment]]:
+    """Every kind in turn, in a random order, dealt out to retrainings."""
+    chance = random.Random(SEED)  # noqa: S311
+    kinds: list[str] = []
+    while len(kinds) < MOMENTS:
+        kinds += chance.sample(KINDS, len(KINDS))
+    kinds = kinds[:MOMENTS]
+    return [moments(chance, kinds[i : i + A_RUN]) for i in range(0, MOMENTS, A_RUN)]
+
+
+@contextmanager
+def tiny_stack(folder: Path) -> Iterator[Stack]:
+    """A stack with photographs and deployments."""
+    with stack(folder / "stack", "--set", "serve.follow_s=1") as up, inside(up.environment):
+        upload_photographs(16, folder / "photos")
+        deployed = up.mmface("deploy", *(part for one in up.settings() for part in ("--set", one)))
+        assert deployed.returncode == 0, deployed.stderr
+        for periodic in ("watch/periodic", "reap/periodic"):
+            pause(periodic)
+        yield up
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> EndState:
+    with tiny_stack(tmp_path_factory.mktemp("undisturbed")) as up:
+        run = start(DEPLOYMENT)
+        state = wait_for(lambda: ended(run), 1800, "the undisturbed retraining")
+        assert state.is_completed(), state.message
+        return checked(up)
+
+
+@pytest.mark.parametrize("number", range(len(plan())))
+def test_it_ends_as_if_nothing_had_happened(number: int, undisturbed: EndState, tmp_path: Path):
+    struck = plan()[number]
+    TABLE.extend(struck)
+    with tiny_stack(tmp_path) as up:
+        run = start(DEPLOYMENT)
+        for moment in struck:
+            run = reach(up, run, moment)
+            strike(up, run, moment)
+        run = complete(up, run)
+        made = checked(up)
+    for moment in struck:
+        moment.outcome = "identical" if made == undisturbed else "DIFFERS"
+    assert made == undisturbed
+
+
+def checked(up: Stack) -> EndState:
+    """The end state, once the champion is served and no job is left."""
+    from flows.cluster import Cluster
+
+    made = end_state()
+    assert made.nothing_left, made
+    wait_for(lambda: serves(up), 300, "the champion's service")
+    assert all(job.status.is_terminal() for job in Cluster(up.environment["RAY_ADDRESS"]).jobs())
+    return made
+
+
+def serves(up: Stack) -> bool:
+    """Whether the service has a model that paints."""
+    import httpx
+
+    try:
+        return httpx.get(f"{up.environment['MMFACE_SERVE_URL']}/readyz", timeout=60).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def reach(up: Stack, run: UUID, moment: Moment) -> UUID:
+    """Waits for a moment, starting the flow again whenever it died; the flow run that it is then."""
+    while published() < moment.after:
+        run = revive(up, run)
+        time.sleep(0.2)
+    if moment.kind == "serve":
+        wait_for(lambda: find(up, run, "serve"), 600, "Serve's controller")
+    time.sleep(moment.delay)
+    return run
+
+
+def complete(up: Stack, run: UUID) -> UUID:
+    """Waits until a flow run has completed."""
+    until = time.monotonic() + 3600
+    while time.monotonic() < until:
+        state = state_of(run)
+        if state is not None and state.is_completed():
+            return run
+        run = revive(up, run)
+        time.sleep(0.5)
+    raise TimeoutError(f"the flow did not complete: {state_of(run)}\n{up.log('worker')}")
+
+
+def revive(up: Stack, run: UUID) -> UUID:
+    """The same run, or, when it is over or its process is gone, a new one of the same deployment."""
+    state = state_of(run)
+    if state is None or state.is_scheduled() or state.is_completed():
+        return run
+    if state.is_pending() or (not state.is_final() and find(up, run, "flow")):
+        return run
+    if not state.is_final():
+        time.sleep(5.0)  # the worker that sees its end says so
+        if not (state := state_of(run)) or (not state.is_final() and not mark_crashed(run)):
+            return run
+    reaped = up.mmface("reap")
+    if reaped.returncode:
+        return run  # a server is on its way up
+    return start(DEPLOYMENT)
+
+
+def mark_crashed(run: UUID) -> bool:
+    """What the heartbeat automation does to a flow run that gives no sign of life."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.states import Crashed
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run, Crashed(message="no sign of life"), force=True)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def published() -> int:
+    """Datasets that are published; 0 while the store does not answer."""
+    try:
+        return sum(entry.key.endswith("/manifest.json") for entry in home().list("datasets"))
+    except MMFaceError:
+        return 0
+
+
+def strike(up: Stack, run: UUID, moment: Moment) -> None:
+    """Kills one process of the kind; a flow that is between two lives is waited for."""
+    found = wait_for(lambda: find(up, run, moment.kind), 300, f"a process of the kind {moment.kind}")
+    victim = random.Random(f"{SEED}{moment}").choice(found)  # noqa: S311
+    moment.victim = command(victim)[-40:].strip()
+    state = state_of(run)
+    moment.flow = state.name if state else "no answer"
+    victim.send(signal.SIGKILL)
+
+
+def find(up: Stack, run: UUID, kind: str) -> list[Process]:
+    """Processes of a kind."""
+    services = {name: one["process"]["pid"] for name, one in up.state()["services"].items()}
+    family = Family()
+    under_ray = [(one, command(one)) for one in sorted(family.under([services["ray"]]))]
+    if kind == "flow":
+        return [one for one in sorted(family.under([services["worker"]])) if "prefect.engine" in command(one)]
+    if kind == "serve":
+        return [one for one, name in under_ray if name.startswith("ray::SERVE_CONTROLLER")]
+    if kind == "ray worker":
+        return [one for one, name in under_ray if name.startswith("ray::") and "Agent" not in name.split()[0]]
+    if kind == "ray":
+        parts = [one for one, name in under_ray if "/gcs_server " in name or "/raylet " in name]
+        return [Process.of(services["ray"]), *parts]
+    return [Process.of(services[kind])]
+
+
+def command(process: Process) -> str:
+    """A process's command line."""
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+    yield
+    print(f"\n{'killed':<12}{'datasets':>9}{'seconds':>9}  {'flow':<12}{'end state':<11}victim")
+    for one in TABLE:
+        print(f"{one.kind:<12}{one.after:>9}{one.delay:>9.1f}  {one.flow:<12}{one.outcome or 'FAILED':<11}{one.victim}")
+    print(f"{sum(bool(one.flow) for one in TABLE)} kills")
