@@ -10,7 +10,6 @@ from prefect.events import emit_event
 from flows.hooks import HOOKS
 from mmface import stages
 from mmface.dataset import published
-from mmface.errors import RecipeError
 from mmface.recipes import load_recipe
 from mmface.storage import home
 
@@ -32,15 +31,15 @@ def watch(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> bool:
         overrides: KEY=VALUE, one recipe key each, such as sources=[{name: a, images: s3://b/c}].
 
     Returns:
-        Whether it told anybody.
+        Whether it told anybody; a recipe of drawn portraits has nothing to tell.
 
     Raises:
-        RecipeError: the recipe names no collection.
         MMFaceError: a collection that is not there or may not be listed.
     """
     resolved, place = load_recipe(recipe, list(overrides)), home()
     if not resolved.sources:
-        raise RecipeError("drawn portraits never change; name the collections to look at", field="sources")
+        log.info("%s paints from drawn portraits, which never change; sources would name collections", resolved.name)
+        return False
     identity = stages.images(resolved, place)
     if published(place, identity):
         log.info("nothing new: images %s are prepared", identity.fingerprint)

@@ -19,6 +19,12 @@ from mmface.storage import Store, home
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_drawn_portraits_are_no_news_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MMFACE_HOME", str(tmp_path))
+    assert not watch("demo")
+
+
+@pytest.mark.usefixtures("prefect_server")
 def test_new_content_is_told_once_and_old_content_never(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
