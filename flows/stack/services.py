@@ -165,7 +165,8 @@ def _mlflow(ports: Mapping[str, int], folder: Path, inside: dict[str, str]) -> S
 def _prefect(ports: Mapping[str, int], folder: Path, inside: dict[str, str]) -> Service:
     url = f"http://{HOST}:{ports['prefect']}"
     command = (str(BIN / "prefect"), "server", "start", "--host", HOST, "--port", str(ports["prefect"]))
-    environment = inside | {"PREFECT_HOME": str(folder / "prefect")}
+    # The page asks the port that Prefect has by default, unless told.
+    environment = inside | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_UI_API_URL": f"{url}/api"}
     del environment["PREFECT_API_URL"]
     about = "flows, deployments, schedules"
     return Service("prefect", about, url, command, environment, (f"{url}/api/health",), grace=10.0)
