@@ -81,6 +81,8 @@ def recipe_of(given: Sequence[str]) -> Recipe:
 
 def identity_of(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -> Identity:
     """The identity of a stage over the datasets of ``home`` that were made before it."""
+    if stage == "portraits":
+        return stages.portraits(recipe)
     if stage == "images":
         return stages.images(recipe, home)
     if stage == "conditions":
