@@ -52,7 +52,7 @@ VARIANTS = (
     Variant("flow, single stream", "flow", ("model.dual_stream=false",)),
     Variant("flow, masked padding", "flow", ("data.text_padding=masked",)),
     Variant("ddpm, Min-SNR 5", "ddpm, unweighted", (DDPM,)),
-    Variant("ddpm, unweighted", "ddpm, unweighted", (DDPM, "objective.min_snr_gamma=null")),
+    Variant("ddpm, unweighted", "ddpm, unweighted", ("objective={name: ddpm, min_snr_gamma: null}",)),
 )
 
 
