@@ -156,4 +156,5 @@ def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) 
     job = Job(entrypoint, identity, run.recipe_uri, run.home, phase, run.mlflow_run, run.flow_run, run.recipe.jobs)
     log.info("%s: started", identity.stage)
     run.made.append(identity.stage)
-    return str(work.with_options(name=identity.stage, tags={"mmface", entrypoint})(job))
+    # No tags: Prefect asks its server for a slot of each task that has some; on SQLite that is mostly refused at first.
+    return str(work.with_options(name=identity.stage)(job))
