@@ -215,7 +215,7 @@ def find(up: Stack, run: UUID, kind: str) -> list[Process]:
     if kind == "flow":
         return [one for one in sorted(family.under([services["worker"]])) if "prefect.engine" in command(one)]
     if kind == "serve":
-        return [one for one, name in under_ray if name.startswith("ray::SERVE_CONTROLLER")]
+        return [one for one, name in under_ray if name.startswith("ray::ServeController")]
     if kind == "ray worker":
         return [one for one, name in under_ray if name.startswith("ray::") and "Agent" not in name.split()[0]]
     if kind == "ray":
