@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
 STEP_SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]
-IMAGES = [1, 2, 4, 8, 16, 32]
+# Ray sums the middles of buckets: around each whole number, the mean of up to 16 images is exact.
+IMAGES = [0.5, *(count + 0.5 for count in range(1, 17)), 24, 32]
 
 
 class Gauges:

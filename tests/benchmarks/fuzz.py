@@ -1,7 +1,7 @@
 """Schemathesis against the service's OpenAPI document: thousands of requests made from it and from what it forbids.
 
 A tiny model of the same classes answers over HTTP on loopback. Fails on a 5xx, and on a status, type, header or body
-that the document does not tell of.
+that the document does not tell of, and where fewer were sent than asked for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mmface.bundle import Bundle
 from serve.api import create_app
 from serve.generator import Generator
 from tests import tiny
+from tests.benchmarks._common import finish, verdict
 from tests.serve.service import listening, tiny_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +53,7 @@ class Counted:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=240, help="at most; default: 240")
+    parser.add_argument("--requests", type=int, default=5000, help="at least; default: 5000")
     parser.add_argument("--examples", type=int, default=150, help="of each operation at a time; default: 150")
     given = parser.parse_args()
     logging.getLogger("serve.access").addHandler(logging.NullHandler())  # thousands of lines would bury the report
@@ -68,7 +70,8 @@ def main() -> None:
             command = [program, "run", f"{url}/openapi.json", *options]
             done = subprocess.run(command, cwd=root, env=os.environ | hooks)
         print("answers:", ", ".join(f"{count} x {status}" for status, count in sorted(app.statuses.items())))
-        sys.exit(done.returncode)
+        sent = verdict("requests", app.statuses.total(), given.requests, at_most=False)
+        finish([sent, done.returncode == 0])
 
 
 if __name__ == "__main__":
