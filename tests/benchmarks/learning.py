@@ -18,6 +18,7 @@ import torch
 
 from mmface.config import Recipe
 from mmface.dataset import open_dataset
+from mmface.shapes import Shapes
 from mmface.storage import Store
 from mmface.train.loop import Hooks, train_phase
 from mmface.train.sets import TrainingSet, load_sets
@@ -57,15 +58,14 @@ VARIANTS = (
 
 
 def main() -> None:
-    given = parse(__doc__, portraits=2000, steps=600, seeds=3, second_steps=150, second_from_scratch_steps=280)
+    given = parse(__doc__, portraits=2000, steps=600, seeds=3, second_steps=150)
     with folder(given.home) as place:
         study = Study(place, given.portraits, given.steps)
         for seed in range(given.seeds):
             for variant in VARIANTS:
                 study.run(variant, seed)
             study.second_phase("phase 2 from phase 1", seed, given.second_steps, given.steps)
-            # As many steps at 128 px as take the time of both phases.
-            study.second_phase("phase 2 from nothing", seed, given.second_from_scratch_steps, 0)
+            study.second_phase("phase 2 from nothing", seed, study.steps_of_both(given.second_steps), 0)
         print_table(study, given.seeds)
 
 
@@ -128,6 +128,11 @@ class Study:
         recipe = recipe_of(self.settings(f"seed={seed}", f"phases.1.steps={steps}"))
         previous = self._weights("flow", seed) if first else None
         self._train(name, seed, recipe, 1, previous)
+
+    def steps_of_both(self, second: int) -> int:
+        """Steps at 128 px for the FLOPs of phase 1 and ``second`` steps of phase 2."""
+        shapes = Shapes(recipe_of(self.settings()))
+        return second + round(self.steps * shapes.transformer_flops(SMALL) / shapes.transformer_flops(LARGE))
 
     def _train(self, name: str, seed: int, recipe: Recipe, phase: int, previous: Path | None = None) -> None:
         if self._result(name, seed).exists():
