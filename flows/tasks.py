@@ -14,7 +14,9 @@ import httpx
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectNotFound
 from prefect.states import State
 from prefect.tasks import exponential_backoff
 
@@ -24,7 +26,7 @@ from mmface.errors import UnreachableError
 
 log = logging.getLogger(__name__)
 
-# Global concurrency limits of Prefect; one that was never created limits nothing.
+# Global concurrency limits of Prefect, which `mmface deploy` creates.
 LIMITS: dict[Entrypoint, str] = {
     "images": "mmface-prepare",
     "conditions": "mmface-prepare",
@@ -63,9 +65,19 @@ def work(job: Job) -> str:
 
 
 def slot(job: Job) -> AbstractContextManager[None]:
-    """A slot of the limit that the stage counts under."""
+    """A slot of the limit that the stage counts under, where that was created."""
     limit = LIMITS.get(job.stage)
-    return concurrency(limit, lease_duration=SLOT_LEASE_SECONDS) if limit else nullcontext()
+    return concurrency(limit, lease_duration=SLOT_LEASE_SECONDS) if limit and _created(limit) else nullcontext()
+
+
+def _created(limit: str) -> bool:
+    """Asked first, since Prefect on SQLite often refuses the write of a slot at first, which costs two seconds."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(limit)
+        except ObjectNotFound:
+            return False
+    return True
 
 
 class Progress(logging.Handler):
