@@ -9,8 +9,8 @@ in ``--home`` and not run again.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,9 @@ from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
 ERROR = "held_out/mse"
 SMALL, LARGE = 64, 128
 DDPM = "objective={name: ddpm}"
+# Steps at 64 px of the runs that end at 128 px. Each takes the FLOPs of the first one, which has SECOND steps there.
+FIRST = (600, 200, 100, 0)
+SECOND = 150
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,14 @@ VARIANTS = (
 
 
 def main() -> None:
-    given = parse(__doc__, portraits=2000, steps=600, seeds=3, second_steps=150)
+    given = parse(__doc__, portraits=2000, steps=600, seeds=3)
     with folder(given.home) as place:
         study = Study(place, given.portraits, given.steps)
         for seed in range(given.seeds):
             for variant in VARIANTS:
                 study.run(variant, seed)
-            study.second_phase("phase 2 from phase 1", seed, given.second_steps, given.steps)
-            study.second_phase("phase 2 from nothing", seed, study.steps_of_both(given.second_steps), 0)
+            for first in FIRST:
+                study.progressive(first, seed)
         print_table(study, given.seeds)
 
 
@@ -121,50 +124,59 @@ class Study:
     def run(self, variant: Variant, seed: int) -> None:
         """One variant at 64 px."""
         recipe = recipe_of(self.settings(*variant.settings, f"seed={seed}"))
-        self._train(variant.name, seed, recipe, 0)
+        self._measure(variant.name, seed, lambda: self._train(recipe, 0))
 
-    def second_phase(self, name: str, seed: int, steps: int, first: int) -> None:
-        """128 px for ``steps``, after ``first`` steps at 64 px."""
-        recipe = recipe_of(self.settings(f"seed={seed}", f"phases.1.steps={steps}"))
-        previous = self._weights("flow", seed) if first else None
-        self._train(name, seed, recipe, 1, previous)
-
-    def steps_of_both(self, second: int) -> int:
-        """Steps at 128 px for the FLOPs of phase 1 and ``second`` steps of phase 2."""
+    def progressive(self, first: int, seed: int) -> None:
+        """``first`` steps at 64 px, then as many at 128 px as there are FLOPs left."""
         shapes = Shapes(recipe_of(self.settings()))
-        return second + round(self.steps * shapes.transformer_flops(SMALL) / shapes.transformer_flops(LARGE))
-
-    def _train(self, name: str, seed: int, recipe: Recipe, phase: int, previous: Path | None = None) -> None:
-        if self._result(name, seed).exists():
-            return
-        data, held_out = self.data(recipe.phases[phase].resolution, recipe.data.text_padding)
-
-        def keep(state: TrainState) -> None:
-            if name == "flow" and state.step == recipe.phases[phase].steps:
-                state.ema.module.save_pretrained(self._weights(name, seed) / TRANSFORMER)
-
-        start = time.perf_counter()
-        hooks = Hooks(lambda entry: None, keep)
-        state = train_phase(recipe, phase, data, hooks=hooks, held_out=held_out, previous=previous)
-        curve = {int(entry["step"]): entry[ERROR] for entry in state.history if ERROR in entry}
-        seconds = time.perf_counter() - start
-        self._result(name, seed).parent.mkdir(parents=True, exist_ok=True)
-        self._result(name, seed).write_text(json.dumps({"curve": curve, "seconds": seconds}))
-        print(
-            f"     {name}, seed {seed}: {curve[state.step]:.4f} after {state.step} steps, {seconds:.0f} s", flush=True
+        ratio = shapes.transformer_flops(SMALL) / shapes.transformer_flops(LARGE)
+        second = round((FIRST[0] - first) * ratio) + SECOND
+        phases = (
+            f"{{resolution: {SMALL}, steps: {first or 1}, batch_size: 16, learning_rate: 5.0e-4, "
+            "final_learning_rate: 3.0e-4, warmup_steps: 50}",
+            f"{{resolution: {LARGE}, steps: {second}, batch_size: 16, learning_rate: 5.0e-4, "
+            f"warmup_steps: {20 if first else 50}}}",
         )
+        recipe = recipe_of(self.settings(f"phases=[{', '.join(phases)}]", f"seed={seed}"))
+
+        def both() -> TrainState:
+            if not first:
+                return self._train(recipe, 1)
+            with tempfile.TemporaryDirectory() as weights:
+                self._train(recipe, 0).ema.module.save_pretrained(Path(weights) / TRANSFORMER)
+                return self._train(recipe, 1, Path(weights))
+
+        self._measure(progressive_name(first), seed, both)
+
+    def _train(self, recipe: Recipe, phase: int, previous: Path | None = None) -> TrainState:
+        data, held_out = self.data(recipe.phases[phase].resolution, recipe.data.text_padding)
+        hooks = Hooks(lambda entry: None, lambda state: None)
+        return train_phase(recipe, phase, data, hooks=hooks, held_out=held_out, previous=previous)
+
+    def _measure(self, name: str, seed: int, train: Callable[[], TrainState]) -> None:
+        """Keeps the errors of a run that was not done before."""
+        result = self._result(name, seed)
+        if result.exists():
+            return
+        state = train()
+        curve = {int(entry["step"]): entry[ERROR] for entry in state.history if ERROR in entry}
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps(curve))
+        print(f"     {name}, seed {seed}: {curve[state.step]:.4f} after {state.step} steps", flush=True)
 
     def curves(self, name: str, seeds: int) -> Iterator[dict[int, float]]:
         """Error by step of every seed."""
         for seed in range(seeds):
-            curve = json.loads(self._result(name, seed).read_text())["curve"]
+            curve = json.loads(self._result(name, seed).read_text())
             yield {int(step): error for step, error in curve.items()}
 
     def _result(self, name: str, seed: int) -> Path:
         return self.place / "results" / f"{name.replace(' ', '-').replace(',', '')}-{self.steps}-{seed}.json"
 
-    def _weights(self, name: str, seed: int) -> Path:
-        return self.place / "weights" / f"{name}-{self.steps}-{seed}"
+
+def progressive_name(first: int) -> str:
+    """What a run that ends at 128 px is called."""
+    return f"128 px after {first} steps" if first else "128 px from nothing"
 
 
 def print_table(study: Study, seeds: int) -> None:
@@ -174,7 +186,7 @@ def print_table(study: Study, seeds: int) -> None:
         return [curve[max(curve)] for curve in study.curves(name, seeds)]
 
     rows = [(one.name, one.compared) for one in VARIANTS]
-    rows += [(f"phase 2 from {start}", "phase 2 from nothing") for start in ("phase 1", "nothing")]
+    rows += [(progressive_name(first), progressive_name(0)) for first in FIRST]
     print(f"{'':28}{'mean':>8}{'from':>8}{'to':>8}   against")
     for name, compared in rows:
         errors, reference = last(name), last(compared)
