@@ -28,9 +28,9 @@ from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
 ERROR = "held_out/mse"
 SMALL, LARGE = 64, 128
 DDPM = "objective={name: ddpm}"
-# Steps at 64 px of the runs that end at 128 px. Each takes the FLOPs of the first one, which has SECOND steps there.
-FIRST = (600, 200, 100, 0)
-SECOND = 150
+# Steps at 64 px of the runs that end at 128 px; each takes the FLOPs of the last one, which has all its steps there.
+FIRST = (200, 100, 0)
+STEPS_AT_LARGE = 416
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Study:
         """``first`` steps at 64 px, then as many at 128 px as there are FLOPs left."""
         shapes = Shapes(recipe_of(self.settings()))
         ratio = shapes.transformer_flops(SMALL) / shapes.transformer_flops(LARGE)
-        second = round((FIRST[0] - first) * ratio) + SECOND
+        second = STEPS_AT_LARGE - round(first * ratio)
         phases = (
             f"{{resolution: {SMALL}, steps: {first or 1}, batch_size: 16, learning_rate: 5.0e-4, "
             "final_learning_rate: 3.0e-4, warmup_steps: 50}",
