@@ -3,11 +3,12 @@
 Every run trains a small transformer on the same drawn portraits and measures the plain squared error of its average's
 predictions on held-out rows, with fixed noise at eight times (``held_out/mse``). Errors of flow and DDPM are of
 different things and are not compared. A figure is the mean over the seeds, with the range. Runs that are done are kept
-in ``--home`` and not run again.
+in ``--home`` and not run again. ``--steps 0`` leaves the runs at the small size out, ``--large-steps 0`` the others.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,11 +27,9 @@ from mmface.train.state import TRANSFORMER, TrainState
 from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
 
 ERROR = "held_out/mse"
-SMALL, LARGE = 64, 128
 DDPM = "objective={name: ddpm}"
-# Steps at 64 px of the runs that end at 128 px; each takes the FLOPs of the last one, which has all its steps there.
+# Steps at the small size of the runs that end at the large one; each takes the FLOPs of the last, which stays there.
 FIRST = (200, 100, 0)
-STEPS_AT_LARGE = 416
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,15 @@ VARIANTS = (
 
 
 def main() -> None:
-    given = parse(__doc__, portraits=2000, steps=600, seeds=3)
+    given = parse(__doc__, portraits=2000, small=64, large=128, steps=600, large_steps=416, seeds=3)
     with folder(given.home) as place:
-        study = Study(place, given.portraits, given.steps)
+        study = Study(place, given)
         for seed in range(given.seeds):
-            for variant in VARIANTS:
+            for variant in VARIANTS if given.steps else ():
                 study.run(variant, seed)
-            for first in FIRST:
+            for first in FIRST if given.large_steps else ():
                 study.progressive(first, seed)
-        print_table(study, given.seeds)
+        print_table(study, given)
 
 
 class Study:
@@ -77,23 +76,24 @@ class Study:
 
     Args:
         place: keeps datasets and results.
-        portraits: how many to draw.
-        steps: of a run at 64 px.
+        given: how many portraits of which sizes, and steps at each.
     """
 
-    def __init__(self, place: Path, portraits: int, steps: int) -> None:
-        self.place, self.portraits, self.steps = place, portraits, steps
+    def __init__(self, place: Path, given: argparse.Namespace) -> None:
+        self.place, self.given, self.sizes = place, given, (given.small, given.large)
         self.sets: dict[tuple[int, str], tuple[TrainingSet, TrainingSet | None]] = {}
 
     def settings(self, *more: str) -> list[str]:
         """Overrides of the demo recipe."""
+        steps = max(1, self.given.steps)
         phases = "phases=[" + ", ".join(
-            f"{{resolution: {size}, steps: {self.steps}, batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 50}}"
-            for size in (SMALL, LARGE)
+            f"{{resolution: {size}, steps: {steps}, batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 50}}"
+            for size in self.sizes
         )
         sizes = ("model.hidden_size=192", "model.depth=6", "model.num_heads=6")
-        watch = (f"watch={{held_out_rows: 64, held_out_every: {max(1, self.steps // 6)}}}", "train.log_every=1000000")
-        return [f"portraits.n={self.portraits}", "data.workers=2", phases + "]", *sizes, *watch, *more]
+        watch = ("watch={held_out_rows: 64, held_out_every: 100}", "train.log_every=1000000")
+        drawn = f"portraits={{n: {self.given.portraits}, size: {self.given.large}}}"
+        return [drawn, "data.workers=2", phases + "]", *sizes, *watch, *more]
 
     def data(self, size: int, padding: str) -> tuple[TrainingSet, TrainingSet | None]:
         """Training and held-out rows, made by the jobs when they are wanted first."""
@@ -116,25 +116,26 @@ class Study:
         # The job of latents makes both resolutions; the benchmarks' helper names the first.
         from mmface import stages
 
-        for size in (SMALL, LARGE):
+        for size in self.sizes:
             identity = stages.latents(recipe_of(given), size, made["images"], made["conditions"])
             made[f"latents-{size}"] = home.child(identity.key).uri
         return made
 
     def run(self, variant: Variant, seed: int) -> None:
-        """One variant at 64 px."""
+        """One variant at the small size."""
         recipe = recipe_of(self.settings(*variant.settings, f"seed={seed}"))
         self._measure(variant.name, seed, lambda: self._train(recipe, 0))
 
     def progressive(self, first: int, seed: int) -> None:
-        """``first`` steps at 64 px, then as many at 128 px as there are FLOPs left."""
+        """``first`` steps at the small size, then as many at the large one as there are FLOPs left."""
         shapes = Shapes(recipe_of(self.settings()))
-        ratio = shapes.transformer_flops(SMALL) / shapes.transformer_flops(LARGE)
-        second = STEPS_AT_LARGE - round(first * ratio)
+        small, large = self.sizes
+        ratio = shapes.transformer_flops(small) / shapes.transformer_flops(large)
+        second = self.given.large_steps - round(first * ratio)
         phases = (
-            f"{{resolution: {SMALL}, steps: {first or 1}, batch_size: 16, learning_rate: 5.0e-4, "
+            f"{{resolution: {small}, steps: {first or 1}, batch_size: 16, learning_rate: 5.0e-4, "
             "final_learning_rate: 3.0e-4, warmup_steps: 50}",
-            f"{{resolution: {LARGE}, steps: {second}, batch_size: 16, learning_rate: 5.0e-4, "
+            f"{{resolution: {large}, steps: {second}, batch_size: 16, learning_rate: 5.0e-4, "
             f"warmup_steps: {20 if first else 50}}}",
         )
         recipe = recipe_of(self.settings(f"phases=[{', '.join(phases)}]", f"seed={seed}"))
@@ -146,7 +147,7 @@ class Study:
                 self._train(recipe, 0).ema.module.save_pretrained(Path(weights) / TRANSFORMER)
                 return self._train(recipe, 1, Path(weights))
 
-        self._measure(progressive_name(first), seed, both)
+        self._measure(progressive_name(large, first), seed, both)
 
     def _train(self, recipe: Recipe, phase: int, previous: Path | None = None) -> TrainState:
         data, held_out = self.data(recipe.phases[phase].resolution, recipe.data.text_padding)
@@ -171,32 +172,38 @@ class Study:
             yield {int(step): error for step, error in curve.items()}
 
     def _result(self, name: str, seed: int) -> Path:
-        return self.place / "results" / f"{name.replace(' ', '-').replace(',', '')}-{self.steps}-{seed}.json"
+        return self.place / "results" / f"{name.replace(' ', '-').replace(',', '')}-{self.given.steps}-{seed}.json"
 
 
-def progressive_name(first: int) -> str:
-    """What a run that ends at 128 px is called."""
-    return f"128 px after {first} steps" if first else "128 px from nothing"
+def progressive_name(size: int, first: int) -> str:
+    """What a run that ends at ``size`` is called."""
+    return f"{size} px after {first} steps" if first else f"{size} px from nothing"
 
 
-def print_table(study: Study, seeds: int) -> None:
+def print_table(study: Study, given: argparse.Namespace) -> None:
     """Mean and range of the last errors, and how many of the seeds are better than what they are compared with."""
 
     def last(name: str) -> list[float]:
-        return [curve[max(curve)] for curve in study.curves(name, seeds)]
+        return [curve[max(curve)] for curve in study.curves(name, given.seeds)]
 
-    rows = [(one.name, one.compared) for one in VARIANTS]
-    rows += [(progressive_name(first), progressive_name(0)) for first in FIRST]
+    rows = [(one.name, one.compared) for one in VARIANTS] if given.steps else []
+    if given.large_steps:
+        rows += [(progressive_name(given.large, first), progressive_name(given.large, 0)) for first in FIRST]
     print(f"{'':28}{'mean':>8}{'from':>8}{'to':>8}   against")
     for name, compared in rows:
         errors, reference = last(name), last(compared)
         better = sum(error < other for error, other in zip(errors, reference, strict=True))
-        against = "" if name == compared else f"{compared}: better in {better} of {seeds}"
-        print(f"{name:28}{sum(errors) / seeds:8.4f}{min(errors):8.4f}{max(errors):8.4f}   {against}")
-    weighted, plain = (list(study.curves(name, seeds)) for name in ("ddpm, Min-SNR 5", "ddpm, unweighted"))
-    for seed in range(seeds):
-        goal = plain[seed][max(plain[seed])]
-        there = [step for step, error in weighted[seed].items() if error <= goal]
+        against = "" if name == compared else f"{compared}: better in {better} of {given.seeds}"
+        print(f"{name:28}{sum(errors) / given.seeds:8.4f}{min(errors):8.4f}{max(errors):8.4f}   {against}")
+    if given.steps:
+        print_weighting(*(list(study.curves(name, given.seeds)) for name in ("ddpm, Min-SNR 5", "ddpm, unweighted")))
+
+
+def print_weighting(weighted: list[dict[int, float]], plain: list[dict[int, float]]) -> None:
+    """When Min-SNR reaches what the unweighted run of the same seed ends with."""
+    for seed, (ours, theirs) in enumerate(zip(weighted, plain, strict=True)):
+        goal = theirs[max(theirs)]
+        there = [step for step, error in ours.items() if error <= goal]
         reached = f"at step {there[0]}" if there else "not reached"
         print(f"Min-SNR, seed {seed}: the unweighted run's {goal:.4f} {reached}")
 
