@@ -47,7 +47,6 @@ def test_nothing_of_a_flow_is_left(up: Stack, way: str):
         wait_for(lambda: at_work(up), 300, "a job")
         cancel(run)
     else:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the background jobs of a shell ignore it
         command = [sys.executable, "-m", "flows.cli", "retrain", *settings]
         flow = subprocess.Popen(command, env=up.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(lambda: at_work(up), 300, "a job")
