@@ -6,7 +6,8 @@ import logging
 import math
 import re
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -72,12 +73,21 @@ def slot(job: Job) -> AbstractContextManager[None]:
 
 def _created(limit: str) -> bool:
     """Asked first, since Prefect on SQLite often refuses the write of a slot at first, which costs two seconds."""
-    with get_client(sync_client=True) as client:
+    with _answering(), get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(limit)
         except ObjectNotFound:
             return False
     return True
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Makes a Prefect server that is away for the moment something that is worth another attempt."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise UnreachableError(f"Prefect does not answer ({error})", field="PREFECT_API_URL") from error
 
 
 class Progress(logging.Handler):
@@ -89,7 +99,8 @@ class Progress(logging.Handler):
 
     def __init__(self, stage: str) -> None:
         super().__init__()
-        self.artifact = create_progress_artifact(0.0, _key(f"progress-{stage}"), stage)
+        with _answering():
+            self.artifact = create_progress_artifact(0.0, _key(f"progress-{stage}"), stage)
         self.stage, self.shown_at = stage, -math.inf
 
     def submitted(self, submission_id: str, link: str) -> None:

@@ -19,6 +19,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running, exception_to_failed_state
 from prefect.utilities.asyncutils import run_coro_as_sync
 
@@ -26,7 +27,7 @@ from flows.jobs import Job
 from flows.leases import Owner
 from flows.maintenance import reap, rollback
 from flows.retrain import retrain
-from flows.tasks import slot, worth_retrying
+from flows.tasks import Progress, slot, worth_retrying
 from flows.train import train
 from mmface import registry, stages
 from mmface.errors import RecipeError, StageError, UnreachableError
@@ -103,6 +104,14 @@ def test_one_training_at_a_time_where_the_limit_is_set(home: Store) -> None:
     while active() and time.monotonic() < end:  # given back in the background
         time.sleep(0.1)
     assert active() == 0
+
+
+def test_a_stage_is_tried_again_when_prefect_is_away_at_its_start(home: Store) -> None:
+    job = Job("images", stages.portraits(load_recipe("demo")), "", home)
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
+        for begin in (lambda: Progress("images"), lambda: slot(job)):
+            with pytest.raises(UnreachableError, match="PREFECT_API_URL: Prefect does not answer"):
+                begin()
 
 
 def test_who_is_to_be_told_is_told_how_a_run_ended(
