@@ -126,12 +126,16 @@ class Study:
         recipe = recipe_of(self.settings(*variant.settings, f"seed={seed}"))
         self._measure(variant.name, seed, lambda: self._train(recipe, 0))
 
+    def cost_of_small(self) -> float:
+        """FLOPs of a step at the small size, of one at the large size."""
+        shapes = Shapes(recipe_of(self.settings()))
+        small, large = (shapes.transformer_flops(size) for size in self.sizes)
+        return small / large
+
     def progressive(self, first: int, seed: int) -> None:
         """``first`` steps at the small size, then as many at the large one as there are FLOPs left."""
-        shapes = Shapes(recipe_of(self.settings()))
         small, large = self.sizes
-        ratio = shapes.transformer_flops(small) / shapes.transformer_flops(large)
-        second = self.given.large_steps - round(first * ratio)
+        second = self.given.large_steps - round(first * self.cost_of_small())
         phases = (
             f"{{resolution: {small}, steps: {first or 1}, batch_size: 16, learning_rate: 5.0e-4, "
             "final_learning_rate: 3.0e-4, warmup_steps: 50}",
@@ -195,6 +199,8 @@ def print_table(study: Study, given: argparse.Namespace) -> None:
         better = sum(error < other for error, other in zip(errors, reference, strict=True))
         against = "" if name == compared else f"{compared}: better in {better} of {given.seeds}"
         print(f"{name:28}{sum(errors) / given.seeds:8.4f}{min(errors):8.4f}{max(errors):8.4f}   {against}")
+    if given.large_steps:
+        print(f"a step at {given.small} px has {study.cost_of_small():.2f} of the FLOPs of one at {given.large} px")
     if given.steps:
         print_weighting(*(list(study.curves(name, given.seeds)) for name in ("ddpm, Min-SNR 5", "ddpm, unweighted")))
 
