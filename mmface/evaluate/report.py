@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmface.config import Recipe
 from mmface.dataset import Dataset
 from mmface.evaluate import chart
-from mmface.evaluate.gate import Decision
+from mmface.evaluate.gate import FRECHET, Decision
 from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_png
 
 __all__ = ["Report", "grid", "render_report"]
@@ -87,11 +87,12 @@ def _headlines(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
         for name, title, against, reference in HEADLINES
         if name in metrics
     ]
-    distances = [name for name in metrics if name.startswith("mask/frechet_")]
-    return found + [
-        {"title": name.removeprefix("mask/"), "value": metrics[name], "against": "", "reference": None}
-        for name in distances
-    ]
+    for name in metrics:
+        if name.startswith(FRECHET):
+            extractor, _, pictures = name.removeprefix(FRECHET).rpartition("_n")
+            title = f"Fréchet distance ({extractor}, {pictures} pictures)"
+            found.append({"title": title, "value": metrics[name], "against": "", "reference": None})
+    return found
 
 
 def _loss_curve(datasets: Mapping[str, Dataset]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Every run trains a small transformer on the same drawn portraits and measures the plain squared error of its average's
 predictions on held-out rows, with fixed noise at eight times (``held_out/mse``). Errors of flow and DDPM are of
 different things and are not compared. A figure is the mean over the seeds, with the range. Runs that are done are kept
-in ``--home`` and not run again. ``--steps 0`` leaves the runs at the small size out, ``--large-steps 0`` the others.
+in ``--home`` and not run again. ``--steps 0`` leaves the runs at the small size out, ``--large-steps 0`` the others:
+these end at the large size, after ``--first`` steps at the small one, after half of them, or none, at equal FLOPs.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
 
 ERROR = "held_out/mse"
 DDPM = "objective={name: ddpm}"
-# Steps at the small size of the runs that end at the large one; each takes the FLOPs of the last, which stays there.
-FIRST = (200, 100, 0)
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,13 @@ VARIANTS = (
 
 
 def main() -> None:
-    given = parse(__doc__, portraits=2000, small=64, large=128, steps=600, large_steps=416, seeds=3)
+    given = parse(__doc__, portraits=2000, small=64, large=128, steps=600, large_steps=416, first=200, seeds=3)
     with folder(given.home) as place:
         study = Study(place, given)
         for seed in range(given.seeds):
             for variant in VARIANTS if given.steps else ():
                 study.run(variant, seed)
-            for first in FIRST if given.large_steps else ():
+            for first in study.firsts:
                 study.progressive(first, seed)
         print_table(study, given)
 
@@ -81,6 +80,7 @@ class Study:
 
     def __init__(self, place: Path, given: argparse.Namespace) -> None:
         self.place, self.given, self.sizes = place, given, (given.small, given.large)
+        self.firsts = (given.first, given.first // 2, 0) if given.large_steps else ()
         self.sets: dict[tuple[int, str], tuple[TrainingSet, TrainingSet | None]] = {}
 
     def settings(self, *more: str) -> list[str]:
@@ -191,8 +191,7 @@ def print_table(study: Study, given: argparse.Namespace) -> None:
         return [curve[max(curve)] for curve in study.curves(name, given.seeds)]
 
     rows = [(one.name, one.compared) for one in VARIANTS] if given.steps else []
-    if given.large_steps:
-        rows += [(progressive_name(given.large, first), progressive_name(given.large, 0)) for first in FIRST]
+    rows += [(progressive_name(given.large, first), progressive_name(given.large, 0)) for first in study.firsts]
     print(f"{'':28}{'mean':>8}{'from':>8}{'to':>8}   against")
     for name, compared in rows:
         errors, reference = last(name), last(compared)

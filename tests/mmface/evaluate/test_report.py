@@ -142,7 +142,7 @@ def test_the_page_is_well_formed(page: str) -> None:
         "version 4",
         "The gate refused",
         "mask/hair_colour_accuracy 0.75, &gt;= 0.8 was asked",
-        "frechet_zoo-clip_n128",
+        "Fréchet distance (zoo-clip, 128 pictures)",
         "12.5",
         "without the sketch: 0.30",
         "photos/bad.jpg",
