@@ -124,7 +124,7 @@ class Study:
     def run(self, variant: Variant, seed: int) -> None:
         """One variant at the small size."""
         recipe = recipe_of(self.settings(*variant.settings, f"seed={seed}"))
-        self._measure(variant.name, seed, lambda: self._train(recipe, 0))
+        self._measure(self._result(variant.name, seed), lambda: self._train(recipe, 0))
 
     def cost_of_small(self) -> float:
         """FLOPs of a step at the small size, of one at the large size."""
@@ -151,23 +151,22 @@ class Study:
                 self._train(recipe, 0).ema.module.save_pretrained(Path(weights) / TRANSFORMER)
                 return self._train(recipe, 1, Path(weights))
 
-        self._measure(progressive_name(large, first), seed, both)
+        self._measure(self._result(progressive_name(large, first), seed), both)
 
     def _train(self, recipe: Recipe, phase: int, previous: Path | None = None) -> TrainState:
         data, held_out = self.data(recipe.phases[phase].resolution, recipe.data.text_padding)
         hooks = Hooks(lambda entry: None, lambda state: None)
         return train_phase(recipe, phase, data, hooks=hooks, held_out=held_out, previous=previous)
 
-    def _measure(self, name: str, seed: int, train: Callable[[], TrainState]) -> None:
+    def _measure(self, result: Path, train: Callable[[], TrainState]) -> None:
         """Keeps the errors of a run that was not done before."""
-        result = self._result(name, seed)
         if result.exists():
             return
         state = train()
         curve = {int(entry["step"]): entry[ERROR] for entry in state.history if ERROR in entry}
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps(curve))
-        print(f"     {name}, seed {seed}: {curve[state.step]:.4f} after {state.step} steps", flush=True)
+        print(f"     {result.stem}: {curve[state.step]:.4f} after {state.step} steps", flush=True)
 
     def curves(self, name: str, seeds: int) -> Iterator[dict[int, float]]:
         """Error by step of every seed."""
@@ -176,7 +175,10 @@ class Study:
             yield {int(step): error for step, error in curve.items()}
 
     def _result(self, name: str, seed: int) -> Path:
-        return self.place / "results" / f"{name.replace(' ', '-').replace(',', '')}-{self.given.steps}-{seed}.json"
+        given = self.given
+        numbers = (given.portraits, given.small, given.large, given.steps, given.large_steps)
+        runs = f"results-{'-'.join(map(str, numbers))}"
+        return self.place / runs / f"{name.replace(' ', '-').replace(',', '')}-{seed}.json"
 
 
 def progressive_name(size: int, first: int) -> str:
