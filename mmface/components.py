@@ -32,6 +32,13 @@ def component_identity(name: str) -> str:
     return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
 
 
+def accelerator() -> str:
+    """Where stages run their networks: ``cuda`` if this process sees a GPU, else ``cpu``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_vae(name: str) -> Any:
     """The VAE, of the class its config names: AutoencoderKL, AutoencoderDC or AutoencoderTiny."""
     import diffusers
@@ -167,10 +174,11 @@ def _frozen_large(cls: Any, path: str, options: dict[str, str]) -> Any:
     """Billions of parameters: in bfloat16 on a GPU if there is one."""
     import torch
 
-    if not torch.cuda.is_available():
+    device = accelerator()
+    if device == "cpu":
         return _frozen(cls, path, options)
     model = cls.from_pretrained(path, use_safetensors=True, dtype=torch.bfloat16, **options)
-    return model.to("cuda").eval().requires_grad_(False)
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _frozen(cls: Any, path: str, options: dict[str, str]) -> Any:

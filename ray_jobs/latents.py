@@ -42,14 +42,15 @@ class OnePass:
     """
 
     def __init__(self, identities: Mapping[int, Identity], store: Store, recipe: Recipe, mark: str) -> None:
-        from mmface.components import load_vae
+        from mmface.components import accelerator, load_vae
         from mmface.data.latents import Latents, Originals
 
         *_, last = identities.values()
         inputs = [open_dataset(uri) for uri in last.inputs.values()]
         # Twice: without pictures, to look for known rows, and with them.
         read = lru_cache(maxsize=2)(partial(read_part, inputs))
-        vae, self.originals = load_vae(recipe.components.vae), Originals(recipe.data.max_megapixels)
+        vae = load_vae(recipe.components.vae).to(accelerator())
+        self.originals = Originals(recipe.data.max_megapixels)
         self.workers = []
         for resolution, identity in identities.items():
             stage = Latents(recipe, resolution, vae, self.originals)

@@ -25,6 +25,7 @@ class Painter:
     """Paints one part of the plan; a part is one batch of one modality."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, parts: dict[str, list[Row]]) -> None:
+        from mmface.components import accelerator
         from mmface.evaluate.paint import Paint
 
         self.store = store.child(identity.key)
@@ -32,7 +33,7 @@ class Painter:
         self.parts = parts
         with tempfile.TemporaryDirectory() as folder:
             open_dataset(identity.inputs["train"]).download("transformer", Path(folder))
-            self.paint = Paint(recipe, folder)
+            self.paint = Paint(recipe, folder, accelerator())
 
     def run(self, part: str) -> int:
         """Paints the rows of ``part``."""

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmface.components import load_parser, load_sketcher
+from mmface.components import accelerator, load_parser, load_sketcher
 from mmface.config import Quality, Recipe
 from mmface.data.labels import LABELS, MIRRORED, mask_from_png, mask_to_png
 from mmface.data.pixels import center_square, to_tensor
@@ -40,10 +40,12 @@ class Parser:
         flip: average the logits with those of the mirrored picture, left and right labels swapped back.
         batch: pictures in each pass. A short last batch is filled up, because what a convolution rounds to can depend
             on the size of the batch, and a mask must not depend on how many pictures came with it.
+        device: where the network runs.
     """
 
-    def __init__(self, name: str, *, flip: bool = False, batch: int = 1) -> None:
-        self.model, self.processor = load_parser(name)
+    def __init__(self, name: str, *, flip: bool = False, batch: int = 1, device: str = "cpu") -> None:
+        model, self.processor = load_parser(name)
+        self.model: Any = model.to(device)
         self.flip, self.batch = flip, batch
 
     @torch.inference_mode()
@@ -53,11 +55,11 @@ class Parser:
         for start in range(0, len(images), self.batch):
             some = list(images[start : start + self.batch])
             filled = some + [some[-1]] * (self.batch - len(some))
-            pixels = self.processor(images=filled, return_tensors="pt")["pixel_values"]
+            pixels = self.processor(images=filled, return_tensors="pt")["pixel_values"].to(self.model.device)
             for image, scores in zip(some, self._logits(pixels), strict=False):
                 size = (image.height, image.width)
                 full = F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)
-                masks.append(full[0].argmax(0).numpy().astype(np.uint8))
+                masks.append(full[0].argmax(0).cpu().numpy().astype(np.uint8))
         return masks
 
     def _logits(self, pixels: Tensor) -> Tensor:
@@ -69,10 +71,14 @@ class Parser:
 
 
 class Sketcher:
-    """Photograph to pencil sketch, by a U²-Net that answers dark lines on white."""
+    """Photograph to pencil sketch, by a U²-Net that answers dark lines on white.
 
-    def __init__(self, name: str) -> None:
-        self.model = load_sketcher(name)
+    Args:
+        device: where the network runs.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        self.model: Any = load_sketcher(name).to(device)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
@@ -84,9 +90,9 @@ class Sketcher:
 
     def _draw(self, image: Image.Image) -> NDArray[np.uint8]:
         pixels = to_tensor(image, min(SKETCH_SIDE, image.width)).add(1).div(2)
-        drawn: Any = self.model(pixels[None])
+        drawn = self.model(pixels[None].to(self.model.device))
         full = F.interpolate(drawn, size=(image.height, image.width), mode="bilinear", antialias=True)
-        grey: NDArray[np.uint8] = full[0, 0].clamp(0, 1).mul(255).round().numpy().astype(np.uint8)
+        grey: NDArray[np.uint8] = full[0, 0].clamp(0, 1).mul(255).round().cpu().numpy().astype(np.uint8)
         return grey
 
 
@@ -102,8 +108,9 @@ class Conditions:
         self.usual = recipe.data.quality
         self.min_face_area = recipe.data.min_face_area
         self.parser_name = recipe.components.parser
-        self.parser = Parser(recipe.components.parser, flip=recipe.data.parse_flip, batch=PARSE_BATCH)
-        self.sketcher = Sketcher(recipe.components.sketcher)
+        device, flip = accelerator(), recipe.data.parse_flip
+        self.parser = Parser(recipe.components.parser, flip=flip, batch=PARSE_BATCH, device=device)
+        self.sketcher = Sketcher(recipe.components.sketcher, device)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         """Decodes row by row, runs the networks on what decoded."""

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmface.components import load_vae
+from mmface.components import accelerator, load_vae
 from mmface.config import Recipe
 from mmface.data.conditions import square_picture
 from mmface.data.labels import MIRRORED, mask_from_png
@@ -107,7 +107,7 @@ class Latents:
         self.mask_resize = recipe.data.mask_resize
         self.views = recipe.data.views
         self.originals = originals or Originals(recipe.data.max_megapixels)
-        self.vae: Any = vae or load_vae(recipe.components.vae)
+        self.vae: Any = vae or load_vae(recipe.components.vae).to(accelerator())
 
     def __call__(self, rows: Sequence[Row]) -> Result:
         """One encoder pass a view."""

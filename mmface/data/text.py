@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from mmface.components import load_text_encoder
+from mmface.components import accelerator, load_text_encoder
 from mmface.config import Recipe
 from mmface.data.records import EMPTY_FILE, TEXT
 from mmface.data.stage import Result, Row
@@ -50,9 +50,8 @@ class Text:
     def __init__(self, recipe: Recipe) -> None:
         self.count = recipe.data.captions_per_image
         self.padding = recipe.data.text_padding
-        self.tokenizer: Any
-        self.text_encoder: Any
-        self.tokenizer, self.text_encoder = load_text_encoder(recipe.components.text_encoder)
+        self.tokenizer, encoder = load_text_encoder(recipe.components.text_encoder)
+        self.text_encoder: Any = encoder.to(accelerator())
         self.empty = self._encode([""])
 
     def __call__(self, rows: Sequence[Row]) -> Result:

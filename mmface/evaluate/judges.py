@@ -37,7 +37,7 @@ class Judges:
         clip, self.tokenizer, self.clip_processor = load_clip(components.clip)
         self.parser: Any = parser.to(device)
         self.clip: Any = clip.to(device)
-        self.sketcher = Sketcher(components.sketcher)
+        self.sketcher = Sketcher(components.sketcher, device)
 
     @torch.inference_mode()
     def look(self, images: Sequence[Image.Image]) -> Seen:
