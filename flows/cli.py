@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(command)
     command.add_argument("--images", metavar="DIR", help="folder or s3:// prefix of photographs (default: portraits)")
     command.add_argument("--masks", metavar="DIR", help="label masks with the photographs' names (default: parsed)")
-    command.add_argument("--captions", metavar="FILE", help='lines of {"file": ..., "captions": [...]}')
+    command.add_argument("--captions", metavar="FILE|DIR", help="a .jsonl, or a folder of .txt files")
     on = "where stages run: jobs on the cluster of RAY_ADDRESS, or this process (default: as RAY_ADDRESS says)"
     command.add_argument("--on", choices=["cluster", "local"], help=on)
 
@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
 
     _add_recipe(add("serve", _serve, "Serve the champion over HTTP until interrupted."))
-    add("runs", _runs, "List registered versions with their aliases and figures.")
-    add("rollback", _rollback, "Make the previous champion the champion again.")
+    _add_recipe(add("runs", _runs, "List the registered versions of the recipe's serve.model_name and their aliases."))
+    _add_recipe(add("rollback", _rollback, "Make the previous champion of serve.model_name the champion again."))
     add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
 
     for group in (datasets, quarantine, job_commands, watermark):
@@ -170,13 +170,13 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _runs(arguments: argparse.Namespace) -> int:
     from flows.models import show_versions
 
-    return show_versions()
+    return show_versions(_model_name(arguments))
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
     from flows.models import roll_back
 
-    return roll_back()
+    return roll_back(_model_name(arguments))
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -201,6 +201,12 @@ def _zoo(arguments: argparse.Namespace) -> int:
     else:
         print(measure_zoo(arguments.photos, arguments.sheet))
     return 0
+
+
+def _model_name(arguments: argparse.Namespace) -> str:
+    from mmface.recipes import load_recipe
+
+    return load_recipe(arguments.recipe, arguments.set).serve.model_name
 
 
 def _photos(arguments: argparse.Namespace) -> dict[str, str]:

@@ -16,7 +16,7 @@ DEFAULT_FILE = Path(__file__).parents[1] / "infra" / "prefect" / "prefect.yaml"
 AUTOMATIONS = "automations.yaml"  # beside it, if there is one
 POOL_TYPE = "process"
 # Of trainings and of preparations that are at work at once; see flows.tasks.LIMITS.
-LIMITS = {"mmface-train": 1, "mmface-prepare": 2}
+SLOTS = {"mmface-train": 1, "mmface-prepare": 2}
 SERVER = "PREFECT_API_URL"
 WORKER_SECONDS = 10.0
 
@@ -113,7 +113,7 @@ def prepare_server(pools: Sequence[str]) -> None:
             except ObjectNotFound:
                 template = ProcessWorker.get_default_base_job_template()
                 client.create_work_pool(WorkPoolCreate(name=pool, type=POOL_TYPE, base_job_template=template))
-        for name, limit in LIMITS.items():
+        for name, limit in SLOTS.items():
             try:
                 client.read_global_concurrency_limit_by_name(name)
             except ObjectNotFound:

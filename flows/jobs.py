@@ -153,6 +153,8 @@ def run_on_cluster(job: Job, cluster: Cluster, lease: Lease, watcher: Watcher) -
     from flows.watch import watch
 
     for tries in range(job.settings.attempts):
+        if tries:
+            time.sleep(PAUSE_SECONDS * 2 ** (tries - 1))
         submission_id = submit(job, cluster)
         with _stopping(cluster, submission_id, lease):
             watcher.submitted(submission_id, cluster.link(submission_id))
@@ -163,7 +165,6 @@ def run_on_cluster(job: Job, cluster: Cluster, lease: Lease, watcher: Watcher) -
         log.warning("%s was lost: %s", submission_id, _reason(state))
         if job.published():
             return
-        time.sleep(PAUSE_SECONDS * 2**tries)
     remedy = "see the cluster's log; run again to go on where it stopped"
     raise StageError(f"{job.settings.attempts} jobs were lost in a row ({_reason(state)}); {remedy}", field=job.stage)
 

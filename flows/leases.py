@@ -144,8 +144,8 @@ def dead(store: Store) -> Iterator[tuple[str, Owner]]:
     """Names that were never given back by owners who are dead."""
     for entry in store.list(FOLDER):
         if entry.size > len(FREE):
-            owner = Owner(**json.loads(store.read(entry.key)))
-            if _holder(store, entry) is None:
+            owner = _owner(store, entry)
+            if owner and not _is_alive(store, entry, owner):
                 yield entry.key.split("/")[1], owner
 
 
@@ -154,18 +154,25 @@ def _newest(store: Store, folder: str) -> Entry | None:
 
 
 def _holder(store: Store, entry: Entry) -> Owner | None:
+    owner = _owner(store, entry)
+    return owner if owner and _is_alive(store, entry, owner) else None
+
+
+def _owner(store: Store, entry: Entry) -> Owner | None:
+    """Who wrote a lease; None when it was given back, or a later generation has just replaced it."""
     try:
         content = json.loads(store.read(entry.key))
-    except DatasetError:  # a later generation has just replaced it
+    except DatasetError:
         return None
-    if not content:
-        return None
-    owner = Owner(**content)
+    return Owner(**content) if content else None
+
+
+def _is_alive(store: Store, entry: Entry, owner: Owner) -> bool:
     if owner.is_gone():
-        return None
+        return False
     store.write(f"{CLOCK}/now", b"")
     now = max(one.modified for one in store.list(CLOCK))
-    return owner if now - entry.modified <= DEAD_AFTER_SECONDS else None
+    return now - entry.modified <= DEAD_AFTER_SECONDS
 
 
 def _written(owner: Owner) -> bytes:

@@ -8,7 +8,8 @@ first stage that is not published.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from prefect.runtime import flow_run
@@ -16,11 +17,12 @@ from prefect.runtime import flow_run
 from flows.jobs import Job, save_recipe
 from flows.leases import Owner, held
 from flows.preflight import check
+from flows.shown import show_tracking
 from flows.tasks import work
 from mmface import stages, tracking
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
 from mmface.dataset import published
-from mmface.errors import DatasetError
+from mmface.errors import DatasetError, MMFaceError
 from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store, home
@@ -68,8 +70,8 @@ class Prepared:
     latents: dict[int, str]
 
 
-def begin(recipe: str, overrides: Sequence[str], *, tracked: bool = False) -> Run:
-    """Validates the parameters, checks what must be reachable before anything is computed, opens the MLflow run.
+def begin(recipe: str, overrides: Sequence[str]) -> Run:
+    """Validates the parameters and checks what must be reachable before anything is computed.
 
     Raises:
         MMFaceError: a user's mistake, or a server that does not answer.
@@ -80,8 +82,29 @@ def begin(recipe: str, overrides: Sequence[str], *, tracked: bool = False) -> Ru
     # Another run may move the alias meanwhile.
     train = resolved.train.model_copy(update={"start": pin(resolved.train.start)})
     resolved = resolved.model_copy(update={"train": train})
-    run = Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""))
-    return replace(run, mlflow_run=open_mlflow_run(run)) if tracked else run
+    return Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""))
+
+
+@contextmanager
+def tracked(recipe: str, overrides: Sequence[str]) -> Iterator[Run]:
+    """Begins a run with an MLflow run, which ends as the context does: FINISHED, FAILED, or KILLED when interrupted.
+
+    Raises:
+        MMFaceError: see :func:`begin`.
+    """
+    run = begin(recipe, overrides)
+    mlflow_run = open_mlflow_run(run)
+    run = replace(run, mlflow_run=mlflow_run)
+    show_tracking(run)
+    try:
+        yield run
+    except BaseException as error:
+        try:
+            tracking.finish_run(mlflow_run, "FAILED" if isinstance(error, Exception) else "KILLED")
+        except MMFaceError as lost:  # what went wrong first is what matters
+            log.warning("MLflow run %s stays open: %s", mlflow_run, lost)
+        raise
+    tracking.finish_run(mlflow_run)
 
 
 def open_mlflow_run(run: Run) -> str:

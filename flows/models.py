@@ -17,6 +17,8 @@ def paint(arguments: Namespace) -> list[Path]:
     out: Path = arguments.out
     if not 1 <= arguments.n <= MAX_N:
         raise InputError(f"{arguments.n} pictures: ask for 1 to {MAX_N}", field="--n")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; name a file in it", field="--out")
     if not out.absolute().parent.is_dir():
         raise InputError(f"no folder {out.absolute().parent}", field="--out")
     modality = "mask" if arguments.mask else "sketch"
@@ -59,24 +61,24 @@ def paint(arguments: Namespace) -> list[Path]:
     return paths
 
 
-def show_versions() -> int:
-    """``mmface runs``: every registered version, newest first."""
+def show_versions(name: str) -> int:
+    """``mmface runs``: every registered version of a model, newest first."""
     from mmface.registry import list_versions
 
-    versions = list_versions()
+    versions = list_versions(name)
     if not versions:
-        print("no model is registered yet: run mmface retrain --recipe demo")
+        print(f"no {name} is registered yet: run mmface retrain")
     for one in versions:
         made = datetime.fromtimestamp(one.created).isoformat(" ", "minutes")
         print(f"{one.name} {one.version:>4}  {made}  run {one.run_id}  {', '.join(one.aliases)}")
     return 0
 
 
-def roll_back() -> int:
-    """``mmface rollback``: the champion before this one serves again."""
+def roll_back(name: str) -> int:
+    """``mmface rollback``: the champion before this one serves again; running services follow."""
     from mmface.registry import rollback
 
-    print(f"champion is version {rollback()} again; restart mmface serve to load it")
+    print(f"champion of {name} is version {rollback(name)} again")
     return 0
 
 

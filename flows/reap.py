@@ -8,6 +8,7 @@ from uuid import UUID
 
 from flows import leases, ledger
 from flows.leases import Lease, Owner
+from flows.server import answering
 from mmface.reach import dashboard_address
 from mmface.storage import Store
 
@@ -18,7 +19,7 @@ def reap_everything(home: Store) -> list[str]:
     """Ends what dead flows left behind; one line for each thing.
 
     Raises:
-        ServiceError: a cluster refuses or does not answer.
+        ServiceError: a cluster or Prefect refuses or does not answer.
     """
     runs = {owner.flow_run for _, owner in leases.dead(home)} - {""}
     lines = [f"stopped job {submission_id}" for submission_id in reap_jobs(home)]
@@ -81,7 +82,7 @@ def _mark_crashed(flow_run: str) -> bool:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    with get_client(sync_client=True) as client:
+    with answering(), get_client(sync_client=True) as client:
         try:
             state = client.read_flow_run(UUID(flow_run)).state
         except ObjectNotFound:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import shlex
 import tempfile
 from dataclasses import dataclass, replace
@@ -15,9 +16,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.hooks import HOOKS
 from flows.leases import Owner, held
-from flows.line import Run, begin, paint_and_bundle, prepare_data, train_phases, with_collection
-from flows.shown import show_decision, show_report, show_tracking
-from flows.trial import try_service
+from flows.line import Run, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.shown import show_decision, show_report
+from flows.trial import KEY, SERVICE, check_key, try_service
 from mmface import registry, tracking
 from mmface.config import Recipe
 from mmface.dataset import Dataset, open_dataset, upstream
@@ -28,7 +29,7 @@ from mmface.storage import Store
 
 log = logging.getLogger(__name__)
 
-BUNDLE = "bundle"
+BUNDLE, METRICS = "bundle", "metrics.json"
 SERVED, MASK, GRID, REPORT = "served.png", "mask.png", "grid.png", "report.html"
 
 
@@ -64,9 +65,9 @@ def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str |
         DatasetError: there is no such bundle.
         MMFaceError: a user's mistake, or a server that does not answer.
     """
-    run = begin(recipe, overrides, tracked=True)
-    show_tracking(run)
-    return release_bundle(run, bundle or find_bundle(run))
+    with tracked(recipe, overrides) as run:
+        check_key(run.recipe)
+        return release_bundle(run, bundle or find_bundle(run))
 
 
 def find_bundle(run: Run) -> str:
@@ -94,7 +95,7 @@ def release_bundle(run: Run, bundle: str) -> Release:
 
 def _release(run: Run, made: Dataset) -> Release:
     recipe, mlflow_run = run.recipe, str(run.mlflow_run)
-    metrics = read_metrics(made)
+    metrics = read_metrics(made.read(f"{BUNDLE}/{METRICS}"))
     version = register(recipe, made, mlflow_run)
     decision = gate(recipe, metrics, version)
     show_decision(version, decision, metrics)
@@ -119,9 +120,9 @@ def _release(run: Run, made: Dataset) -> Release:
     return Release(version, page.champion, decision.reason, metrics, f"{place.uri}/{REPORT}", page.curl)
 
 
-def read_metrics(bundle: Dataset) -> dict[str, float]:
-    """The bundle's figures; what was not finite is NaN again."""
-    figures = json.loads(bundle.read(f"{BUNDLE}/metrics.json"))
+def read_metrics(text: str | bytes) -> dict[str, float]:
+    """A bundle's figures; what was not finite is NaN again."""
+    figures = json.loads(text)
     return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
@@ -149,7 +150,7 @@ def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
     name = recipe.serve.model_name
     current = registry.get_alias(name, registry.CHAMPION)
     compared = current not in (None, version) and recipe.gate.max_frechet_ratio_to_champion is not None
-    champion = registry.load_bundle(name).metrics if compared else None
+    champion = read_metrics(registry.read_file(name, str(current), METRICS)) if compared else None
     decision = decide(metrics, champion, recipe.gate)
     if registry.was_rolled_back(name, version):
         objection = f"version {version} was rolled back: change the recipe, or give it the alias in MLflow"
@@ -170,12 +171,15 @@ def write_report(page: Report, place: Store, mlflow_run: str) -> None:
             (Path(scratch) / name).write_bytes(data)
         tracking.log_artifact(mlflow_run, Path(scratch), "report")
     tracking.log_metrics(mlflow_run, {name: value for name, value in page.metrics.items() if math.isfinite(value)})
-    tracking.finish_run(mlflow_run)
     show_report(f"{place.uri}/{REPORT}")
 
 
 def curl_command(recipe: Recipe, prompt: str, mask: str) -> str:
     """The command that asks the served model for the report's first picture."""
-    url = f"http://{recipe.serve.host}:{recipe.serve.port}/v1/generate/mask"
+    url = os.environ.get(SERVICE) or f"http://{recipe.serve.host}:{recipe.serve.port}"
+    fetch = ""
+    if mask.startswith("s3://"):
+        fetch, mask = f"aws s3 cp {shlex.quote(mask)} {MASK} && ", MASK
+    key = f' -H "Authorization: Bearer ${KEY}"' if recipe.serve.api_keys_env else ""
     fields = f"-F condition=@{shlex.quote(mask)} --form-string {shlex.quote(f'prompt={prompt}')} -F seed=0"
-    return f"curl -sS -H 'Accept: image/png' {fields} -o face.png {url}"
+    return f"{fetch}curl -sS -H 'Accept: image/png'{key} {fields} -o face.png {url.rstrip('/')}/v1/generate/mask"

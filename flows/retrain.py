@@ -5,9 +5,10 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.hooks import HOOKS
-from flows.line import begin, paint_and_bundle, prepare_data, train_phases, with_collection
+from flows.line import paint_and_bundle, prepare_data, tracked, train_phases, with_collection
 from flows.release import Release, release_bundle
-from flows.shown import show_datasets, show_grid, show_loss, show_tracking
+from flows.shown import show_datasets, show_grid, show_loss
+from flows.trial import check_key
 
 
 @flow(name="retrain", **HOOKS)
@@ -21,13 +22,13 @@ def retrain(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Release:
     Raises:
         MMFaceError: a user's mistake or a stage that failed; what was published stays and is not done again.
     """
-    run = begin(recipe, overrides, tracked=True)
-    show_tracking(run)
-    run = with_collection(run)
-    data = prepare_data(run)
-    trained = train_phases(run, data)
-    show_loss(trained)
-    bundle = paint_and_bundle(run, data, trained)
-    show_datasets(run, [bundle])
-    show_grid(run, bundle)
-    return release_bundle(run, bundle)
+    with tracked(recipe, overrides) as begun:
+        check_key(begun.recipe)
+        run = with_collection(begun)
+        data = prepare_data(run)
+        trained = train_phases(run, data)
+        show_loss(trained)
+        bundle = paint_and_bundle(run, data, trained)
+        show_datasets(run, [bundle])
+        show_grid(run, bundle)
+        return release_bundle(run, bundle)

@@ -1,4 +1,4 @@
-"""Prefect's temporary server, which outlives nobody.
+"""Prefect's server: one that does not answer, and a temporary one, which outlives nobody.
 
 Without ``PREFECT_API_URL`` Prefect starts a server for the time of a process and stops it at exit. A process that is
 killed has no exit: a shell beside it waits for that and ends the server then.
@@ -8,11 +8,24 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from mmface.errors import ServiceError
+from mmface.errors import ServiceError, UnreachableError
 
 # Ends with either process; by then the server's id can be nobody else's, because its parent has not yet waited for it.
 GUARD = "while kill -0 {parent} && kill -0 {server}; do sleep 1; done; kill {server}"
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Makes a Prefect server that is away for the moment an UnreachableError: worth another attempt."""
+    import httpx
+
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise UnreachableError(f"Prefect does not answer ({error})", field="PREFECT_API_URL") from error
 
 
 def start_temporary_server() -> None:

@@ -6,8 +6,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -22,6 +21,7 @@ from prefect.states import State
 from prefect.tasks import exponential_backoff
 
 from flows.jobs import Job, run_job
+from flows.server import answering
 from mmface.config import Entrypoint
 from mmface.errors import UnreachableError
 
@@ -73,21 +73,12 @@ def slot(job: Job) -> AbstractContextManager[None]:
 
 def _created(limit: str) -> bool:
     """Asked first, since Prefect on SQLite often refuses the write of a slot at first, which costs two seconds."""
-    with _answering(), get_client(sync_client=True) as client:
+    with answering(), get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(limit)
         except ObjectNotFound:
             return False
     return True
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    """Makes a Prefect server that is away for the moment something that is worth another attempt."""
-    try:
-        yield
-    except httpx.TransportError as error:
-        raise UnreachableError(f"Prefect does not answer ({error})", field="PREFECT_API_URL") from error
 
 
 class Progress(logging.Handler):
@@ -99,13 +90,14 @@ class Progress(logging.Handler):
 
     def __init__(self, stage: str) -> None:
         super().__init__()
-        with _answering():
+        with answering():
             self.artifact = create_progress_artifact(0.0, _key(f"progress-{stage}"), stage)
         self.stage, self.shown_at = stage, -math.inf
 
     def submitted(self, submission_id: str, link: str) -> None:
         """Links the Ray job."""
-        create_link_artifact(link, submission_id, _key(f"job-{self.stage}"), f"Ray job of {self.stage}")
+        with answering():
+            create_link_artifact(link, submission_id, _key(f"job-{self.stage}"), f"Ray job of {self.stage}")
 
     def line(self, text: str) -> None:
         """A line of the job's log: passed on, and read for how far the stage is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import time
@@ -13,19 +12,22 @@ from prefect.cache_policies import NO_CACHE
 
 from mmface.config import Recipe
 from mmface.errors import ServiceError
-from mmface.reach import dashboard_address
+from mmface.reach import dashboard_address, unreachable
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
 
 SERVICE = "MMFACE_SERVE_URL"  # of a service that is up and follows the champion
+KEY = "MMFACE_API_KEY"  # that the service asks for, where the recipe has serve.api_keys_env
 SWAP_SECONDS = 300.0
 PAUSE_SECONDS = 2.0
+# Not served yet, or too much to do at the moment: worth another question.
+PASSING = (404, 408, 429, 503)
 
 
 @task(cache_policy=NO_CACHE)
 def try_service(recipe: Recipe, home: Store, version: str, prompt: str, mask: bytes) -> bytes | None:
-    """A PNG from the service of ``MMFACE_SERVE_URL``, else from one that is started here and stopped again.
+    """A PNG from the service of ``MMFACE_SERVE_URL`` or the recipe's address, else from one started and stopped here.
 
     None on a cluster whose service is not named: starting another one there is not for a flow to do.
 
@@ -33,49 +35,67 @@ def try_service(recipe: Recipe, home: Store, version: str, prompt: str, mask: by
         ServiceError: the service does not answer, or not with this version.
     """
     url = os.environ.get(SERVICE)
-    if url:
-        return _from_running(url, recipe, version, prompt, mask)
-    if dashboard_address():
+    if not url and dashboard_address():
         log.info("serve: not tried; set %s to the address of the service", SERVICE)
         return None
-    from serve.app import run, shutdown
+    from serve.app import base_url, run, shutdown
 
+    here = base_url(recipe.serve)
+    if not url and unreachable(here) is None:
+        url = here  # an mmface serve that follows the champion
+    if url:
+        log.info("serve: waiting for version %s at %s", version, url)
+        return ask(url.rstrip("/"), recipe, version, prompt, mask)
     log.info("serve: loading the champion")
-    url = run(recipe, home=home.uri)
+    run(recipe, home=home.uri)
     try:
-        answer = _ask(url, recipe, prompt, mask)
-    except httpx.HTTPError as error:
-        raise ServiceError(f"the served model did not answer: {error}", field="serve") from error
+        return ask(here, recipe, version, prompt, mask)
     finally:
         shutdown()
-    log.info("serve: %d bytes of PNG over HTTP", len(answer.content))
-    return answer.content
 
 
-def _from_running(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> bytes:
-    """Waits until the service has taken the version up."""
-    log.info("serve: waiting for version %s at %s", version, url)
+def ask(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> bytes:
+    """A PNG painted by ``version``, once the service has taken it up.
+
+    Raises:
+        ServiceError: it refuses, or does not answer with that version in time.
+    """
     end = time.monotonic() + SWAP_SECONDS
     while True:
         try:
-            answer = _ask(url.rstrip("/"), recipe, prompt, mask)
-            other = answer.headers.get("X-Model-Version", "unknown")
-            if other == version:
-                log.info("serve: version %s paints at %s", version, url)
-                return answer.content
-            said = f"still answers with version {other}"
+            answer = _post(url, recipe, version, prompt, mask)
         except httpx.HTTPError as error:
             said = f"does not answer ({error})"
+        else:
+            if answer.is_success:
+                log.info("serve: version %s paints at %s", version, url)
+                return answer.content
+            said = f"answers {answer.status_code}: {answer.text[:300]}"
+            if answer.status_code not in PASSING:
+                remedy = f"set {KEY} to a key of it" if answer.status_code == 401 else "is this MMFace's service?"
+                raise ServiceError(f"{url} {said}; {remedy}", field=KEY if answer.status_code == 401 else SERVICE)
         if time.monotonic() > end:
             remedy = "see its log; run the flow release again when it is mended"
-            raise ServiceError(f"{url} {said}, {SWAP_SECONDS:.0f} s after the alias moved; {remedy}", field=SERVICE)
+            raise ServiceError(
+                f"{url} {said}, {SWAP_SECONDS:.0f} s after version {version} got the alias; {remedy}", field=SERVICE
+            )
         time.sleep(PAUSE_SECONDS)
 
 
-def _ask(url: str, recipe: Recipe, prompt: str, mask: bytes) -> httpx.Response:
+def _post(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> httpx.Response:
+    key = os.environ.get(KEY)
     return httpx.post(
-        f"{url}/v1/generate/mask",
-        json={"prompt": prompt, "seed": 0, "condition": base64.b64encode(mask).decode()},
-        headers={"Accept": "image/png"},
+        f"{url}/v1/images/edits",
+        data={"model": f"{recipe.serve.model_name}:{version}", "modality": "mask", "prompt": prompt, "seed": "0"},
+        files={"image": ("mask.png", mask, "image/png")},
+        headers={"Accept": "image/png"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         timeout=recipe.serve.timeout_s,
-    ).raise_for_status()
+    )
+
+
+def check_key(recipe: Recipe) -> None:
+    """Raises ServiceError when the service will ask for a key and none is there to give."""
+    tried = os.environ.get(SERVICE) or not dashboard_address()
+    if recipe.serve.api_keys_env and tried and not os.environ.get(KEY):
+        message = "the service asks for keys (serve.api_keys_env); give the flow one, to try the new champion with"
+        raise ServiceError(message, field=KEY)

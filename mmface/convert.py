@@ -15,7 +15,7 @@ from mmface.config import Recipe
 from mmface.errors import InputError, RecipeError
 from mmface.latents import latent_channels
 from mmface.released import load_released
-from mmface.weights import file_hash, find_weights
+from mmface.weights import file_hash, found_weights
 
 # How the released models were fed (§4, §6).
 _FED = {"model.text_rope": "zero", "data.mask_resize": "lanczos", "data.text_padding": "exact"}
@@ -37,18 +37,18 @@ def convert(source: str, recipe: Recipe, out: Path) -> Path:
     """
     if out.exists():
         raise InputError(f"{out} exists already; name a new folder", field="--out")
-    weights = find_weights(source, "FOLDER")
-    if not weights.released:
-        raise InputError(f"{weights.path} needs no conversion: it is a transformer with its config", field="FOLDER")
-    require_recipe(weights.path, recipe)
-    vae, text = load_vae(recipe.components.vae), load_text_encoder(recipe.components.text_encoder)
-    wanted = {"in_channels": 2 * latent_channels(vae), "text_embed_dim": int(text[1].config.hidden_size)}
-    transformer = load_released(weights.path, {**wanted, **recipe.model.model_dump()})
-    pipeline = assemble(recipe, transformer.eval().requires_grad_(False), vae, text)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as work:
-        write_bundle(pipeline, Path(work) / "bundle", recipe, lineage(weights.path, recipe), {})
-        os.replace(Path(work) / "bundle", out)
+    with found_weights(source, "FOLDER") as weights:
+        if not weights.released:
+            raise InputError(f"{weights.path} needs no conversion: it is a transformer with its config", field="FOLDER")
+        require_recipe(weights.path, recipe)
+        vae, text = load_vae(recipe.components.vae), load_text_encoder(recipe.components.text_encoder)
+        wanted = {"in_channels": 2 * latent_channels(vae), "text_embed_dim": int(text[1].config.hidden_size)}
+        transformer = load_released(weights.path, {**wanted, **recipe.model.model_dump()})
+        pipeline = assemble(recipe, transformer.eval().requires_grad_(False), vae, text)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as work:
+            write_bundle(pipeline, Path(work) / "bundle", recipe, lineage(weights.path, recipe), {})
+            os.replace(Path(work) / "bundle", out)
     return out
 
 

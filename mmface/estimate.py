@@ -215,7 +215,7 @@ def _samples(shapes: Shapes, machine: Machine) -> Line:
     recipe = shapes.recipe
     pictures, steps = recipe.evaluate.n + recipe.evaluate.n_sketch, recipe.sampling.num_inference_steps
     forward = shapes.transformer_flops(recipe.phases[-1].resolution)
-    hours = pictures * steps * 2 * forward / _speed(machine, PAINTING, "fp32")
+    hours = pictures * steps * 2 * forward / _speed(machine, PAINTING, recipe.sampling.precision)
     # A picture, the one it was made from and the drawing.
     size = pictures * 3 * SKETCH_BYTES.value
     told = f"{pictures} pictures x {steps} steps x 2 (guidance) x {_flops(forward)} (counted)"
@@ -232,8 +232,8 @@ def _weights(recipe: Recipe, role: str) -> float:
 
 
 def _speed(machine: Machine, share: Figure, precision: str) -> float:
-    """FLOP an hour of the whole machine."""
-    peak = machine.gpu.bf16 if precision.startswith("bf16") else machine.gpu.fp32
+    """FLOP an hour of the whole machine; every GPU that has a price here multiplies bf16 natively."""
+    peak = machine.gpu.fp32 if precision == "fp32" else machine.gpu.bf16
     return machine.gpus * peak * share.value * 3600
 
 

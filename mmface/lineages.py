@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmface.errors import RegistryError
-from mmface.registry import FINGERPRINT_TAG
-from mmface.tracking import mlflow_errors, open_tracking, tracking_exists, tracking_uri
+from mmface.registry import FINGERPRINT_TAG, read_file
+from mmface.tracking import mlflow_errors, open_tracking, tracking_exists
+
+LINEAGE = "lineage.json"
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
 
 
 def registered_lineages() -> dict[str, dict[str, Any]]:
@@ -28,25 +29,23 @@ def registered_lineages() -> dict[str, dict[str, Any]]:
     with mlflow_errors():
         versions = [
             one
-            for model in client.search_registered_models()
+            for model in _all_models(client)
             for one in client.search_model_versions(f"name = '{model.name}'")
             if FINGERPRINT_TAG in one.tags
         ]
-    return {f"{one.name} {one.version}": _lineage(client, one.name, str(one.version)) for one in versions}
+    return {f"{one.name} {one.version}": _lineage(one.name, str(one.version)) for one in versions}
 
 
-def _lineage(client: MlflowClient, name: str, version: str) -> dict[str, Any]:
-    from mlflow.artifacts import download_artifacts
+def _all_models(client: MlflowClient) -> Iterator[RegisteredModel]:
+    token = None
+    while True:
+        page = client.search_registered_models(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
-    with mlflow_errors(), tempfile.TemporaryDirectory() as scratch:
-        uri = f"{client.get_model_version_download_uri(name, version)}/lineage.json"
-        place = {"dst_path": scratch, "tracking_uri": tracking_uri(), "registry_uri": tracking_uri()}
-        try:
-            text = Path(download_artifacts(artifact_uri=uri, **place)).read_text(encoding="utf-8")
-        except OSError:
-            message = (
-                f"the lineage of {name} version {version} is lost; register its bundle again or delete the version"
-            )
-            raise RegistryError(message, field="lineage.json") from None
-    tree: dict[str, Any] = json.loads(text)
+
+def _lineage(name: str, version: str) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(read_file(name, version, LINEAGE))
     return tree

@@ -45,11 +45,6 @@ class Receipt(BaseModel):
     reused: int
     quarantined: list[Row]
 
-    @property
-    def rows_in(self) -> int:
-        """Rows that went in."""
-        return (self.file.rows or 0) + len(self.quarantined)
-
 
 def commit(
     store: Store, path: str, rows: Sequence[Row], schema: pa.Schema, quarantined: Sequence[Row] = (), reused: int = 0

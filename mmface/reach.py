@@ -34,7 +34,10 @@ def dashboard_address() -> str | None:
 def unreachable(address: str) -> str | None:
     """Why nothing can be reached at ``host:port`` or a URL, None if something answers or there is no host to ask."""
     parts = urlsplit(address if "://" in address else f"tcp://{address}")
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return f"{address} has no port from 0 to 65535"
     if not parts.hostname or not port:
         return None  # "auto", "local", a database file: not for us to judge
     try:

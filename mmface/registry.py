@@ -6,16 +6,19 @@ A version is the registry's number as text. Registering is idempotent by the bun
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from mmface.errors import RegistryError
+from mmface.scratch import scratch_folder
 from mmface.tracking import (
     finish_run,
     log_artifact,
     log_metrics,
-    log_params,
     mlflow_errors,
     open_tracking,
     start_run,
@@ -140,11 +143,12 @@ def was_rolled_back(name: str, version: str) -> bool:
 
 
 def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
-    """Fetches a registered bundle and loads it; see :func:`fetch_bundle`."""
+    """Fetches a registered bundle and loads it; see :func:`fetched_bundle`."""
     from mmface.bundle import read_bundle
 
     version, _ = find_version(name, alias_or_version)
-    return read_bundle(fetch_bundle(name, version), version)
+    with fetched_bundle(name, version) as folder:
+        return read_bundle(folder, version)
 
 
 def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
@@ -165,8 +169,9 @@ def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
         return version, client.get_model_version(name, version).tags.get(FINGERPRINT_TAG, "")
 
 
-def fetch_bundle(name: str, version: str) -> Path:
-    """Folder of a registered bundle, once its files are found to be those that were registered.
+@contextmanager
+def fetched_bundle(name: str, version: str) -> Iterator[Path]:
+    """Folder of a registered bundle, for as long as the context, once its files are found to be those registered.
 
     Raises:
         RegistryError: there is no such version, or its files were damaged.
@@ -176,15 +181,38 @@ def fetch_bundle(name: str, version: str) -> Path:
     from mmface.bundle import bundle_fingerprint
 
     _, expected = find_version(name, version)
-    client = open_tracking()
-    with mlflow_errors():
-        uri = client.get_model_version_download_uri(name, version)
-        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri(), registry_uri=tracking_uri()))
-    if bundle_fingerprint(folder) != expected:
-        raise RegistryError(
-            f"the files of {name} version {version} were changed; register the bundle again", field="bundle"
-        )
-    return folder
+    with scratch_folder() as scratch:
+        with mlflow_errors():
+            uri = open_tracking().get_model_version_download_uri(name, version)
+            # What lies on this machine is not copied.
+            place = {} if urlsplit(uri).scheme in ("", "file") else {"dst_path": str(scratch)}
+            folder = Path(download_artifacts(artifact_uri=uri, **place, **_servers()))
+        if bundle_fingerprint(folder) != expected:
+            message = f"the files of {name} version {version} were changed; register the bundle again"
+            raise RegistryError(message, field="bundle")
+        yield folder
+
+
+def read_file(name: str, version: str, file: str) -> str:
+    """The text of one of a registered bundle's files.
+
+    Raises:
+        RegistryError: it is lost.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    with mlflow_errors(), scratch_folder() as scratch:
+        uri = f"{open_tracking().get_model_version_download_uri(name, version)}/{file}"
+        try:
+            path = download_artifacts(artifact_uri=uri, dst_path=str(scratch), **_servers())
+            return Path(path).read_text(encoding="utf-8")
+        except OSError:
+            message = f"{file} of {name} version {version} is lost; register its bundle again or delete the version"
+            raise RegistryError(message, field=file) from None
+
+
+def _servers() -> dict[str, str]:
+    return {"tracking_uri": tracking_uri(), "registry_uri": tracking_uri()}
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:
@@ -236,7 +264,7 @@ __all__ = [
     "CHAMPION",
     "MODEL",
     "Version",
-    "fetch_bundle",
+    "fetched_bundle",
     "find_version",
     "finish_run",
     "get_alias",
@@ -244,8 +272,8 @@ __all__ = [
     "load_bundle",
     "log_artifact",
     "log_metrics",
-    "log_params",
     "open_tracking",
+    "read_file",
     "register_bundle",
     "rollback",
     "set_alias",

@@ -106,15 +106,6 @@ class Store:
         """Removes what killed writers of this machine left behind; never visible as a key, it only takes room."""
         self._backend.sweep()
 
-    def download(self, prefix: str, folder: Path) -> Path:
-        """Copies everything below ``prefix`` into ``folder``, keeping the layout."""
-        for entry in self.list(prefix):
-            target = folder / PurePosixPath(entry.key).relative_to(_clean(prefix) or ".")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                file.writelines(self.chunks(entry.key))
-        return folder
-
     def upload(self, folder: Path, prefix: str) -> None:
         """Copies every file of ``folder`` below ``prefix``."""
         for path in sorted(folder.rglob("*")):

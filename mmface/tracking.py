@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mmface.errors import RegistryError, ServiceError, UnreachableError
@@ -97,15 +97,6 @@ def experiment_of(run_id: str) -> str:
     client = open_tracking()
     with mlflow_errors():
         return str(client.get_run(run_id).info.experiment_id)
-
-
-def log_params(run_id: str, params: Mapping[str, Any]) -> None:
-    """Settings of a run; a key keeps its first value."""
-    from mlflow.entities import Param
-
-    client = open_tracking()
-    with mlflow_errors():
-        client.log_batch(run_id, params=[Param(key, str(value)[:500]) for key, value in params.items()])
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:

@@ -16,6 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +31,7 @@ FIELD = "train.start"
 REGISTERED = "models:/"
 
 AUTHORS_FILE = "dit_model_weights_ema.safetensors"
+AT_ITS_ROOT = ("config.json", "*.safetensors", "*.safetensors.index.json")  # of a folder that holds one transformer
 PICKLED = (".pt", ".pth", ".bin")
 # What an optimizer's checkpoint leaves beside the weights.
 _NO_WEIGHTS = re.compile(r"optimizer|scheduler|random_states|ema_state|training_args")
@@ -50,29 +53,30 @@ class Weights:
         return self.path.is_file()
 
 
-def find_weights(name: str, field: str = FIELD) -> Weights:
-    """The weights that ``name`` stands for, fetched if they are elsewhere.
+@contextmanager
+def found_weights(name: str, field: str = FIELD) -> Iterator[Weights]:
+    """The weights that ``name`` stands for, for as long as the context; fetched if they are elsewhere.
 
     Raises:
         RecipeError: there are none, or several; names ``field``.
         RegistryError, ServiceError: the registry has no such model, or cannot be reached.
     """
     if name.startswith(REGISTERED):
-        from mmface.registry import fetch_bundle, find_version
+        from mmface.registry import fetched_bundle, find_version
 
         model, which = _registered(name, field)
-        return Weights(fetch_bundle(model, find_version(model, which)[0]) / "transformer")
+        with fetched_bundle(model, find_version(model, which)[0]) as folder:
+            yield Weights(folder / "transformer")
+        return
     path = Path(name).expanduser()
-    if path.is_file():
-        return Weights(path)
-    return Weights(_look(path if path.is_dir() else _download(name, field), field))
+    yield Weights(path if path.is_file() else _look(path if path.is_dir() else _download(name, field), field))
 
 
 def weights_identity(name: str) -> str:
     """What a fingerprint says about weights: a hash of their bytes, or the hub id with its revision.
 
     Raises:
-        RecipeError, RegistryError, ServiceError: see :func:`find_weights`.
+        RecipeError, RegistryError, ServiceError: see :func:`found_weights`.
     """
     if name.startswith(REGISTERED):
         from mmface.registry import find_version
@@ -81,8 +85,8 @@ def weights_identity(name: str) -> str:
     path = Path(name).expanduser()
     if not path.exists() and not _is_local(name):
         return f"hub:{name}"
-    found = find_weights(name)
-    return f"released:{file_hash(found.path)[:16]}" if found.released else component_identity(str(found.path))
+    with found_weights(name) as found:
+        return f"released:{file_hash(found.path)[:16]}" if found.released else component_identity(str(found.path))
 
 
 def pin(name: str) -> str:
@@ -159,7 +163,7 @@ def _download(name: str, field: str) -> Path:
         root = snapshot_download(
             f"{owner}/{repository}",
             revision=revision or None,
-            allow_patterns=[f"{prefix}*{AUTHORS_FILE}", f"{prefix}transformer/*"],
+            allow_patterns=[f"{prefix}{name}" for name in (f"*{AUTHORS_FILE}", "transformer/*", *AT_ITS_ROOT)],
         )
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmface import tracking
+from mmface.errors import DatasetError, ServiceError
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
@@ -94,11 +95,19 @@ class Progress:
             thread.join()
             self.store.delete(self.key)
 
+    def _read(self) -> str:
+        """The line that lies there; none while the store does not answer, for training goes on without it."""
+        try:
+            return self.store.read(self.key).decode() if self.store.exists(self.key) else ""
+        except (DatasetError, ServiceError) as error:
+            log.debug("the progress of training could not be read: %s", error)
+            return ""
+
     def _show(self, over: threading.Event) -> None:
         last = ""
         while True:
             ending = over.wait(POLL_SECONDS)
-            line = self.store.read(self.key).decode() if self.store.exists(self.key) else ""
+            line = self._read()
             if line not in ("", last):
                 log.info(line)
             last = line

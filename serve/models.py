@@ -7,6 +7,7 @@ requests go to it and the old one finishes what it has. A version that fails is 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class Models:
             if generator.info.version == job.version:
                 return generator
         canary = self._serving.get(self.settings.canary or "")
-        if canary is not None and job.seeds[0] * 2654435761 % 2**32 < self.settings.canary_share * 2**32:
+        if canary is not None and _spread(job.seeds[0]) < self.settings.canary_share:
             return canary
         return self.champion()
 
@@ -135,6 +136,11 @@ class Models:
             self._on_step(version, images, seconds)
 
         return Generator(bundle, self.settings, on_step)
+
+
+def _spread(seed: int) -> float:
+    """A number in [0, 1) that a seed always has, however seeds are chosen."""
+    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big") / 2**64
 
 
 def _own(pipeline: MMFacePipeline) -> None:

@@ -111,7 +111,11 @@ def _supervise(arguments: argparse.Namespace) -> int:
         overrides=tuple(arguments.set),
     )
     scratch = tempfile.mkdtemp(prefix="mmface-ray-")
-    made = plan(options, scratch)
+    try:
+        made = plan(options, scratch)
+    except BaseException:
+        Path(scratch).rmdir()
+        raise
 
     def ready() -> None:
         place.keep_environment(made.environment)

@@ -5,7 +5,6 @@ Shapes: H W target size in pixels. Everything is centre-cropped to the target's 
 
 from __future__ import annotations
 
-import io
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from mmface.data.labels import mask_from_png, mask_to_rgb
+from mmface.data.labels import mask_to_rgb
 
 Size = int | tuple[int, int]
 MaskResize = Literal["nearest", "lanczos"]
@@ -42,17 +41,6 @@ def mask_to_tensor(mask: npt.NDArray[np.uint8], size: Size, resize: MaskResize =
     """
     method = Image.Resampling.NEAREST if resize == "nearest" else Image.Resampling.LANCZOS
     return _normalise(_fit(Image.fromarray(mask_to_rgb(mask)), size, method))
-
-
-def mask_labels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The label indices [h, w] of a mask that is already a PIL image: palette, grey index or RGB palette colours.
-
-    Raises:
-        InputError: a colour or label that is not among the 19, or another mode.
-    """
-    png = io.BytesIO()
-    image.save(png, "PNG", compress_level=0)
-    return mask_from_png(png.getvalue())
 
 
 def sketch_to_tensor(sketch: Image.Image, size: Size) -> Tensor:

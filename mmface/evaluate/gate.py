@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from mmface.config import Gate
 
@@ -39,16 +39,12 @@ class Decision:
         failed = [check.reason for check in self.checks if not check.passed] + [self.objection] * bool(self.objection)
         return "; ".join(failed) if failed else f"passed {len(self.checks)} checks"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {**asdict(self), "reason": self.reason}
-
 
 def decide(metrics: Metrics, champion: Metrics | None, gate: Gate) -> Decision:
     """Asks every threshold that the recipe sets.
 
     Args:
-        metrics: the candidate's, as :func:`mmface.evaluate.paint.summarise` makes them.
+        metrics: the candidate's, as :func:`mmface.evaluate.summary.summarise` makes them.
         champion: the serving model's, or None when there is none yet (then comparisons with it are not asked).
         gate: thresholds; a missing or non-finite metric fails its check.
     """

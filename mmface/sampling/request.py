@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmface.data.pixels import MaskResize, mask_labels, mask_to_tensor, sketch_to_tensor
+from mmface.data.labels import mask_from_image
+from mmface.data.pixels import MaskResize, mask_to_tensor, sketch_to_tensor
 from mmface.errors import InputError
 from mmface.model import MODALITIES
 
@@ -117,7 +118,7 @@ def _picture(image: Image.Image, modality: str, size: tuple[int, int], mask_resi
     if modality == "sketch":
         return sketch_to_tensor(image, size)
     try:
-        return mask_to_tensor(mask_labels(image), size, mask_resize)
+        return mask_to_tensor(mask_from_image(image), size, mask_resize)
     except InputError as error:
         raise InputError(error.message, field="condition") from None
 

@@ -64,11 +64,6 @@ class TrainingSet:
         return int(self.texts.pooled.shape[-1])
 
 
-def load_training_set(latents: Dataset, text: Dataset) -> TrainingSet:
-    """The training rows alone; see :func:`load_sets`."""
-    return load_sets(latents, text, 0)[0]
-
-
 def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[TrainingSet, TrainingSet | None]:
     """Reads the rows that both datasets have, ordered by id, into memory-mapped arrays, in one pass.
 

@@ -17,7 +17,7 @@ from mmface.released import architecture, load_released, read_released, require_
 from mmface.shapes import Shapes
 from mmface.train.sets import TrainingSet
 from mmface.train.state import TRANSFORMER
-from mmface.weights import REGISTERED, SCRATCH, Weights, find_weights
+from mmface.weights import REGISTERED, SCRATCH, Weights, found_weights
 
 
 def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) -> MMFaceDiT:
@@ -35,7 +35,8 @@ def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) 
     if previous is not None:
         return _load(Weights(previous / TRANSFORMER), wanted)
     if recipe.train.start != SCRATCH:
-        return _load(find_weights(recipe.train.start), wanted)
+        with found_weights(recipe.train.start) as weights:
+            return _load(weights, wanted)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         fresh: MMFaceDiT = MMFaceDiT(**wanted)
@@ -53,11 +54,11 @@ def check_start(recipe: Recipe) -> None:
     name = recipe.train.start
     if name == SCRATCH or name.startswith(REGISTERED):
         return
-    found = find_weights(name)
-    if found.released:
-        told = architecture(_shapes(found.path))
-    else:
-        told = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+    with found_weights(name) as found:
+        if found.released:
+            told = architecture(_shapes(found.path))
+        else:
+            told = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
     require_architecture(told, {**recipe.model.model_dump(), **_widths(recipe)})
 
 

@@ -30,7 +30,7 @@ from mmface.zoo import photos
 from mmface.zoo.drawn import TRAIN_SEED, Drawn, drawn
 from mmface.zoo.fit import Plan, fit
 
-CHANNELS, FACTOR, CROP = 16, 8, 64
+CHANNELS, CROP = 16, 64
 NOISE = 0.5  # highest deviation of the noise added to latents
 
 

@@ -18,7 +18,7 @@ import torch
 from mmface.components import load_text_encoder
 from mmface.dataset import Dataset, open_dataset
 from mmface.storage import Store
-from mmface.train.sets import TrainingSet, load_training_set
+from mmface.train.sets import TrainingSet, load_sets
 from tests.benchmarks._common import ORDER, finish, folder, parse, pictures, recipe_of, run_job, settings, verdict
 
 LIMIT = 10.0
@@ -35,7 +35,7 @@ def main() -> None:
             run_job(stage, home, options, made)
         latents, text, captions = (open_dataset(made[name]) for name in ("latents", "text", "captions"))
         start = time.perf_counter()
-        data = load_training_set(latents, text)
+        data = load_sets(latents, text, 0)[0]
         print(f"     {len(data)} rows mapped once in {time.perf_counter() - start:.2f} s")
         files = place / f"files-{given.images}"
         write_files(files, latents, captions)

@@ -37,7 +37,7 @@ from mmface.tables import to_parquet
 from mmface.train.batches import Draws
 from mmface.train.loop import apply, make_state
 from mmface.train.optim import learning_rate
-from mmface.train.sets import TrainingSet, load_training_set
+from mmface.train.sets import TrainingSet, load_sets
 from mmface.train.step import World, backward
 from tests.benchmarks._common import finish, folder, parse, verdict
 
@@ -53,7 +53,7 @@ def main() -> None:
     with folder(given.home) as place:
         recipe = make_recipe(place, given.batch)
         latents, text = make_datasets(place, recipe, given.rows)
-        data = load_training_set(latents, text)
+        data = load_sets(latents, text, 0)[0]
         ours, theirs = Ours(recipe, data), Theirs.of(recipe, data, place / "files", latents, text)
         one, other = in_turn([ours, theirs], given.steps)
         print(f"     ours {one:.2f} s, straightforward {other:.2f} s an iteration of {given.batch}")

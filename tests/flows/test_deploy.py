@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from flows.arrivals import EVENT
 from flows.cli import main
-from flows.deploy import AUTOMATIONS, DEFAULT_FILE, LIMITS, read, with_recipe
-from flows.tasks import LIMITS as USED
+from flows.deploy import AUTOMATIONS, DEFAULT_FILE, SLOTS, read, with_recipe
+from flows.tasks import LIMITS
 
 
 def test_every_deployment_names_a_flow_and_parameters_that_it_takes():
@@ -39,7 +39,7 @@ def test_automations_are_what_prefect_takes():
 
 
 def test_limits_are_those_that_stages_count_under():
-    assert set(LIMITS) == set(USED.values())
+    assert set(SLOTS) == set(LIMITS.values())
 
 
 def test_another_recipe_keeps_a_deployments_own_overrides_last():

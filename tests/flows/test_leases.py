@@ -64,6 +64,18 @@ def test_a_dead_process_owns_nothing_and_its_names_are_told(store: Store) -> Non
     lease.release()
 
 
+def test_one_that_is_given_back_between_listing_and_reading_is_not_dead(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("back", "replaced"):
+        leave(store, name, ended())
+    listed = store.list("leases")
+    store.write("leases/back/00000000.json", leases.FREE)
+    store.delete("leases/replaced/00000000.json")
+    monkeypatch.setattr(Store, "list", lambda self, prefix="": listed)
+    assert list(dead(store)) == []
+
+
 def test_silence_is_death_by_the_store_s_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     leave(store, "work", ELSEWHERE)
     assert take(store, "work", ME) == ELSEWHERE

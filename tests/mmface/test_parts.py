@@ -168,7 +168,6 @@ def test_a_lost_receipt_is_made_of_the_part(home: Store):
     first = receipt_of(store, "data/p.parquet")
     store.delete("work/receipts/data/p.parquet.json")
     assert receipt_of(store, "data/p.parquet") == first
-    assert first.rows_in == 2
 
 
 def drive(home: Store, source: str) -> int:

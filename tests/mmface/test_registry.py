@@ -23,7 +23,8 @@ from mmface.bundle import build_pipeline, bundle_fingerprint, read_bundle, write
 from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
 from mmface.errors import RegistryError, ServiceError
-from mmface.weights import find_weights, pin, weights_identity
+from mmface.lineages import registered_lineages
+from mmface.weights import found_weights, pin, weights_identity
 
 LINEAGE = {"samples": "datasets/samples/abc", "code_version": "0.1.0", "phases": ["datasets/train-0-32/def"]}
 METRICS = {"mask/miou": 0.5, "mask/n": 3.0, "mask/hair_colour_accuracy": math.nan}
@@ -138,11 +139,11 @@ def test_training_starts_from_a_registered_bundle(bundle: Path) -> None:
     registry.set_alias("mmface-dit", "champion", version)
     assert pin("models:/mmface-dit@champion") == "models:/mmface-dit/1"
     for name in ("models:/mmface-dit@champion", "models:/mmface-dit/1"):
-        config = find_weights(name).path / "config.json"
-        assert json.loads(config.read_text())["_class_name"] == "MMFaceDiT"
+        with found_weights(name) as found:
+            assert json.loads((found.path / "config.json").read_text())["_class_name"] == "MMFaceDiT"
         assert weights_identity(name) == f"bundle:{bundle_fingerprint(bundle)[:16]}"
-    with pytest.raises(RegistryError, match="no alias 'other'"):
-        find_weights("models:/mmface-dit@other")
+    with pytest.raises(RegistryError, match="no alias 'other'"), found_weights("models:/mmface-dit@other"):
+        pass
 
 
 def test_a_server_registers_and_gives_back(server: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +183,18 @@ def test_a_second_bundle_of_a_run_leaves_the_first_as_it_was(
     assert registry.load_bundle("mmface-dit", "2").lineage == lineage
 
 
+def test_the_lineages_of_all_models_are_told_however_many_there_are(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = registry.start_run("retrain")
+    for name in ("one", "two", "three"):
+        registry.register_bundle(bundle, run, name)
+    client = registry.open_tracking()
+    search = client.search_registered_models
+    monkeypatch.setattr(type(client), "search_registered_models", lambda self, **given: search(max_results=1, **given))
+    assert registered_lineages() == dict.fromkeys(("one 1", "two 1", "three 1"), LINEAGE)
+
+
 def test_changed_files_are_noticed(tmp_path: Path, home: Path) -> None:
     registry.register_bundle(_bundle_like(tmp_path / "one", "x"), registry.start_run("r"))
     next(home.rglob("README.md")).write_text("y")
@@ -218,7 +231,6 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_run_is_logged_and_taken_up_again(tmp_path: Path) -> None:
     run = registry.start_run("retrain", {"recipe": "tiny"}, key="abc")
-    registry.log_params(run, {"seed": 1})
     registry.log_metrics(run, {"loss": 1.5}, 10)
     registry.log_metrics(run, {"loss": 1.0}, 20)
     (tmp_path / "note.txt").write_text("hello")

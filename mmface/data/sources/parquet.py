@@ -62,7 +62,7 @@ class ParquetReader:
         self._file: tuple[str, pq.ParquetFile] | None = None
 
     def read(self, entry: Entry, row: int) -> ParquetRow:
-        """Row ``row`` of the file. Raises InputError if it holds no picture."""
+        """Row ``row`` of the file. Raises InputError if it holds no picture, or cannot be read."""
         if self._file is None or self._file[0] != entry.key:
             self._file = (entry.key, _open(self.place, entry))
         file = self._file[1]
@@ -71,7 +71,7 @@ class ParquetReader:
         group = bisect.bisect_right(ends, row)
         if self._group != (entry.key, group):
             present = [name for name in COLUMNS if name in file.schema_arrow.names]
-            self._table = file.read_row_group(group, columns=present)
+            self._table = _read_group(file, group, present, f"{self.place.uri}/{entry.key}")
             self._group = (entry.key, group)
         values = self._table.slice(row - (ends[group] - groups[group]), 1).to_pylist()[0]
         captions = values.get("captions")
@@ -87,6 +87,13 @@ def _bytes(value: Any, field: str) -> bytes | None:
     if data is not None and not isinstance(data, bytes):
         raise InputError(f"column {field} holds {type(data).__name__}, not the bytes of a picture", field=field)
     return data or None
+
+
+def _read_group(file: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:
+    try:
+        return file.read_row_group(group, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"row group {group} of {uri} is damaged: {error}", field="images") from None
 
 
 def _open(place: Store, entry: Entry) -> pq.ParquetFile:

@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmface.data.labels import PALETTE, mask_to_png
+from mmface.data.labels import PALETTE, mask_from_image, mask_to_png
 from mmface.data.pixels import (
     center_square,
-    mask_labels,
     mask_to_tensor,
     resize_mask,
     sketch_to_tensor,
@@ -63,9 +62,10 @@ def test_masks_keep_pure_colours(mask: np.ndarray) -> None:
 def test_masks_are_read_from_every_form(mask: np.ndarray) -> None:
     palette = Image.open(io.BytesIO(mask_to_png(mask)))
     for image in (palette, Image.fromarray(mask), Image.fromarray(PALETTE[mask])):
-        assert np.array_equal(mask_labels(image), mask)
-    with pytest.raises(InputError):
-        mask_labels(Image.new("RGB", (4, 4), (1, 2, 3)))
+        assert np.array_equal(mask_from_image(image), mask)
+    for other in (Image.new("RGB", (4, 4), (1, 2, 3)), Image.new("CMYK", (4, 4)), Image.new("F", (4, 4))):
+        with pytest.raises(InputError):
+            mask_from_image(other)
 
 
 def test_sketches_are_grey_three_times(photo: Image.Image) -> None:

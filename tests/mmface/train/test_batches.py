@@ -21,7 +21,7 @@ from mmface.model import Conditioning
 from mmface.storage import Store
 from mmface.tables import to_parquet
 from mmface.train.batches import Batch, Draws
-from mmface.train.sets import TrainingSet, load_sets, load_training_set
+from mmface.train.sets import TrainingSet, load_sets
 
 DRAWS = Draws(seed=3, phase=0, batch_size=4, condition_dropout=0.05, text_dropout=0.05)
 
@@ -217,7 +217,7 @@ def datasets(folder: Path, *, logvar: bool = True, views: int = 1, **damage: obj
 
 
 def test_load_joins_sorts_and_normalises(tmp_path: Path):
-    data = load_training_set(*datasets(tmp_path))
+    data = load_sets(*datasets(tmp_path), 0)[0]
     assert data.ids.tolist() == [b"a", b"c"]  # b is held out, d has no text
     value = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
     mean, std = np.array([1.0, 2.0])[:, None, None], np.array([0.5, 4.0])[:, None, None]
@@ -242,7 +242,7 @@ def test_held_out_rows_come_apart_from_the_training_rows(tmp_path: Path):
     data, held_out = load_sets(latents, text, 5)
     assert held_out is not None
     assert (data.ids.tolist(), held_out.ids.tolist()) == ([b"a", b"c"], [b"b"])
-    alone = load_training_set(latents, text)
+    alone = load_sets(latents, text, 0)[0]
     for one, other in (
         (data.image, alone.image),
         (data.image_std, alone.image_std),
@@ -275,7 +275,7 @@ def test_every_stored_view_is_a_training_row_and_the_first_is_held_out(tmp_path:
 
 
 def test_load_without_posterior(tmp_path: Path):
-    assert load_training_set(*datasets(tmp_path, logvar=False)).image_std is None
+    assert load_sets(*datasets(tmp_path, logvar=False), 0)[0].image_std is None
 
 
 @pytest.mark.parametrize(
@@ -290,4 +290,4 @@ def test_load_without_posterior(tmp_path: Path):
 )
 def test_a_row_that_does_not_fit_is_refused(tmp_path: Path, damage: dict, message: str):
     with pytest.raises(DatasetError, match=message):
-        load_training_set(*datasets(tmp_path, **damage))
+        load_sets(*datasets(tmp_path, **damage), 0)[0]

@@ -18,7 +18,7 @@ from mmface.model import MMFaceDiT
 from mmface.train.loop import Hooks, train_phase
 from mmface.train.sets import TrainingSet
 from mmface.train.start import build_transformer, check_start
-from mmface.weights import AUTHORS_FILE, find_weights, pin, weights_identity
+from mmface.weights import AUTHORS_FILE, found_weights, pin, weights_identity
 
 HOOKS = Hooks(lambda entry: None, lambda state: None)
 
@@ -189,8 +189,8 @@ def test_no_weights_several_weights_and_bad_names(recipe, tmp_path, released):
         "owner/name": "neither here nor on the hub",
         "models:/only": "write models:/NAME@ALIAS",
     }.items():
-        with pytest.raises(RecipeError, match=message) as caught:
-            find_weights(name)
+        with pytest.raises(RecipeError, match=message) as caught, found_weights(name):
+            pass
         assert caught.value.field == "train.start"
 
 

@@ -66,6 +66,16 @@ def test_rows_without_a_picture_are_set_aside(tmp_path: Path):
     assert "holds str, not the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
 
 
+def test_a_damaged_row_group_is_set_aside_and_the_others_are_read(tmp_path: Path):
+    data = bytearray(parquet({"image": PICTURES}, group=2))
+    page = pq.ParquetFile(BytesIO(data)).metadata.row_group(1).column(0).data_page_offset
+    data[page : page + 16] = b"\xff" * 16
+    write(tmp_path, {"a.parquet": bytes(data)})
+    result = read(collection(tmp_path))
+    assert [row["id"] for row in result.rows] == [hashlib.sha256(PICTURES[i]).hexdigest() for i in (0, 1, 4)]
+    assert ["row group 1 of" in row["message"] for row in result.quarantined] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [(b"words", "no Parquet file"), (parquet({"picture": PICTURES}), "no column image"), (b"", "no Parquet file")],
