@@ -42,7 +42,7 @@ SLOWER = {"PCIE", "NVL", "LAPTOP", "MIG", "D"}
 
 TRAINING = Figure(0.40, "assumed share of the bf16 peak while training")
 ENCODING = Figure(0.50, "assumed share of the fp32 peak in encoders")
-PAINTING = Figure(0.30, "assumed share of the fp32 peak while sampling")
+PAINTING = Figure(0.30, "assumed share of the peak, bf16 or fp32, while sampling")
 WRITING = Figure(0.10, "assumed share of the bf16 peak while a language model writes")
 
 _PHOTOS = "measured: CPU time of the stage's own code on 40 photographs of 1024 px, one EPYC core"

@@ -184,7 +184,10 @@ class _Step:
 
     def run(self, objective: Objective, batches: Iterable[tuple[Tensor, Tensor, Tensor, Conditioning]]) -> None:
         """As :func:`mmface.train.step.backward`, the optimizer and :class:`mmface.train.ema.EMA` do it."""
-        bf16 = computes_in_bf16(self.train.precision, torch.device("cpu")) or self.train.precision == "auto"
+        if self.place.device == "cuda":  # there need be none here; every one that is trained on has bf16
+            bf16 = self.train.precision != "fp32"
+        else:
+            bf16 = computes_in_bf16(self.train.precision, torch.device("cpu"))
         for latents, noise, uniform, conditioning in batches:
             with (
                 self.account.doing("forward and backward", "activations"),
