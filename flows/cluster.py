@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from mmface.config import Resources
-from mmface.errors import InputError, ServiceError, UnreachableError
+from mmface.errors import TRY_AGAIN, InputError, ServiceError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ ADDRESS, TOKEN, WHEEL = "RAY_ADDRESS", "RAY_AUTH_TOKEN", "MMFACE_WHEEL"
 REQUEST_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 PREFIX = "mmface-"
-TRY_AGAIN = 75  # EX_TEMPFAIL: how an entrypoint says that a service did not answer
 LOST = (
     "JOB_SUPERVISOR_ACTOR_DIED",
     "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE",

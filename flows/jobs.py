@@ -96,7 +96,7 @@ class Job:
 
     def attempt(self, number: int) -> str:
         """The submission id of an attempt."""
-        return f"mmface-{self.lease}-{number}"
+        return ledger.attempt(self.lease, number)
 
     def published(self) -> str | None:
         """The dataset's URI once it is there."""

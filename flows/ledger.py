@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from itertools import count, takewhile
 
 from mmface.storage import Store
 
@@ -36,6 +35,11 @@ class Entry:
         return f"{FOLDER}/{self.submission_id}.json"
 
 
+def attempt(lease: str, number: int) -> str:
+    """Submission id of an attempt at the work of a lease."""
+    return f"mmface-{lease}-{number}"
+
+
 def record(home: Store, entry: Entry) -> None:
     """Enters an attempt; the first entry of an id stays."""
     home.write(entry.key, json.dumps(asdict(entry)).encode(), if_absent=True)
@@ -49,5 +53,7 @@ def find(home: Store, submission_id: str) -> Entry | None:
 
 def newest(home: Store, lease: str) -> Entry | None:
     """The last attempt at the work of a lease."""
-    attempts = takewhile(bool, (find(home, f"mmface-{lease}-{number}") for number in count()))
-    return max(attempts, key=lambda entry: int(entry.submission_id.rpartition("-")[2]), default=None)
+    last, number = None, 0
+    while entry := find(home, attempt(lease, number)):
+        last, number = entry, number + 1
+    return last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -65,15 +64,10 @@ def show_loss(trained: str) -> None:
     """The loss of every phase over one axis of steps."""
     lines: list[chart.Line] = []
     borders: list[tuple[float, str]] = []
-    offset = 0.0
-    for stage, dataset in upstream(trained).items():
-        if not stage.startswith("train-"):
-            continue
-        history = [json.loads(line) for line in dataset.read("history.jsonl").splitlines() if line.strip()]
+    for stage, offset, history in chart.histories(upstream(trained)):
         borders.append((offset, stage))
         points = [(offset + entry["step"], float(entry["loss"])) for entry in history]
         lines += [chart.Line("loss", "faint", points), chart.Line("smoothed", "mask", chart.smooth(points))]
-        offset += max((entry["step"] for entry in history), default=0)
     drawn = chart.line_chart(lines, label="steps", borders=borders)
     if drawn:
         opening, closing, rest = drawn.partition(">")

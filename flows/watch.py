@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from flows.cluster import Cluster, State
-from mmface.errors import ServiceError
+from mmface.errors import SAID, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,6 @@ FIRST_POLL, LONGEST_POLL = 0.3, 2.0
 RECONNECT_SECONDS = 2.0
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-SAID = "error: "  # how an entrypoint begins the line that names the mistake
 
 
 class Tail:

@@ -1,5 +1,10 @@
 """One exception tree: a user's mistake is an :class:`MMFaceError` whose single line names the field and the remedy."""
 
+# How a job tells its flow about an error: the last line of its log begins so, and it exits with 2, or with this where a
+# service did not answer (EX_TEMPFAIL).
+SAID = "error: "
+TRY_AGAIN = 75
+
 
 class MMFaceError(Exception):
     """Base of every error a user can cause or mend.

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
-from mmface.errors import MMFaceError, StageError, UnreachableError
+from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError
 from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
 from mmface.reach import ray_address
@@ -22,7 +22,6 @@ from mmface.storage import Store, home
 
 log = logging.getLogger(__name__)
 
-TRY_AGAIN = 75  # EX_TEMPFAIL
 POOLS = 3  # pools of actors lost in a row, without one new part between them, before a stage gives up
 
 
@@ -69,7 +68,7 @@ def run_as_program(main: Callable[[], str | list[str]]) -> None:
     try:
         made = main()
     except MMFaceError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{SAID}{error}", file=sys.stderr)
         sys.exit(TRY_AGAIN if isinstance(error, UnreachableError) else 2)
     print(*([made] if isinstance(made, str) else made), sep="\n")
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
     """Names of the parts with what each paints: rows {id, part, modality} in batches of one modality."""
-    from mmface.evaluate.paint import plan
+    from mmface.evaluate.paint import batches, plan
 
     images, *others = (open_dataset(identity.inputs[name]) for name in ROWS)
     held_out = [
@@ -80,13 +80,8 @@ def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
     ]
     if not held_out:
         raise StageError("no photograph is held out; raise data.holdout or add photographs", field="data.holdout")
-    parts: dict[str, list[Row]] = {}
-    planned = plan(held_out, recipe.evaluate)
-    for modality in dict.fromkeys(row["modality"] for row in planned):
-        same = [row for row in planned if row["modality"] == modality]
-        for start in range(0, len(same), recipe.evaluate.batch_size):
-            parts[f"part-{len(parts):05d}.parquet"] = same[start : start + recipe.evaluate.batch_size]
-    return parts
+    painted = batches(plan(held_out, recipe.evaluate), recipe.evaluate.batch_size)
+    return {f"part-{number:05d}.parquet": list(rows) for number, rows in enumerate(painted)}
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+
+from mmface.dataset import Dataset
 
 WIDTH, HEIGHT = 860, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
@@ -18,6 +21,16 @@ class Line:
     name: str
     style: str
     points: Sequence[tuple[float, float]]
+
+
+def histories(datasets: Mapping[str, Dataset]) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
+    """What training logged, for one axis over all phases: stage, steps before it, entries."""
+    offset = 0
+    for stage, dataset in datasets.items():
+        if stage.startswith("train-"):
+            history = [json.loads(line) for line in dataset.read("history.jsonl").splitlines() if line.strip()]
+            yield stage, offset, history
+            offset += max((int(entry["step"]) for entry in history), default=0)
 
 
 def smooth(points: Sequence[tuple[float, float]], weight: float = 0.8) -> list[tuple[float, float]]:

@@ -85,7 +85,7 @@ class Paint:
 
     def __call__(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
         """Paints rows of :func:`plan`: id, image, mask, sketch (files' bytes), captions, modality."""
-        return [sample for batch in _batches(rows, self.recipe.evaluate.batch_size) for sample in self._batch(batch)]
+        return [sample for batch in batches(rows, self.recipe.evaluate.batch_size) for sample in self._batch(batch)]
 
     def _batch(self, rows: list[Row]) -> list[dict[str, Any]]:
         asked = self._read(rows)
@@ -178,7 +178,7 @@ class Paint:
         return figures
 
 
-def _batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
     """Batches of one modality each, in the order of ``rows`` within a modality."""
     for modality in dict.fromkeys(row["modality"] for row in rows):
         same = [row for row in rows if row["modality"] == modality]

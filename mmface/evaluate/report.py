@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -99,19 +98,16 @@ def _loss_curve(datasets: Mapping[str, Dataset]) -> dict[str, Any]:
     """All phases on one axis of steps: the loss as logged, and by modality, smoothed within its phase."""
     lines: list[chart.Line] = []
     borders: list[tuple[float, str]] = []
-    offset = 0.0
-    for stage, dataset in datasets.items():
-        if not stage.startswith("train-"):
-            continue
-        history = [json.loads(line) for line in dataset.read("history.jsonl").splitlines() if line.strip()]
+    steps = 0
+    for stage, offset, history in chart.histories(datasets):
         borders.append((offset, f"phase {len(borders) + 1}: {stage.rsplit('-', 1)[-1]} px"))
         for name, style in (("loss", "faint"), ("loss_mask", "mask"), ("loss_sketch", "sketch")):
             points = [(offset + entry["step"], float(entry[name])) for entry in history if name in entry]
             lines.append(chart.Line(name, style, points if name == "loss" else chart.smooth(points)))
-        offset += max((entry["step"] for entry in history), default=0)
+        steps = offset + max((int(entry["step"]) for entry in history), default=0)
     return {
         "svg": chart.line_chart(lines, label="steps", borders=borders),
-        "steps": int(offset),
+        "steps": steps,
         "phases": len(borders),
     }
 
