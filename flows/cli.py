@@ -127,7 +127,7 @@ def _set_up_logging() -> None:
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
-    from flows.preflight import check
+    from flows.preflight import check, check_key
     from mmface.errors import InputError, ServiceError
     from mmface.reach import dashboard_address
     from mmface.recipes import load_recipe
@@ -140,7 +140,9 @@ def _retrain(arguments: argparse.Namespace) -> int:
         raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field="RAY_ADDRESS")
     given = [f"sources={json.dumps([_photos(arguments)])}"] if arguments.images else []
     overrides = (*given, *arguments.set)
-    check(load_recipe(arguments.recipe, list(overrides)))
+    recipe = load_recipe(arguments.recipe, list(overrides))
+    check_key(recipe)
+    check(recipe)
     from flows.server import start_temporary_server
 
     start_temporary_server()

@@ -23,6 +23,8 @@ ADDRESSES = {
     "PREFECT_API_URL": "Prefect in this process",
 }
 CLOCKS = (*ADDRESSES, "AWS_ENDPOINT_URL")
+SERVICE = "MMFACE_SERVE_URL"  # of a service that is up and follows the champion
+KEY = "MMFACE_API_KEY"  # that the service asks for, where the recipe has serve.api_keys_env
 PROBE = "doctor/probe"
 LEAST_GIB = 1.0
 MAX_SKEW_SECONDS = 120.0  # S3 refuses at 15 minutes, signed tokens sooner
@@ -81,6 +83,14 @@ def check_cluster(recipe: Recipe) -> None:
         remedy = "ask for fewer, add nodes, or set jobs.autoscaling when the cluster adds them by itself"
         message = f"training wants {needed:g} GPUs, but the cluster at {address} has {gpus:g}; {remedy}"
         raise RecipeError(message, field="train.num_workers")
+
+
+def check_key(recipe: Recipe) -> None:
+    """Raises ServiceError when the service that a release tries will ask for a key and none is there to give."""
+    tried = os.environ.get(SERVICE) or not dashboard_address()
+    if recipe.serve.api_keys_env and tried and not os.environ.get(KEY):
+        message = "the service asks for keys (serve.api_keys_env); give the flow one, to try the new champion with"
+        raise ServiceError(message, field=KEY)
 
 
 def free_gib() -> float | None:

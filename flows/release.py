@@ -17,8 +17,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.hooks import HOOKS
 from flows.leases import Owner, held
 from flows.line import Run, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.preflight import KEY, SERVICE, check_key
 from flows.shown import show_decision, show_report
-from flows.trial import KEY, SERVICE, check_key, try_service
+from flows.trial import try_service
 from mmface import registry, tracking
 from mmface.config import Recipe
 from mmface.dataset import Dataset, open_dataset, upstream

@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows.hooks import HOOKS
 from flows.line import paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.preflight import check_key
 from flows.release import Release, release_bundle
 from flows.shown import show_datasets, show_grid, show_loss
-from flows.trial import check_key
 
 
 @flow(name="retrain", **HOOKS)

@@ -10,6 +10,7 @@ import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.preflight import KEY, SERVICE
 from mmface.config import Recipe
 from mmface.errors import ServiceError
 from mmface.reach import dashboard_address, unreachable
@@ -17,8 +18,6 @@ from mmface.storage import Store
 
 log = logging.getLogger(__name__)
 
-SERVICE = "MMFACE_SERVE_URL"  # of a service that is up and follows the champion
-KEY = "MMFACE_API_KEY"  # that the service asks for, where the recipe has serve.api_keys_env
 SWAP_SECONDS = 300.0
 PAUSE_SECONDS = 2.0
 # Not served yet, or too much to do at the moment: worth another question.
@@ -91,11 +90,3 @@ def _post(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> h
         headers={"Accept": "image/png"} | ({"Authorization": f"Bearer {key}"} if key else {}),
         timeout=recipe.serve.timeout_s,
     )
-
-
-def check_key(recipe: Recipe) -> None:
-    """Raises ServiceError when the service will ask for a key and none is there to give."""
-    tried = os.environ.get(SERVICE) or not dashboard_address()
-    if recipe.serve.api_keys_env and tried and not os.environ.get(KEY):
-        message = "the service asks for keys (serve.api_keys_env); give the flow one, to try the new champion with"
-        raise ServiceError(message, field=KEY)

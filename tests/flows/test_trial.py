@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from flows import trial
+from flows.preflight import KEY, SERVICE, check_key
 from flows.release import curl_command
-from flows.trial import KEY, SERVICE, ask, check_key, try_service
+from flows.trial import ask, try_service
 from mmface.errors import ServiceError
 from mmface.recipes import load_recipe
 from mmface.storage import Store
