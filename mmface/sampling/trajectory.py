@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from mmface.model import Conditioning, predict
+from mmface.precision import rows_are_alike
 from mmface.sampling.schedulers import Solver
 
 
@@ -88,15 +89,15 @@ class Trajectory:
 def advance(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16: bool = False) -> None:
     """Moves every trajectory on by one step of its own.
 
-    They share a network evaluation, but on the CPU in fp32: there a matrix product's last bits depend on how many rows
-    it has, in bf16 they do not. So on the CPU a trajectory's result never depends on who travels with it.
+    They share a network evaluation where :func:`~mmface.precision.rows_are_alike`: on the CPU a trajectory's result
+    never depends on who travels with it.
 
     Args:
         transformer: the network.
         trajectories: unfinished, of one latent size.
         bf16: multiply matrices in bfloat16.
     """
-    shared = bf16 or trajectories[0].latents.device.type != "cpu"
+    shared = rows_are_alike(bf16, trajectories[0].latents.device)
     for group in [trajectories] if shared else [[one] for one in trajectories]:
         _evaluate(transformer, group, bf16)
 
