@@ -23,7 +23,7 @@ from mmface.components import load_text_encoder, load_vae
 from mmface.config import Recipe
 from mmface.data.labels import mask_from_png
 from mmface.data.pixels import mask_to_tensor, sketch_to_tensor
-from mmface.errors import RegistryError
+from mmface.errors import InputError, RegistryError
 from mmface.latents import Autoencoder
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
@@ -49,10 +49,26 @@ class Bundle:
     preview: Preview | None = None
 
 
+def load_transformer(folder: Path | str, **options: Any) -> MMFaceDiT:
+    """A transformer as ``save_pretrained`` wrote it, in fp32; ``options`` of diffusers' ``from_pretrained``.
+
+    Raises:
+        InputError: its weights are not exactly those of the model that its config describes; names some.
+    """
+    model, report = MMFaceDiT.from_pretrained(
+        folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, **options
+    )
+    for what in ("missing", "unexpected", "mismatched"):
+        keys = report[f"{what}_keys"]
+        if keys:
+            named = ", ".join(map(str, keys[:4]))
+            raise InputError(f"{folder} is damaged: {len(keys)} {what} weights ({named})", field="transformer")
+    return model  # type: ignore[no-any-return]
+
+
 def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipeline:
     """The pipeline of a trained transformer and the recipe's frozen components, on the CPU and ready for inference."""
-    transformer = MMFaceDiT.from_pretrained(transformer_folder, use_safetensors=True, torch_dtype=torch.float32)
-    parts = recipe.components
+    transformer, parts = load_transformer(transformer_folder), recipe.components
     return assemble(recipe, transformer, load_vae(parts.vae), load_text_encoder(parts.text_encoder))
 
 

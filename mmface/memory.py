@@ -84,7 +84,7 @@ def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
     train, config = shapes.recipe.train, dict(shapes.transformer.config)
     samples = -(-phase.batch_size // (phase.accumulation * place.workers))
     objective = make_objective(**shapes.recipe.objective.model_dump())
-    account = _Account(_shares(train, place))
+    account = _Account(_shares(train, place, phase.accumulation))
     with FakeTensorMode(allow_non_fake_inputs=True), account:
         step = _Step(shapes.recipe, config, place, account)
         with account.doing("", "activations"):
@@ -244,8 +244,10 @@ def _is_sharded(train: Train, place: Place) -> bool:
     return train.parallel == "fsdp" and place.workers > 1
 
 
-def _shares(train: Train, place: Place) -> dict[str, float]:
+def _shares(train: Train, place: Place, accumulation: int) -> dict[str, float]:
     shares = dict.fromkeys(_DIVIDED, 1 / place.workers) | {"weight copies": 0.0} if _is_sharded(train, place) else {}
+    if shares and accumulation > 1:  # they are summed whole, in fp32, and shared out with the last micro-batch
+        shares["gradients"] = 2.0 if train.precision == "bf16-pure" else 1.0
     # Paged moments leave for the host when the GPU is full.
     return shares | ({"optimizer": 0.0} if train.optimizer == "adamw8bit-paged" else {})
 

@@ -31,11 +31,24 @@ class Tracker:
     def __init__(self, run: str, uri: str, offset: int) -> None:
         os.environ[tracking.TRACKING_VARIABLE] = uri  # a worker's environment need not be the driver's
         self.run, self.offset = run, offset
-        known = tracking.open_tracking().get_metric_history(self.run, "train/loss")
-        self.last = max((metric.step for metric in known), default=0)
+        self.last: int | None = None  # that MLflow has; not known before it was asked
+        self.late: list[dict[str, float]] = []
 
     def log(self, entry: dict[str, float]) -> None:
-        """Logs one entry of the history, unless an earlier attempt did."""
+        """Logs one entry of the history, unless an earlier attempt did, and those that MLflow did not take before."""
+        self.late.append(entry)
+        try:
+            while self.late:
+                self._log(self.late[0])
+                self.late.pop(0)
+        except ServiceError as error:
+            # Figures are not worth a run, and they are in its history too.
+            log.warning("%s; %d lines are kept for it", error, len(self.late))
+
+    def _log(self, entry: dict[str, float]) -> None:
+        if self.last is None:
+            known = tracking.open_tracking().get_metric_history(self.run, "train/loss")
+            self.last = max((metric.step for metric in known), default=0)
         step = self.offset + int(entry["step"])
         if step > self.last:
             figures = {
@@ -49,7 +62,10 @@ class Tracker:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"step-{self.offset + step:06d}.png"
             path.write_bytes(png)
-            tracking.log_artifact(self.run, path, "previews")
+            try:
+                tracking.log_artifact(self.run, path, "previews")
+            except ServiceError as error:
+                log.warning("%s; the preview of step %d is not kept", error, step)
 
 
 def describe(title: str, entry: Mapping[str, float], steps: int) -> str:
@@ -93,7 +109,10 @@ class Progress:
         finally:
             over.set()
             thread.join()
-            self.store.delete(self.key)
+            try:
+                self.store.delete(self.key)
+            except ServiceError as error:  # what ended the run says more
+                log.warning("%s", error)
 
     def _read(self) -> str:
         """The line that lies there; none while the store does not answer, for training goes on without it."""

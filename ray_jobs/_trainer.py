@@ -107,6 +107,15 @@ def train(work: Work, world: World, scratch: Path, neighbours: int) -> int:
     return state.step
 
 
+def steps_before(work: Work) -> int:
+    """Steps of the phases before this one, as they were trained: each had rows of its own."""
+    steps, uri = 0, work.inputs.get("previous")
+    while uri:
+        manifest = open_dataset(uri).manifest
+        steps, uri = steps + int(manifest.extra["steps"]), manifest.inputs.get("previous")
+    return steps
+
+
 def load_inputs(work: Work, scratch: Path) -> tuple[TrainingSet, TrainingSet | None, Path | None]:
     """The training rows, those that are held out, and the folder with the previous phase's weights."""
     from mmface.train.sets import load_sets
@@ -126,7 +135,7 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
     from mmface.train.state import read_history
 
     phases = work.recipe.phases
-    offset = sum(phase.total_steps(rows) for phase in phases[: work.phase])
+    offset = steps_before(work)
     steps = phases[work.phase].total_steps(rows)
     progress = Progress(Store(work.home), work.run)
     gauges = TrainingGauges(work.mlflow_run or work.run, f"{work.phase}-{phases[work.phase].resolution}")
@@ -154,4 +163,5 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
         if tracker:
             tracker.preview(step, png)
 
-    return Hooks(on_log, keeper.save, on_preview if work.mlflow_run else None)
+    safe = (lambda: keeper.safe) if world.rank == 0 else None
+    return Hooks(on_log, keeper.save, on_preview if work.mlflow_run else None, safe)

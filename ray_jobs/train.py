@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,8 @@ def check_inputs(job: JobArguments) -> None:
     """Refuses what cannot be trained on before a worker is started.
 
     Raises:
-        DatasetError: an input was never published, or is not what this phase reads.
+        DatasetError: an input was never published, or is not what this phase reads, or was made by another VAE or text
+            encoder than the recipe's, as far as their shapes are known here.
     """
     phases = job.recipe.phases
     wanted = {"latents": f"latents-{phases[job.phase].resolution}", "text": "text"}
@@ -76,6 +78,24 @@ def check_inputs(job: JobArguments) -> None:
         if dataset.manifest.stage != stage:
             message = f"phase {job.phase} reads {stage}, but {dataset.uri} is {dataset.manifest.stage}"
             raise DatasetError(message, field=f"inputs.{name}")
+    for name, uri, found, expected in _shapes(job):
+        if found != expected:
+            message = f"the recipe's {name} makes {expected}, but {uri} has {found}; prepare it with this recipe"
+            raise DatasetError(message, field=f"components.{name}")
+
+
+def _shapes(job: JobArguments) -> Iterator[tuple[str, str, list[int], list[int]]]:
+    """Component, dataset, its shape, the shape that the component gives."""
+    from mmface.shapes import Shapes
+
+    shapes = Shapes(job.recipe)
+    with suppress(InputError):
+        expected = list(shapes.latent(job.recipe.phases[job.phase].resolution))
+        yield "vae", job.inputs["latents"], open_dataset(job.inputs["latents"]).manifest.extra["latent_shape"], expected
+    with suppress(InputError):
+        width = [shapes.text_width]
+        found = open_dataset(job.inputs["text"]).manifest.extra["text_shape"][-1:]
+        yield "text_encoder", job.inputs["text"], found, width
 
 
 def fit(work: Work) -> int:

@@ -217,7 +217,7 @@ def _download(store: Store, key: str, file: File, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as copy:
-            for piece in store.chunks(key, PIECE):
+            for piece in _readable(store, key):
                 digest.update(piece)
                 size += copy.write(piece)
     except OSError as error:
@@ -226,3 +226,11 @@ def _download(store: Store, key: str, file: File, target: Path) -> None:
         raise DatasetError(f"{key} has {size} bytes instead of {file.size}", field="checkpoint")
     if digest.hexdigest() != file.sha256:
         raise DatasetError(f"{key} is damaged (its checksum differs)", field="checkpoint")
+
+
+def _readable(store: Store, key: str) -> Iterator[bytes]:
+    """The pieces of a file. A disk that cannot read it has damaged it."""
+    try:
+        yield from store.chunks(key, PIECE)
+    except OSError as error:
+        raise DatasetError(f"{key} cannot be read: {error}", field="checkpoint") from error

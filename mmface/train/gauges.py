@@ -85,7 +85,8 @@ class Gauges:
         found = check(losses, state.meter.usual, self.watch.max_loss_ratio)
         if found is not None:
             fault, slots = found
-            raise stopped(fault, slots, state.step, self.draws, self.data, self.saved)
+            saved = self.hooks.safe() if self.hooks.safe else self.saved
+            raise stopped(fault, slots, state.step, self.draws, self.data, saved)
 
     def read(self, state: TrainState, rate: float) -> None:
         """Logs and shows what is due after a step that was applied at learning rate ``rate``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +31,13 @@ class Keeper:
         self.checkpoints, self.world, self._safe = checkpoints, world, safe
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
+
+    @property
+    def safe(self) -> int | None:
+        """Step of the newest checkpoint that was written whole, once the pending one is through; on rank 0."""
+        if self._pending is not None:
+            wait([self._pending])
+        return self._safe
 
     def save(self, state: TrainState) -> None:
         """Copies the state and lets it be written; waits for the checkpoint before this one.

@@ -15,6 +15,7 @@ from mmface.train.ema import EMA
 from mmface.train.gauges import Gauges
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
 from mmface.train.parallel import place, wrap
+from mmface.train.ranks import together
 from mmface.train.sets import TrainingSet
 from mmface.train.start import build_transformer
 from mmface.train.state import TrainState, load_checkpoint
@@ -31,11 +32,14 @@ class Hooks:
             that it may be a barrier.
         on_preview: gets the step and a PNG (:meth:`mmface.train.previews.Previews.sheet`); called on rank 0 only, but
             given on every rank or on none. Without it nothing is painted.
+        safe: step of the newest checkpoint that was written whole, asked when the run has to stop. Without it every one
+            that ``on_checkpoint`` was given counts.
     """
 
     on_log: Callable[[dict[str, float]], None]
     on_checkpoint: Callable[[TrainState], None]
     on_preview: Callable[[int, bytes], None] | None = None
+    safe: Callable[[], int | None] | None = None
 
 
 def train_phase(
@@ -96,7 +100,7 @@ def advance(
     draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
     slots = world.slots(phase.batch_size)
     steps = phase.total_steps(len(data))
-    gauges = Gauges(recipe, draws, data, held_out, hooks, world, state.step)
+    gauges = together(world, lambda: Gauges(recipe, draws, data, held_out, hooks, world, state.step))
 
     while state.step < steps:
         with gauges.clock.waiting():
@@ -130,7 +134,7 @@ def make_state(
         RecipeError: see :func:`~mmface.train.start.build_transformer`, :func:`~mmface.train.parallel.place` and
             :func:`~mmface.train.optim.make_optimizer`.
     """
-    model = build_transformer(recipe, data, previous)
+    model = together(world, lambda: build_transformer(recipe, data, previous))
     model.train()
     ema = EMA(model, recipe.train.ema_decay)
     place(model, ema.module, recipe.train, world)

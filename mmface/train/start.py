@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from mmface.bundle import load_transformer
 from mmface.config import Recipe
 from mmface.errors import InputError
 from mmface.model import MMFaceDiT
@@ -65,9 +66,7 @@ def check_start(recipe: Recipe) -> None:
 def _load(weights: Weights, wanted: dict[str, Any]) -> MMFaceDiT:
     if weights.released:
         return load_released(weights.path, wanted)
-    model: MMFaceDiT = MMFaceDiT.from_pretrained(
-        weights.path, use_safetensors=True, low_cpu_mem_usage=False, torch_dtype=torch.float32
-    )
+    model = load_transformer(weights.path, low_cpu_mem_usage=False)
     require_architecture(dict(model.config), wanted)
     return model
 

@@ -106,8 +106,13 @@ def _synchronised(transformer: nn.Module, last: bool) -> contextlib.AbstractCont
 
 def _clip(transformer: nn.Module, limit: float) -> float:
     parameters = [parameter for parameter in transformer.parameters() if parameter.grad is not None]
-    # Of shards this is the norm over all ranks, still in parts.
-    norm = whole(nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
+    # In fp32, whatever the gradients are kept in; of shards these are norms over all ranks, still in parts.
+    norms = [
+        torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
+        for parameter in parameters
+        if parameter.grad is not None
+    ]
+    norm = whole(torch.linalg.vector_norm(torch.stack(norms)))
     nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return float(norm)
 
