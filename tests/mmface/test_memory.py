@@ -115,6 +115,11 @@ def test_workers_share_samples_and_shards(counts: tuple[int, int]):
     assert ddp.parts["weights"] == 4 * fsdp.parts["weights"] == 4 * weights
     assert fsdp.parts["optimizer"] == 2 * learning
     assert fsdp.parts["weight copies"] > 0
+    # Gradients of several micro-batches are summed whole.
+    phase = "phases=[{resolution: 64, steps: 1, batch_size: 8, accumulation: 2}]"
+    for precision in ("fp32", "bf16-pure"):
+        several = peak(phase, "train.parallel=fsdp", f"train.precision={precision}", place=Place(4, "cuda"))
+        assert several.parts["gradients"] == 4 * learning
 
 
 @pytest.fixture

@@ -26,6 +26,8 @@ from mmface.train.checkpoints import RECORD
 from ray_jobs import train
 
 SETTINGS = {
+    "components.vae": "made/up",  # the data here is no VAE's; shapes that are known are compared
+    "components.text_encoder": "made/up",
     "model": "{hidden_size: 16, depth: 2, num_heads: 2}",
     "phases.0.steps": "6",
     "phases.0.batch_size": "6",  # in micro-batches of 3, which two workers cannot share equally
@@ -227,6 +229,13 @@ def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
     latents, text = publish_latents(home, 4), publish_text(home)
     with pytest.raises(DatasetError, match=r"inputs.latents: phase 0 reads latents-64, but .* is latents-128"):
         train.main(arguments(home, 0, latents=publish_latents(home, 8), text=text))
+    known = {"components.vae": "zoo:vae", "components.text_encoder": "zoo:clip"}
+    for name, shape, found in (("vae", r"\[16, 8, 8\]", r"\[2, 4, 4\]"), ("text_encoder", r"\[\d+\]", r"\[8\]")):
+        settings = {f"components.{name}": known[f"components.{name}"]}
+        with pytest.raises(
+            DatasetError, match=rf"components.{name}: the recipe's {name} makes {shape}, but .* has {found}"
+        ):
+            train.main(arguments(home, 0, settings=settings, latents=latents, text=text))
     with pytest.raises(DatasetError, match=r"inputs.previous: phase 1 reads train-0-64, but .* is text"):
         train.main(arguments(home, 1, latents=publish_latents(home, 8), text=text, previous=text))
     with pytest.raises(RecipeError, match="99 workers, but Ray has 2 CPUs"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import shutil
@@ -166,6 +167,23 @@ def test_a_damaged_newest_checkpoint_is_passed_over(state, tmp_path, caplog, pat
     assert all((weight == 4).all() for weight in state.model.parameters())
 
 
+def test_a_newest_checkpoint_that_the_disk_cannot_read_is_passed_over(state, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(Store(tmp_path), "run")
+    for step in (4, 8):
+        write(checkpoints, state, step)
+    read = Store.chunks
+
+    def chunks(self: Store, key: str, size: int) -> Iterator[bytes]:
+        if "step-00000008" in key:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(self, key, size)
+
+    monkeypatch.setattr(Store, "chunks", chunks)
+    found = checkpoints.newest(tmp_path / "scratch")
+    assert found is not None
+    assert found.record.step == 4
+
+
 def damage(home: Store, key: str, harm: str) -> None:
     data = home.read(key)
     if harm == "lose":
@@ -297,6 +315,17 @@ def test_an_error_of_the_thread_comes_up_at_the_end(state, tmp_path, caplog):
     with pytest.raises(TrainingError, match="the loss is not finite"):
         save(fail)
     assert "keeping the checkpoint of step 4 failed" in caplog.text
+
+
+def test_what_is_safe_was_written_whole(state, tmp_path):
+    keeper = Keeper(Checkpoints(Store(tmp_path / "good"), "run"), World())
+    assert keeper.safe is None
+    state.step = 4
+    keeper.save(state)
+    assert keeper.safe == 4
+    keeper = Keeper(Checkpoints(watched(Store(tmp_path / "bad"), refuse), "run"), World(), safe=3)
+    keeper.save(state)
+    assert keeper.safe == 3
 
 
 def wait_for(home: Store, step: int) -> None:

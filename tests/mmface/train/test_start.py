@@ -91,6 +91,20 @@ def test_other_forms_of_a_state_dict(recipe, data, tmp_path, state, name, wrap):
         assert_weights(build_transformer(starting(recipe, start), data, None), expected)
 
 
+@pytest.mark.parametrize("what", ["missing", "unexpected"])
+def test_weights_that_are_not_exactly_those_of_their_config_are_refused(recipe, data, tmp_path, what):
+    build_transformer(recipe, data, None).save_pretrained(tmp_path / "transformer")
+    file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    name = next(iter(weights)) if what == "missing" else "another.weight"
+    weights = (
+        {**weights, name: torch.zeros(1)} if what == "unexpected" else {k: v for k, v in weights.items() if k != name}
+    )
+    save_file(weights, file)
+    with pytest.raises(InputError, match=rf"1 {what} weights \({name}\)"):
+        build_transformer(recipe, data, tmp_path)
+
+
 @pytest.mark.parametrize("inside", ["transformer", "."])
 def test_a_bundle_or_a_transformer_that_diffusers_saved(recipe, data, tmp_path, inside):
     saved = build_transformer(recipe.model_copy(update={"seed": 5}), data, None)

@@ -1,0 +1,75 @@
+"""How training is watched when what watches it is away for a while."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from mmface import tracking
+from mmface.errors import ServiceError, TrainingError, UnreachableError
+from mmface.storage import Store
+from ray_jobs import _instruments
+from ray_jobs._instruments import Progress, Tracker
+
+
+def test_lines_that_mlflow_did_not_take_are_sent_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv(tracking.TRACKING_VARIABLE, uri)
+    run = tracking.start_run("test")
+    answering = tracking.log_metrics
+
+    def away(*arguments: object) -> None:
+        raise UnreachableError("no MLflow answers")
+
+    def logged() -> list[int]:
+        return [metric.step for metric in tracking.open_tracking().get_metric_history(run, "train/loss")]
+
+    tracker = Tracker(run, uri, offset=100)
+    tracker.log({"step": 2, "loss": 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "log_metrics", away)
+        patch.setattr(tracking, "log_artifact", away)
+        for step in (4, 6):
+            tracker.log({"step": step, "loss": 1.0})
+        tracker.preview(6, b"PNG")
+    assert logged() == [102]
+    assert "no MLflow answers; 2 lines are kept for it" in caplog.text
+    assert "the preview of step 6 is not kept" in caplog.text
+    assert tracking.log_metrics is answering
+    tracker.log({"step": 8, "loss": 1.0})
+    assert logged() == [102, 104, 106, 108]
+    again = Tracker(run, uri, offset=100)  # of a restart that logs its history anew
+    for step in (2, 4, 6, 8, 10):
+        again.log({"step": step, "loss": 1.0})
+    assert logged() == [102, 104, 106, 108, 110]
+
+
+def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_instruments, "POLL_SECONDS", 0.01)
+    caplog.set_level(logging.INFO)
+    progress = Progress(Store(tmp_path), "run")
+    read, asked = Store.exists, []
+
+    def exists(self: Store, key: str) -> bool:
+        asked.append(key)
+        if len(asked) < 3:
+            raise ServiceError("S3 does not answer")
+        return read(self, key)
+
+    def gone(self: Store, key: str) -> None:
+        raise ServiceError("NoSuchBucket")
+
+    monkeypatch.setattr(Store, "exists", exists)
+    with pytest.raises(TrainingError, match="that of step 4 is safe"), progress.shown():
+        progress.write("step 4/8")
+        while "step 4/8" not in caplog.text:
+            pass
+        monkeypatch.setattr(Store, "delete", gone)
+        raise TrainingError("that of step 4 is safe")
+    assert "NoSuchBucket" in caplog.text
