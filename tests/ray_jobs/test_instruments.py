@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,15 @@ def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
         raise ServiceError("NoSuchBucket")
 
     monkeypatch.setattr(Store, "exists", exists)
-    with pytest.raises(TrainingError, match="that of step 4 is safe"), progress.shown():
-        progress.write("step 4/8")
-        while "step 4/8" not in caplog.text:
-            pass
-        monkeypatch.setattr(Store, "delete", gone)
-        raise TrainingError("that of step 4 is safe")
+
+    def train() -> None:
+        with progress.shown():
+            progress.write("step 4/8")
+            while "step 4/8" not in caplog.text:
+                time.sleep(0.01)
+            monkeypatch.setattr(Store, "delete", gone)
+            raise TrainingError("that of step 4 is safe")
+
+    with pytest.raises(TrainingError, match="that of step 4 is safe"):
+        train()
     assert "NoSuchBucket" in caplog.text
