@@ -89,8 +89,8 @@ def training_flops(recipe: Recipe, data: TrainingSet) -> int:
             in_channels=2 * data.latent_channels, text_embed_dim=data.text_width, **recipe.model.model_dump()
         )
     channels, height, width = data.image.shape[1:]
-    length = len(data.texts.empty_sequence)
-    return 3 * transformer_flops(transformer, (channels, height, width), (length, data.text_width))
+    text = (data.texts.tokens, data.text_width)
+    return 3 * transformer_flops(transformer, (channels, height, width), text)
 
 
 def peak_flops(train: Train, device: torch.device) -> float | None:

@@ -44,6 +44,13 @@ class Texts:
         """K."""
         return int(self.place.shape[1])
 
+    @property
+    def tokens(self) -> int:
+        """Text tokens of a caption that take part: L, or its own where padding is masked, on average."""
+        if not self.masked:
+            return len(self.empty_sequence)
+        return round(int(self.start[-1]) / (len(self.start) - 1))
+
     def read(self, row: int, caption: int) -> tuple[Floats, Floats]:
         """Sequence, [L, D] or a caption's own tokens, and pooled [D], as :func:`mmface.text.encode_text` gave them."""
         place = self.place[row, caption]

@@ -139,6 +139,12 @@ def test_micro_batches_hold_every_slot_once(data: TrainingSet, count: int):
     assert {len(part.slots) for part in parts} <= {8 // count, 8 // count + 1}
 
 
+def test_the_tokens_that_take_part_are_counted(data: TrainingSet):
+    assert data.texts.tokens == len(data.texts.empty_sequence)
+    short = masked(data, 7).texts
+    assert short.tokens == round(np.diff(short.start).mean())
+
+
 def test_micro_batches_of_masked_text_share_lengths_and_shed_padding(data: TrainingSet):
     batch = DRAWS.batch(masked(data, 7), 0, range(8))
     batch = replace(batch, conditioning=long_text(batch.conditioning))
