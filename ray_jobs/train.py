@@ -68,6 +68,7 @@ def check_inputs(job: JobArguments) -> None:
     Raises:
         DatasetError: an input was never published, or is not what this phase reads, or was made by another VAE or text
             encoder than the recipe's, as far as their shapes are known here.
+        RecipeError: some number of workers that ``train.min_workers`` allows could not share the optimizer's state.
     """
     phases = job.recipe.phases
     wanted = {"latents": f"latents-{phases[job.phase].resolution}", "text": "text"}
@@ -82,6 +83,22 @@ def check_inputs(job: JobArguments) -> None:
         if found != expected:
             message = f"the recipe's {name} makes {expected}, but {uri} has {found}; prepare it with this recipe"
             raise DatasetError(message, field=f"components.{name}")
+    check_sizes(job.recipe)
+
+
+def check_sizes(recipe: Recipe) -> None:
+    """Looks at every number of workers that an elastic run may come to; one that it cannot go on with would be its end.
+
+    Raises:
+        RecipeError: see :func:`mmface.train.parallel.require_whole_blocks`.
+    """
+    from mmface.shapes import Shapes
+    from mmface.train.parallel import require_whole_blocks
+
+    with suppress(InputError):  # of a component whose shape is not known here
+        model = Shapes(recipe).transformer
+        for size in range(recipe.train.min_workers or recipe.train.num_workers, recipe.train.num_workers + 1):
+            require_whole_blocks(model, recipe.train, size)
 
 
 def _shapes(job: JobArguments) -> Iterator[tuple[str, str, list[int], list[int]]]:

@@ -25,7 +25,7 @@ from mmface.errors import RecipeError
 from mmface.model import MMFaceDiT
 from mmface.precision import computes_in_bf16
 from mmface.train.optim import QUANTISED_BLOCK, is_quantised
-from mmface.train.shards import Cut, local, whole
+from mmface.train.shards import Cut, local, part_length, whole
 from mmface.train.step import World
 
 if TYPE_CHECKING:
@@ -49,12 +49,31 @@ def place(model: MMFaceDiT, average: MMFaceDiT, train: Train, world: World) -> N
         nn.Module.to(model, world.device)
         nn.Module.to(average, world.device)
         return
+    require_whole_blocks(model, train, world.size)
     computing = torch.bfloat16 if computes_in_bf16(train.precision, world.device) else None
     # Gradients are summed in fp32, as DDP sums those of fp32 masters.
     _shard(model, world, MixedPrecisionPolicy(computing, torch.float32, cast_forward_inputs=False))
     _shard(average, world, MixedPrecisionPolicy())
-    if train.optimizer != "adamw":
-        _refuse_split_blocks(model, world)
+
+
+def require_whole_blocks(model: MMFaceDiT, train: Train, size: int) -> None:
+    """Looks whether ``size`` workers can share the moments of the whole ``model``.
+
+    Raises:
+        RecipeError: shards would split the blocks of 8-bit moments.
+    """
+    if train.parallel == "ddp" or train.optimizer == "adamw" or size == 1:
+        return
+    for name, parameter in model.named_parameters():
+        length = part_length(parameter.shape, size)
+        whole_blocks = length % QUANTISED_BLOCK == 0 or length >= parameter.numel()
+        if parameter.requires_grad and is_quantised(parameter) and not whole_blocks:
+            raise RecipeError(
+                f"over {size} workers {name} falls into parts of {length} weights, which are no whole blocks "
+                f"of {QUANTISED_BLOCK}: take another train.num_workers (and train.min_workers), parallel ddp, or "
+                "optimizer adamw",
+                field="train.optimizer",
+            )
 
 
 def wrap(model: MMFaceDiT, world: World) -> nn.Module:
@@ -129,20 +148,6 @@ def _shard(model: MMFaceDiT, world: World, policy: MixedPrecisionPolicy) -> None
     for module in (*model.blocks, model):
         # Outside of a forward and backward pass every weight is a shard, the root's too.
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-
-
-def _refuse_split_blocks(model: MMFaceDiT, world: World) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or not is_quantised(parameter):
-            continue
-        assert isinstance(parameter, DTensor)
-        cut = Cut.of(parameter)
-        if not cut.keeps_whole(QUANTISED_BLOCK):
-            raise RecipeError(
-                f"over {world.size} workers {name} falls into parts of {cut.length} weights, which are no whole blocks "
-                f"of {QUANTISED_BLOCK}: take another train.num_workers, parallel ddp, or optimizer adamw",
-                field="train.optimizer",
-            )
 
 
 def _trainable(model: MMFaceDiT) -> list[nn.Parameter]:

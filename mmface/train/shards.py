@@ -25,6 +25,11 @@ def whole(tensor: Tensor) -> Tensor:
     return full.full_tensor() if isinstance(full, DTensor) else full
 
 
+def part_length(shape: torch.Size, size: int) -> int:
+    """Elements of a full part of a weight of this shape that ``fully_shard`` cuts over ``size`` ranks, by rows."""
+    return -(-shape[0] // size) * (shape.numel() // shape[0])
+
+
 @dataclass(frozen=True)
 class Cut:
     """How a flattened weight is cut: rank r holds the ``length`` elements from r · length on, or those that are left.
@@ -43,12 +48,7 @@ class Cut:
     def of(cls, weight: DTensor) -> Cut:
         """The cut that ``fully_shard`` makes along dimension 0."""
         group = weight.device_mesh.get_group()
-        rows = -(-weight.shape[0] // group.size())
-        return cls(group, weight.numel(), rows * weight.numel() // weight.shape[0])
-
-    def keeps_whole(self, unit: int) -> bool:
-        """Whether every run of ``unit`` elements from the weight's start on lies within one part."""
-        return self.length % unit == 0 or self.length >= self.total
+        return cls(group, weight.numel(), part_length(weight.shape, group.size()))
 
     def join(self, part: Tensor, unit: int = 1) -> Tensor:
         """What all ranks hold of a flat quantity with one value for ``unit`` elements. Every rank takes part."""

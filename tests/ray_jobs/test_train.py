@@ -15,11 +15,13 @@ from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
 from mmface import tracking
+from mmface.config import Recipe
 from mmface.data.records import LATENTS, TEXT
 from mmface.dataset import Publisher, open_dataset
 from mmface.errors import DatasetError, InputError, RecipeError, TrainingError
 from mmface.manifest import Identity
 from mmface.model import MMFaceDiT
+from mmface.recipes import load_recipe
 from mmface.storage import Store
 from mmface.tables import to_parquet
 from mmface.train.checkpoints import RECORD
@@ -240,3 +242,15 @@ def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
         train.main(arguments(home, 1, latents=publish_latents(home, 8), text=text, previous=text))
     with pytest.raises(RecipeError, match="99 workers, but Ray has 2 CPUs"):
         train.main(arguments(home, 0, settings={"train.num_workers": "99"}, latents=latents, text=text))
+
+
+def test_every_number_of_workers_that_an_elastic_run_may_come_to_is_looked_at():
+    def sharded(least: int, most: int, *more: str) -> Recipe:
+        workers = [f"train.min_workers={least}", f"train.num_workers={most}", "train.parallel=fsdp"]
+        return load_recipe("paper-flow", [*workers, *more])
+
+    train.check_sizes(sharded(1, 4))
+    with pytest.raises(RecipeError, match=r"^train.optimizer: over 5 workers .* no whole blocks of 256"):
+        train.check_sizes(sharded(4, 8))
+    train.check_sizes(sharded(8, 8))
+    train.check_sizes(sharded(4, 8, "train.optimizer=adamw"))
