@@ -42,11 +42,15 @@ def check_room(recipe: Recipe, index: int, world: World, neighbours: int = 1) ->
             "memory is not checked: %s", error
         )  # a network whose shape is not known here may train all the same
         return
-    needed = peak.total + (GPU_OVERHEAD.value if on_gpu else 0)
+    needed, moment = peak.total + (GPU_OVERHEAD.value if on_gpu else 0), peak.moment
+    # On the CPU the copy that a checkpoint is written from lies beside what it is a copy of.
+    copied = 0.0 if on_gpu else 2 * sum(peak.parts[kind] for kind in ("weights", "optimizer", "average"))
+    if copied > needed:
+        needed, moment = copied, "checkpoint"
     room = gpu_memory(world.device) if on_gpu else machine_memory() / neighbours
     if needed > room:
         message = (
-            f"a step takes {needed / GIB:.1f} GiB at its fullest ({peak.moment}), and a worker has {room / GIB:.1f} "
+            f"a step takes {needed / GIB:.1f} GiB at its fullest ({moment}), and a worker has {room / GIB:.1f} "
             f"({world.device}); {REMEDY}"
         )
         raise RecipeError(message, field=f"phases.{index}")

@@ -14,7 +14,7 @@ from mmface.shapes import Shapes
 from mmface.train import room
 from mmface.train.step import World
 
-PHASE = "phases=[{resolution: 64, steps: 1, batch_size: 8}]"
+PHASE = "phases=[{resolution: 64, steps: 1, batch_size: 32}]"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,19 @@ def test_the_limit_of_the_container_decides(small: Recipe, tmp_path: Path, monke
     limit(monkeypatch, tmp_path, f"{needed + 1}\n")
     with pytest.raises(RecipeError, match="and a worker has"):
         room.check_room(small, 0, World(), neighbours=2)
+
+
+def test_the_copy_of_a_checkpoint_counts(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Hardly any activations: twice what is kept is more than a step takes.
+    large = load_recipe("demo", ["phases=[{resolution: 64, steps: 1, batch_size: 1}]", "model.depth=4"])
+    peak = training_peak(Shapes(large), large.phases[0], Place(1, "cpu"))
+    copied = 2 * sum(peak.parts[kind] for kind in ("weights", "optimizer", "average"))
+    assert copied > peak.total
+    limit(monkeypatch, tmp_path, f"{int(copied) - 1}\n")
+    with pytest.raises(RecipeError, match=r"at its fullest \(checkpoint\)"):
+        room.check_room(large, 0, World())
+    limit(monkeypatch, tmp_path, f"{int(copied) + 1}\n")
+    room.check_room(large, 0, World())
 
 
 def test_without_a_limit_it_is_the_machine(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
