@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmface.config import Recipe
 from mmface.dataset import open_dataset
-from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, ServiceError, TrainingError
+from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, RegistryError, ServiceError, TrainingError
 from mmface.scratch import scratch_folder
 from mmface.storage import Store
 from ray_jobs._gauges import TrainingGauges
@@ -71,7 +71,7 @@ def train_worker(config: dict[str, Any]) -> int | MMFaceError:
     with scratch_folder() as scratch:
         try:
             return train(work, world, scratch, context.get_local_world_size())
-        except (TrainingError, RecipeError, DatasetError, InputError) as error:
+        except (TrainingError, RecipeError, RegistryError, DatasetError, InputError) as error:
             return error
 
 

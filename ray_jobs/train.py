@@ -201,7 +201,7 @@ def share_out(recipe: Recipe) -> tuple[ScalingConfig, int | None]:
     what is free now, so that a small service beside it does not keep it waiting for ever.
 
     Raises:
-        RecipeError: more workers than CPUs.
+        RecipeError: more workers than CPUs, or than GPUs where those are asked for.
     """
     import ray
     from ray.train import ScalingConfig
@@ -210,6 +210,10 @@ def share_out(recipe: Recipe) -> tuple[ScalingConfig, int | None]:
     least = recipe.train.min_workers or most
     workers = most if recipe.train.min_workers is None else (least, most)
     if recipe.train.use_gpu:
+        gpus = ray.cluster_resources().get("GPU", 0.0)
+        if gpus < least and not recipe.jobs.autoscaling:
+            message = f"{least} workers with a GPU each, but Ray has {gpus:g}; set it to false, or jobs.autoscaling"
+            raise RecipeError(message, field="train.use_gpu")
         return ScalingConfig(num_workers=workers, use_gpu=True), None
     machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     shares = ((number, share) for number in range(most, least - 1, -1) for share in range(max(machines), 0, -1))

@@ -242,6 +242,8 @@ def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
         train.main(arguments(home, 1, latents=publish_latents(home, 8), text=text, previous=text))
     with pytest.raises(RecipeError, match="99 workers, but Ray has 2 CPUs"):
         train.main(arguments(home, 0, settings={"train.num_workers": "99"}, latents=latents, text=text))
+    with pytest.raises(RecipeError, match=r"train.use_gpu: 2 workers with a GPU each, but Ray has 0"):
+        train.main(arguments(home, 0, settings={"train.use_gpu": "true"}, latents=latents, text=text))
 
 
 def test_every_number_of_workers_that_an_elastic_run_may_come_to_is_looked_at():
