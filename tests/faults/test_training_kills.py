@@ -35,6 +35,8 @@ SEED = int(os.environ.get("FAULT_SEED", "3"))
 KINDS = ("trainer", "driver")
 STEPS = 60  # of each phase
 SETTINGS = {
+    "components.vae": "made/up",  # see test_train
+    "components.text_encoder": "made/up",
     "model": "{hidden_size: 16, depth: 2, num_heads: 2}",
     "phases.0.steps": STEPS,
     "phases.0.batch_size": 6,
