@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,25 @@ from ray_jobs import _instruments
 from ray_jobs._instruments import Progress, Tracker
 
 
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged, whatever others have made of the loggers above."""
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            kept.append(record.getMessage())
+
+    kept: list[str] = []
+    logger, handler, before = _instruments.log, Kept(), _instruments.log.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield kept
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
 def test_lines_that_mlflow_did_not_take_are_sent_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv(tracking.TRACKING_VARIABLE, uri)
@@ -38,8 +56,8 @@ def test_lines_that_mlflow_did_not_take_are_sent_later(
             tracker.log({"step": step, "loss": 1.0})
         tracker.preview(6, b"PNG")
     assert logged() == [102]
-    assert "no MLflow answers; 2 lines are kept for it" in caplog.text
-    assert "the preview of step 6 is not kept" in caplog.text
+    assert "no MLflow answers; 2 lines are kept for it" in lines
+    assert "no MLflow answers; the preview of step 6 is not kept" in lines
     assert tracking.log_metrics is answering
     tracker.log({"step": 8, "loss": 1.0})
     assert logged() == [102, 104, 106, 108]
@@ -50,10 +68,9 @@ def test_lines_that_mlflow_did_not_take_are_sent_later(
 
 
 def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     monkeypatch.setattr(_instruments, "POLL_SECONDS", 0.01)
-    caplog.set_level(logging.INFO)
     progress = Progress(Store(tmp_path), "run")
     read, asked = Store.exists, []
 
@@ -71,11 +88,12 @@ def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
     def train() -> None:
         with progress.shown():
             progress.write("step 4/8")
-            while "step 4/8" not in caplog.text:
+            end = time.monotonic() + 30
+            while "step 4/8" not in lines and time.monotonic() < end:
                 time.sleep(0.01)
             monkeypatch.setattr(Store, "delete", gone)
             raise TrainingError("that of step 4 is safe")
 
     with pytest.raises(TrainingError, match="that of step 4 is safe"):
         train()
-    assert "NoSuchBucket" in caplog.text
+    assert lines == ["step 4/8", "NoSuchBucket"]
