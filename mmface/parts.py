@@ -209,11 +209,16 @@ class Tally:
 
 
 def reconcile(publisher: Publisher, parts: Sequence[str], folder: str = DATA) -> Tally:
-    """Counts what the parts hold, those of earlier attempts too, and writes ``quarantine/`` of what they set aside."""
+    """Counts what the parts hold, those of earlier attempts too, and writes ``quarantine/`` of what they set aside.
+
+    Deletes files of ``folder`` that are no part of this plan: another version of the code may have divided the rows in
+    another way, and publishing would list both.
+    """
     out = quarantined = filtered = reused = 0
     files = []
-    stale = publisher.finished("quarantine")
+    stale = publisher.finished("quarantine") | publisher.finished(folder)
     for part in parts:
+        stale.discard(f"{folder}/{part}")
         receipt = receipt_of(publisher.store, f"{folder}/{part}")
         out += receipt.file.rows or 0
         unwanted = sum(is_filtered(row["error"]) for row in receipt.quarantined)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from mmface.storage import Store
 from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
 
 ROWS = ("images", "conditions", "captions")
+PART_ROWS = 32  # of one modality
 
 
 class Painter:
-    """Paints one part of the plan; a part is one batch of one modality."""
+    """Paints one part of the plan."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, parts: dict[str, list[Row]]) -> None:
         from mmface.components import accelerator
@@ -38,9 +40,8 @@ class Painter:
     def run(self, part: str) -> int:
         """Paints the rows of ``part``."""
         planned = self.parts[part]
-        rows = {
-            row["id"]: row for name in sorted({row["part"] for row in planned}) for row in join_parts(self.inputs, name)
-        }
+        wanted, sources = {row["id"] for row in planned}, sorted({row["part"] for row in planned})
+        rows = {row["id"]: row for name in sources for row in join_parts(self.inputs, name) if row["id"] in wanted}
         with Journal(self.store, part) as journal:
             journal.enter("painting")
             samples = self.paint([{**rows[row["id"]], "modality": row["modality"]} for row in planned])
@@ -68,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
-    """Names of the parts with what each paints: rows {id, part, modality} in batches of one modality."""
+    """Names of the parts with what each paints: at most ``PART_ROWS`` rows {id, part, modality} of one modality.
+
+    A part's name says which rows it holds, and nothing but the dataset's identity decides them, so that a run that was
+    interrupted can be finished with any ``evaluate.batch_size``.
+    """
     from mmface.evaluate.paint import batches, plan
 
     images, *others = (open_dataset(identity.inputs[name]) for name in ROWS)
@@ -80,8 +85,13 @@ def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
     ]
     if not held_out:
         raise StageError("no photograph is held out; raise data.holdout or add photographs", field="data.holdout")
-    painted = batches(plan(held_out, recipe.evaluate), recipe.evaluate.batch_size)
-    return {f"part-{number:05d}.parquet": list(rows) for number, rows in enumerate(painted)}
+    parts: dict[str, list[Row]] = {}
+    painted: Counter[str] = Counter()
+    for rows in batches(plan(held_out, recipe.evaluate), PART_ROWS):
+        modality = rows[0]["modality"]
+        first, painted[modality] = painted[modality], painted[modality] + len(rows)
+        parts[f"{modality}-{first:05d}-{painted[modality] - 1:05d}.parquet"] = rows
+    return parts
 
 
 if __name__ == "__main__":

@@ -21,7 +21,11 @@ class Sampling(Section):
 
 
 class Evaluate(Section):
-    """Which held-out rows are painted and measured."""
+    """Which held-out rows are painted and measured.
+
+    Attributes:
+        batch_size: how many pictures are painted at once, at most the 32 of a part; it does not change them.
+    """
 
     n: PositiveInt = 128
     n_sketch: PositiveInt = 64
