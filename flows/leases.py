@@ -2,8 +2,8 @@
 
 An owner writes ``leases/<name>/<generation>.json`` and rewrites it every few seconds. A generation is created by a
 conditional write, so one of several takers wins; a later generation makes an earlier owner a stranger. An owner is dead
-when its process is gone from this machine, or when it has not written for a while by the store's own clock: two
-machines' clocks are never compared.
+when its process is gone from this machine and container, or when it has not written for a while by the store's own
+clock: two machines' clocks are never compared.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from mmface.errors import DatasetError, ServiceError, StageError
+from mmface.processes import Process
 from mmface.storage import Entry, Store
 
 log = logging.getLogger(__name__)
@@ -33,21 +35,31 @@ FREE = b"{}"  # what a lease holds that was given back
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds a lease."""
+    """A process that holds a lease.
+
+    Attributes:
+        machine: boot and process namespace (:func:`mmface.processes.this_machine`); empty where unknown, and in leases
+            of versions that did not write it: then its silence alone tells that it is dead.
+        token: random, so that no two owners write the same lease.
+    """
 
     host: str
     pid: int
-    started: str  # with host and pid it names a process for good
+    started: str
     flow_run: str
+    machine: str = ""
+    token: str = ""
 
     @classmethod
     def this(cls, flow_run: str) -> Owner:
         """The running process."""
-        return cls(socket.gethostname(), os.getpid(), _started(os.getpid()), flow_run)
+        process = Process.of(os.getpid())
+        host, token = socket.gethostname(), secrets.token_hex(8)
+        return cls(host, process.pid, process.started, flow_run, process.machine, token)
 
     def is_gone(self) -> bool:
-        """Whether it ended for sure; False for a process of another machine."""
-        return self.host == socket.gethostname() and _started(self.pid) != self.started
+        """Whether it ended for sure; False for a process of another machine or container."""
+        return self.host == socket.gethostname() and Process(self.machine, self.pid, self.started).is_gone()
 
     def __str__(self) -> str:
         run = f"flow run {self.flow_run}, " if self.flow_run else ""
@@ -164,7 +176,8 @@ def _owner(store: Store, entry: Entry) -> Owner | None:
         content = json.loads(store.read(entry.key))
     except DatasetError:
         return None
-    return Owner(**content) if content else None
+    known = {field.name for field in fields(Owner)}  # a later version may write more
+    return Owner(**{name: value for name, value in content.items() if name in known}) if content else None
 
 
 def _is_alive(store: Store, entry: Entry, owner: Owner) -> bool:
@@ -177,19 +190,3 @@ def _is_alive(store: Store, entry: Entry, owner: Owner) -> bool:
 
 def _written(owner: Owner) -> bytes:
     return json.dumps(asdict(owner)).encode()
-
-
-def _started(pid: int) -> str:
-    """When a process began, in whatever unit the system has; empty when it is gone."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if state == "Z" else fields[18]
-    except (FileNotFoundError, ProcessLookupError):
-        pass
-    if Path("/proc/self").exists():
-        return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    return "running"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import socket
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mmface.errors import DatasetError, ServiceError
+from mmface.processes import Process
 from mmface.storage import CHUNK, HOME_VARIABLE, Entry
 
 TEMPORARY = ".tmp-"
+LEFT_SECONDS = 24 * 3600  # a temporary file of another machine that nobody has written to for so long is of no use
+_WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
 
 
 class Folder:
@@ -85,8 +89,8 @@ class Folder:
             raise ServiceError(f"{self.root / key} cannot be removed: {error.strerror}", field=HOME_VARIABLE) from error
 
     def sweep(self) -> None:
-        for path in self.root.rglob(f"{temporary('*')}*"):
-            if not _alive(int(path.name.removeprefix(TEMPORARY).partition("-")[0])):
+        for path in self.root.rglob(f"{TEMPORARY}*"):
+            if _is_left(path):
                 path.unlink(missing_ok=True)
 
 
@@ -123,15 +127,17 @@ def _write_file(target: Path, fill: Callable[[BinaryIO], object], if_absent: boo
 
 
 def temporary(pid: str) -> str:
-    """Start of a temporary file's name: says whose it is, so that only a dead writer's is swept."""
-    return f"{TEMPORARY}{pid}-{socket.gethostname()}-"
+    """Start of a temporary file's name: says which process writes it, so that only a dead writer's is swept."""
+    writer = Process.of(int(pid))
+    return f"{TEMPORARY}{writer.pid}-{writer.started}-{writer.machine}-"
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
+def _is_left(path: Path) -> bool:
+    """Whether the writer of a temporary file is gone for sure, or has not written to it for ``LEFT_SECONDS``."""
+    named = _WRITER.match(path.name)
+    if named and Process(named["machine"], int(named["pid"]), named["started"]).is_gone():
         return True
-    return True
+    try:
+        return time.time() - path.stat().st_mtime > LEFT_SECONDS
+    except FileNotFoundError:
+        return False

@@ -103,7 +103,10 @@ class Store:
         self._backend.delete(_clean(key))
 
     def sweep(self) -> None:
-        """Removes what killed writers of this machine left behind; never visible as a key, it only takes room."""
+        """Removes what killed writers left behind: never visible as a key, it only takes room.
+
+        Of a writer on another machine, and on S3 of any, what is older than a day.
+        """
         self._backend.sweep()
 
     def upload(self, folder: Path, prefix: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -53,6 +55,47 @@ def test_one_of_many_takes_it_and_gives_it_back(store: Store) -> None:
     again = take(store, "work", ME)
     assert isinstance(again, Lease)
     again.release()
+
+
+def test_two_machines_of_one_host_name_do_not_declare_each_other_dead(tmp_path: Path) -> None:
+    """A container's processes have ids of their own; here number 1 is alive too, and is another process."""
+    code = """
+        import json, sys
+        from dataclasses import asdict
+        from flows.leases import Owner
+        print(json.dumps(asdict(Owner.this("run-2"))), flush=True)
+        print(Owner(**json.loads(sys.stdin.readline())).is_gone(), flush=True)
+        sys.stdin.read()
+    """
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", textwrap.dedent(code)]
+    if shutil.which("unshare") is None or subprocess.run([*command[:4], "true"], check=False).returncode:
+        pytest.skip("no process namespaces here")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        other = Owner(**json.loads(process.stdout.readline()))
+        assert (other.host, other.pid) == (ME.host, 1)
+        leave(store := Store(tmp_path), "work", other)
+        assert take(store, "work", ME) == other
+        print(json.dumps(asdict(ended())), file=process.stdin, flush=True)
+        assert process.stdout.readline() == "False\n"
+        process.stdin.close()
+
+
+def test_another_boot_or_an_older_version_is_judged_by_its_silence(store: Store) -> None:
+    gone = asdict(ended())
+    older = {name: gone[name] for name in ("host", "pid", "started", "flow_run")}
+    later = {**gone, "machine": "0" * 16, "not known yet": 1}
+    for name, content in {"older": older, "later": later}.items():
+        store.write(f"leases/{name}/00000000.json", json.dumps(content).encode())
+        found = take(store, name, ME)
+        assert isinstance(found, Owner)
+        assert (found.pid, found.flow_run) == (gone["pid"], "run-0")
+
+
+def test_no_two_owners_write_the_same(tmp_path: Path) -> None:
+    """A store that has lost the answer to a conditional write knows it by its content."""
+    assert Owner.this("run-1") != Owner.this("run-1")
 
 
 def test_a_dead_process_owns_nothing_and_its_names_are_told(store: Store) -> None:

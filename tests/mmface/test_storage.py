@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,3 +144,14 @@ def test_what_a_killed_writer_left_is_swept_and_a_live_one_is_left_alone(tmp_pat
     assert store.list() == []
     store.sweep()
     assert [path.name for path in tmp_path.iterdir()] == [f"{temporary(str(os.getpid()))}x"]
+
+
+def test_a_writer_s_file_is_known_by_machine_and_goes_at_last_when_nobody_writes_to_it(tmp_path: Path):
+    store, pid, host = Store(tmp_path), 2**22 + 1, socket.gethostname()  # no process here has this id
+    fresh = [f".tmp-{pid}-7-{'0' * 16}-x", f".tmp-{pid}-{host}-x", f".tmp-{pid}-other-{host}-x"]
+    for name in fresh:
+        (tmp_path / name).write_bytes(b"half")
+        (tmp_path / f"{name}-old").write_bytes(b"half")
+        os.utime(tmp_path / f"{name}-old", (time.time() - 90_000,) * 2)
+    store.sweep()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(fresh)
