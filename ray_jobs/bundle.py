@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     publisher = Publisher(job.home, identity)
     with tempfile.TemporaryDirectory() as scratch:
         trained = open_dataset(job.inputs["train"]).download("transformer", Path(scratch) / "transformer")
-        metrics = summarise(samples.table(), job.recipe)
+        metrics = summarise(samples.table(), job.recipe, samples.manifest.weights["clip"])
         lineage = stages.lineage(job.inputs["samples"])
         preview = choose_preview(samples.table().to_pylist())
         pipeline = build_pipeline(job.recipe, trained)

@@ -34,7 +34,12 @@ class Evaluate(Section):
 
 
 class Gate(Section):
-    """Thresholds a candidate must pass to become champion. ``None`` does not ask."""
+    """Thresholds a candidate must pass to become champion. ``None`` does not ask.
+
+    Attributes:
+        max_frechet_ratio_to_champion: of the candidate's Fréchet distance to the champion's. A candidate whose distance
+            was measured on other rows, at another resolution or with other weights than the champion's is refused.
+    """
 
     min_mask_miou: Fraction | None = None
     min_mask_accuracy: Fraction | None = None

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmface.config import Gate
+from mmface.evaluate.names import FRECHET, FrechetName
 
 Metrics = Mapping[str, float]
-FRECHET = "mask/frechet_"
+MASK_FRECHET = f"mask/{FRECHET}"
+REMEDY = (
+    "evaluate both on the same rows with the same extractor, or let this version pass once without the comparison "
+    "(gate.max_frechet_ratio_to_champion=null): later ones are compared with it"
+)
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,27 @@ def _check(name: str, value: float | None, comparison: Literal[">=", "<="], thre
 
 
 def _against_champion(metrics: Metrics, champion: Metrics, ratio: float) -> Check:
-    """Distances compare only under one name: the same extractor and the same number of samples."""
-    name = next((key for key in metrics if key.startswith(FRECHET)), None)
+    """Distances compare only under one name that says the rows, the resolution and the extractor's weights."""
+    name = next((key for key in metrics if key.startswith(MASK_FRECHET)), None)
     if name is None:
-        return _check(f"{FRECHET}*/champion", None, "<=", ratio)
-    title = f"{name}/champion"
-    if name not in champion:
-        other = next((key for key in champion if key.startswith(FRECHET)), "none")
-        reason = f"the champion has no {name} (it has {other}): evaluate it again with the same extractor and n"
-        return Check(title, None, "<=", ratio, False, reason)
-    return _check(title, _ratio(metrics[name], champion[name]), "<=", ratio)
+        return _check(f"{MASK_FRECHET}*/champion", None, "<=", ratio)
+    other = next((key for key in champion if key.startswith(MASK_FRECHET)), None)
+    unlike = _unlike(name, other)
+    if unlike:
+        reason = f"{name} is not compared with the champion's: {unlike}; {REMEDY}"
+        return Check(f"{name}/champion", None, "<=", ratio, False, reason)
+    return _check(f"{name}/champion", _ratio(metrics[name], champion[name]), "<=", ratio)
+
+
+def _unlike(name: str, other: str | None) -> str:
+    """Why two distances cannot be compared; empty where they can."""
+    if other is None:
+        return "it has none"
+    measured, its = FrechetName.parse(name), FrechetName.parse(other)
+    if measured is None or its is None:
+        older = name if measured is None else other
+        return f"{older} was measured by an older version, which did not name rows and weights"
+    return f"they differ in {measured.differences(its)}" if measured != its else ""
 
 
 def _ratio(value: float, reference: float) -> float:

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mmface.config import Recipe
 from mmface.dataset import Dataset
 from mmface.evaluate import chart
-from mmface.evaluate.gate import FRECHET, Decision
+from mmface.evaluate.gate import MASK_FRECHET, Decision
+from mmface.evaluate.names import FrechetName
 from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_png
 
 __all__ = ["Report", "grid", "render_report"]
@@ -87,11 +88,19 @@ def _headlines(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
         if name in metrics
     ]
     for name in metrics:
-        if name.startswith(FRECHET):
-            extractor, _, pictures = name.removeprefix(FRECHET).rpartition("_n")
-            title = f"Fréchet distance ({extractor}, {pictures} pictures)"
+        if name.startswith(MASK_FRECHET):
+            title = f"Fréchet distance ({_measured(name)})"
             found.append({"title": title, "value": metrics[name], "against": "", "reference": None})
     return found
+
+
+def _measured(name: str) -> str:
+    """What a Fréchet distance was measured with, for a person."""
+    known = FrechetName.parse(name)
+    if known is None:
+        extractor, _, pictures = name.removeprefix(MASK_FRECHET).rpartition("_n")
+        return f"{extractor}, {pictures} pictures"
+    return f"{known.extractor} {known.weights}, {known.n} pictures {known.rows} at {known.resolution} px"
 
 
 def _loss_curve(datasets: Mapping[str, Dataset]) -> dict[str, Any]:

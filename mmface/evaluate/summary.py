@@ -13,29 +13,33 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.evaluate.metrics import frechet, slug
+from mmface.evaluate.names import FrechetName
 
 HAIR = "hair_colour_accuracy"
 
 
-def summarise(samples: pa.Table, recipe: Recipe) -> dict[str, float]:
+def summarise(samples: pa.Table, recipe: Recipe, extractor: str) -> dict[str, float]:
     """Means over the samples of each modality, as ``<modality>/<metric>``.
 
     ``<modality>/n`` counts pictures; ``<modality>/hair_colour_n`` those whose prompt names a hair colour and whose mask
-    shows hair. ``frechet_<extractor>_n<n>`` compares CLIP embeddings of the generated with the source pictures.
+    shows hair. ``frechet_…`` compares CLIP embeddings of the generated with the source pictures; its name says on which
+    rows (:class:`mmface.evaluate.names.FrechetName`).
     ``sketch/edge_agreement_baseline`` is that of the same rows painted without the sketch, ``…_gain`` the difference.
 
     Args:
         samples: rows of :data:`mmface.data.records.SAMPLES`.
-        recipe: names the extractors.
+        recipe: names the extractors and the resolution.
+        extractor: identity of the CLIP that measured them, as the manifest of the samples says it.
     """
     figures: dict[str, float] = {}
     rows_by_modality: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    columns = ["id", "modality", "metrics", "features_generated", "features_source"]
+    columns = ["id", "image_id", "modality", "metrics", "features_generated", "features_source"]
     for row in sorted(samples.select(columns).to_pylist(), key=lambda row: str(row["id"])):
         rows_by_modality[row["modality"]].append(row)
     for modality, rows in sorted(rows_by_modality.items()):
-        values = {f"{modality}/{name}": value for name, value in _modality(rows, slug(recipe.components.clip)).items()}
-        figures.update(values)
+        ids = (str(row["image_id"]) for row in rows)
+        name = FrechetName.of(slug(recipe.components.clip), extractor, recipe.phases[-1].resolution, ids)
+        figures.update({f"{modality}/{metric}": value for metric, value in _modality(rows, name).items()})
     baseline, agreement = (figures.get(f"{kind}/edge_agreement") for kind in ("unconditional", "sketch"))
     if baseline is not None and agreement is not None:
         figures["sketch/edge_agreement_baseline"] = baseline
@@ -43,7 +47,7 @@ def summarise(samples: pa.Table, recipe: Recipe) -> dict[str, float]:
     return figures
 
 
-def _modality(rows: list[dict[str, Any]], extractor: str) -> dict[str, float]:
+def _modality(rows: list[dict[str, Any]], frechet_name: FrechetName) -> dict[str, float]:
     collected: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         for name, value in row["metrics"]:
@@ -54,7 +58,7 @@ def _modality(rows: list[dict[str, Any]], extractor: str) -> dict[str, float]:
     figures["hair_colour_n"] = len(collected.get(HAIR, ()))
     if len(rows) > 1:
         generated, source = (_features(rows, f"features_{kind}") for kind in ("generated", "source"))
-        figures[f"frechet_{extractor}_n{len(rows)}"] = frechet(generated, source)
+        figures[str(frechet_name)] = frechet(generated, source)
     return figures
 
 

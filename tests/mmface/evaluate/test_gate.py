@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
 from mmface.config import Gate
 from mmface.evaluate.gate import decide
+from mmface.evaluate.names import FrechetName
 
+IDS = [f"{number:064x}" for number in range(128)]
+OLD = "mask/frechet_zoo-clip_n128"
+FRECHET = f"mask/{FrechetName.of('zoo-clip', 'zoo:clip:0123456789abcdef', 256, IDS)}"
 GOOD = {
     "mask/miou": 0.6,
     "mask/accuracy": 0.9,
     "mask/hair_colour_accuracy": 0.7,
     "mask/clip_distance": 0.2,
     "sketch/edge_agreement_gain": 0.3,
-    "mask/frechet_zoo-clip_n128": 10.0,
+    FRECHET: 10.0,
 }
 ALL = Gate(
     min_mask_miou=0.5,
@@ -34,7 +39,7 @@ def test_no_thresholds_ask_nothing() -> None:
 
 
 def test_everything_good_passes() -> None:
-    decision = decide(GOOD, {"mask/frechet_zoo-clip_n128": 9.5}, ALL)
+    decision = decide(GOOD, {FRECHET: 9.5}, ALL)
     assert decision.passed
     assert len(decision.checks) == 6
 
@@ -47,11 +52,11 @@ def test_everything_good_passes() -> None:
         ("mask/hair_colour_accuracy", 0.5),
         ("mask/clip_distance", 0.31),
         ("sketch/edge_agreement_gain", 0.0),
-        ("mask/frechet_zoo-clip_n128", 11.0),
+        (FRECHET, 11.0),
     ],
 )
 def test_each_threshold_can_fail_alone(name: str, value: float) -> None:
-    decision = decide({**GOOD, name: value}, {"mask/frechet_zoo-clip_n128": 9.5}, ALL)
+    decision = decide({**GOOD, name: value}, {FRECHET: 9.5}, ALL)
     assert not decision.passed
     assert [check.name.removesuffix("/champion") for check in decision.checks if not check.passed] == [name]
     assert name in decision.reason
@@ -83,9 +88,40 @@ def test_distances_of_other_names_are_never_compared() -> None:
 
 def test_a_champions_nan_or_zero_does_not_pass() -> None:
     gate = Gate(max_frechet_ratio_to_champion=1.1)
-    assert not decide(GOOD, {"mask/frechet_zoo-clip_n128": math.nan}, gate).passed
-    assert not decide(GOOD, {"mask/frechet_zoo-clip_n128": 0.0}, gate).passed
+    assert not decide(GOOD, {FRECHET: math.nan}, gate).passed
+    assert not decide(GOOD, {FRECHET: 0.0}, gate).passed
 
 
 def test_a_candidate_without_a_distance_fails_the_comparison() -> None:
     assert not decide({}, GOOD, Gate(max_frechet_ratio_to_champion=1.1)).passed
+
+
+@pytest.mark.parametrize(
+    ("champion", "said"),
+    [
+        (FrechetName.of("zoo-clip", "zoo:clip:0123456789abcdef", 256, [*IDS[1:], "f" * 64]), "differ in rows"),
+        (FrechetName.of("zoo-clip", "zoo:clip:fedcba9876543210", 256, IDS), "differ in weights"),
+        (FrechetName.of("zoo-clip", "zoo:clip:0123456789abcdef", 128, IDS), "differ in resolution 256 and 128"),
+        (FrechetName.of("ViT-L", "hub:owner/ViT-L", 256, IDS), "differ in extractor zoo-clip and ViT-L, weights"),
+    ],
+)
+def test_distances_of_other_rows_or_weights_are_never_compared(champion: FrechetName, said: str) -> None:
+    decision = decide(GOOD, {f"mask/{champion}": 1e9}, Gate(max_frechet_ratio_to_champion=1.1))
+    assert not decision.passed
+    assert decision.checks[0].value is None
+    assert said in decision.reason
+    assert "gate.max_frechet_ratio_to_champion=null" in decision.reason
+
+
+@pytest.mark.parametrize(("candidate", "champion"), [(OLD, OLD), (FRECHET, OLD), (OLD, FRECHET)])
+def test_names_of_older_versions_are_never_compared(candidate: str, champion: str) -> None:
+    decision = decide({candidate: 1.0}, {champion: 1e9}, Gate(max_frechet_ratio_to_champion=1.1))
+    assert not decision.passed
+    assert f"{OLD} was measured by an older version" in decision.reason
+
+
+def test_a_name_says_what_was_measured() -> None:
+    name = FrechetName.of("zoo-clip", "zoo:clip:0123456789abcdef", 256, reversed(IDS))
+    assert f"mask/{name}" == FRECHET
+    assert FrechetName.parse(FRECHET) == name
+    assert re.fullmatch(r"mask/frechet_zoo-clip-[0-9a-f]{8}_256px_n128-[0-9a-f]{8}", FRECHET)

@@ -17,6 +17,7 @@ from mmface.config import Evaluate, Recipe
 from mmface.data.conditions import grey_png
 from mmface.data.labels import mask_from_png, mask_to_png
 from mmface.data.records import SAMPLES
+from mmface.evaluate.names import FrechetName
 from mmface.evaluate.paint import Paint, choose_prompt, plan, seed_of
 from mmface.evaluate.summary import summarise
 
@@ -101,10 +102,14 @@ def test_a_picture_depends_on_its_own_row_alone(
 
 
 def test_the_summary_names_extractors_counts_and_the_baseline(samples: pa.Table, tiny_recipe: Recipe) -> None:
-    figures = summarise(samples, tiny_recipe)
+    figures = summarise(samples, tiny_recipe, "clip:0123456789abcdef")
     assert figures["mask/n"] == figures["mask/hair_colour_n"] == 3
     assert figures["sketch/n"] == 2
-    assert figures["mask/frechet_clip_n3"] >= 0
+    ids = samples["image_id"].to_pylist()
+    for kind, rows in (("mask", ids[:3]), ("sketch", ids[3:5]), ("unconditional", ids[5:])):
+        name = FrechetName.of("clip", "clip:0123456789abcdef", 32, rows)
+        assert [metric for metric in figures if metric.startswith(f"{kind}/frechet")] == [f"{kind}/{name}"]
+        assert figures[f"{kind}/{name}"] >= 0
     assert figures["sketch/edge_agreement_baseline"] == figures["unconditional/edge_agreement"]
     gain = figures["sketch/edge_agreement"] - figures["unconditional/edge_agreement"]
     assert figures["sketch/edge_agreement_gain"] == pytest.approx(gain)
@@ -116,4 +121,4 @@ def test_the_summary_names_extractors_counts_and_the_baseline(samples: pa.Table,
 def test_the_summary_shows_a_figure_that_is_not_finite(samples: pa.Table, tiny_recipe: Recipe) -> None:
     spoilt = samples.to_pylist()
     spoilt[0]["metrics"] = [(name, math.nan) for name, _ in spoilt[0]["metrics"]]
-    assert math.isnan(summarise(pa.Table.from_pylist(spoilt, schema=SAMPLES), tiny_recipe)["mask/miou"])
+    assert math.isnan(summarise(pa.Table.from_pylist(spoilt, schema=SAMPLES), tiny_recipe, "")["mask/miou"])
