@@ -49,13 +49,17 @@ class Receipt(BaseModel):
 def commit(
     store: Store, path: str, rows: Sequence[Row], schema: pa.Schema, quarantined: Sequence[Row] = (), reused: int = 0
 ) -> None:
-    """Writes a part, unless it is there; then its receipt."""
+    """Writes a part, then its receipt; where the part is there already, the one who wrote it writes the receipt."""
     footer = {SET_ASIDE: json.dumps(list(quarantined))} if quarantined else None
     data = to_parquet(rows, schema, footer)
-    # A receipt without its part is of a part that somebody removed to have it made again.
-    store.delete(_receipt_key(path))
     if store.write(path, data, if_absent=True):
         _write_receipt(store, Receipt(file=File.of(path, data), reused=reused, quarantined=list(quarantined)))
+
+
+def discard(store: Store, path: str) -> None:
+    """Removes a part, to have it made again; its receipt first, which must not outlive it."""
+    store.delete(_receipt_key(path))
+    store.delete(path)
 
 
 def receipt_of(store: Store, path: str) -> Receipt:

@@ -19,7 +19,7 @@ from mmface.dataset import published
 from mmface.errors import DatasetError
 from mmface.inventory import Held
 from mmface.manifest import REPLAY, Identity, Manifest
-from mmface.parts import DATA, READ
+from mmface.parts import DATA, READ, discard
 from mmface.stages import VERSIONS
 from mmface.storage import Store
 from mmface.tables import read_rows
@@ -100,10 +100,10 @@ def _drop(store: Store, parts: Sequence[str]) -> None:
         # Which rows are duplicates was decided over all parts: what was read stays, the decision does not.
         folders = [READ]
         for entry in store.list(DATA):
-            store.delete(entry.key)
+            discard(store, entry.key)
     for folder in (*folders, "quarantine"):
         for part in parts:
-            store.delete(f"{folder}/{part}")
+            discard(store, f"{folder}/{part}")
 
 
 def _succeed(home: Store, manifest: Manifest, rows: int) -> Replay:

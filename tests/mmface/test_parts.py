@@ -19,9 +19,10 @@ from mmface.dataset import Dataset, Publisher, open_dataset
 from mmface.errors import InputError, StageError
 from mmface.journal import OTHER_TRIES, Journal
 from mmface.manifest import Identity
-from mmface.parts import PartWorker, Runner, commit, part_names, receipt_of, reconcile
+from mmface.parts import PartWorker, Runner, commit, discard, part_names, receipt_of, reconcile
 from mmface.reuse import gather
 from mmface.storage import Store
+from mmface.tables import to_parquet
 
 SOURCE = pa.schema([("id", pa.string()), ("text", pa.string()), ("unread", pa.string()), ("image", pa.binary())])
 TARGET = pa.schema([("id", pa.string()), ("length", pa.int64()), ORIGIN])
@@ -168,6 +169,25 @@ def test_a_lost_receipt_is_made_of_the_part(home: Store):
     first = receipt_of(store, "data/p.parquet")
     store.delete("work/receipts/data/p.parquet.json")
     assert receipt_of(store, "data/p.parquet") == first
+
+
+def test_who_comes_second_leaves_the_receipt_of_who_came_first(home: Store):
+    store, path = home.child("part"), "data/p.parquet"
+    rows = [{"id": "a", "length": 1, "origin": b"0" * 32}]
+    commit(store, path, rows, TARGET, reused=1)
+    first = receipt_of(store, path)
+    commit(store, path, rows, TARGET)
+    assert receipt_of(store, path) == first
+    assert first.reused == 1
+
+
+def test_a_part_that_is_to_be_made_again_leaves_no_receipt(home: Store):
+    store, path = home.child("part"), "data/p.parquet"
+    commit(store, path, [{"id": "a", "length": 1, "origin": b"0" * 32}], TARGET)
+    discard(store, path)
+    assert store.list() == []
+    store.write(path, to_parquet([], TARGET))  # by a process that dies before it writes the receipt
+    assert receipt_of(store, path).file.rows == 0
 
 
 def drive(home: Store, source: str) -> int:

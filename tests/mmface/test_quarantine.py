@@ -100,6 +100,7 @@ def test_an_unfinished_dataset_does_the_parts_with_such_rows_again(home: Store, 
 
     done = replay(home, one)
     assert (done.key, done.rows, done.number) == (one.key, 1, 0)
+    assert not home.exists(f"{made.key}/work/receipts/data/part-1.parquet.json")  # nor what speaks of its rows
     uri = run(home, made, stage, budget=0.0)
     assert stage.done == [*"abcdef", *"cd"]
     assert open_dataset(uri).table(["id"])["id"].to_pylist() == list("abcdef")
