@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from flows.tables import age, size, table
 
 if TYPE_CHECKING:
     from mmface.inventory import Held
+    from mmface.storage import Store
 
 GC = """
-Removes what nothing refers to. A dataset stays when it is reached from a registered model's lineage, from the newest
-published dataset of any stage, or from anything written in the last --keep-days: an unfinished dataset may be in work,
-and a finished one may wait for the next stage of a run that still goes on. Without --delete nothing is touched.
+Removes what nothing refers to. A dataset stays when it is reached from a registered model's lineage, from a job or flow
+run that has not ended (of a killed one: until mmface reap), from the newest published dataset of any stage, or from
+anything written in the last --keep-days: a finished dataset may wait for the next stage of a run that still goes on.
+Without --delete nothing is touched.
 """
 
 
@@ -56,9 +59,9 @@ def list_datasets(arguments: argparse.Namespace) -> int:
     place = home()
     held = scan(place)
     try:
-        reasons, note = needs(held, registered_lineages()), ""
+        reasons, note = needs(held, registered_lineages(), in_work=_in_work(place)), ""
     except MMFaceError as error:
-        reasons, note = needs(held, {}), f"; models are left out ({error})"
+        reasons, note = needs(held, {}, in_work=_in_work(place)), f"; models are left out ({error})"
     shown = [one for one in held if arguments.stage in (None, one.stage)]
     rows = [[*_line(one), reasons.get(one.key, "nothing")] for one in shown]
     print(table(["dataset", "state", "rows", "size", "age", "kept by"], rows, right=(2, 3, 4)))
@@ -126,9 +129,9 @@ def collect(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.keep_days:g} is not a number of days", field="--keep-days")
     place = home()
     held = scan(place)
-    models = registered_lineages()
-    going = removable(held, needs(held, models, keep_days=arguments.keep_days))
-    old = {one.key for one in removable(held, needs(held, models))}
+    models, in_work = registered_lineages(), _in_work(place)
+    going = removable(held, needs(held, models, in_work=in_work, keep_days=arguments.keep_days))
+    old = {one.key for one in removable(held, needs(held, models, in_work=in_work))}
     for one in going:
         if arguments.delete:
             remove(place, one)
@@ -139,6 +142,29 @@ def collect(arguments: argparse.Namespace) -> int:
     if going and not arguments.delete:
         print("dry run: nothing was removed; add --delete")
     return 0
+
+
+def _in_work(place: Store) -> dict[str, str]:
+    """What work that has not ended names: the leases of its owners, and the jobs of their flow runs."""
+    from flows.leases import taken
+    from flows.ledger import of_flow_runs
+
+    told: dict[str, list[str]] = defaultdict(list)
+    runs: dict[str, str] = {}
+    for name, owner in taken(place):
+        work = f"in work by {owner}"
+        told[work] += [_dataset(name), *owner.reads]
+        if owner.flow_run:
+            runs[owner.flow_run] = work
+    for entry in of_flow_runs(place, runs):
+        told[runs[entry.flow_run]] += [_dataset(entry.lease), *entry.arguments]
+    return {work: " ".join(texts) for work, texts in told.items()}
+
+
+def _dataset(lease: str) -> str:
+    """Key of the dataset that the owner of a lease makes."""
+    stage, _, fingerprint = lease.rpartition("-")
+    return f"datasets/{stage}/{fingerprint}"
 
 
 def _line(one: Held) -> list[str]:

@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -41,6 +41,7 @@ class Owner:
         machine: boot and process namespace (:func:`mmface.processes.this_machine`); empty where unknown, and in leases
             of versions that did not write it: then its silence alone tells that it is dead.
         token: random, so that no two owners write the same lease.
+        reads: URIs of the datasets that its work reads, which must not be removed meanwhile.
     """
 
     host: str
@@ -49,13 +50,14 @@ class Owner:
     flow_run: str
     machine: str = ""
     token: str = ""
+    reads: tuple[str, ...] = ()
 
     @classmethod
-    def this(cls, flow_run: str) -> Owner:
+    def this(cls, flow_run: str, reads: Iterable[str] = ()) -> Owner:
         """The running process."""
         process = Process.of(os.getpid())
         host, token = socket.gethostname(), secrets.token_hex(8)
-        return cls(host, process.pid, process.started, flow_run, process.machine, token)
+        return cls(host, process.pid, process.started, flow_run, process.machine, token, tuple(reads))
 
     def is_gone(self) -> bool:
         """Whether it ended for sure; False for a process of another machine or container."""
@@ -154,11 +156,22 @@ def holder(store: Store, name: str) -> Owner | None:
 
 def dead(store: Store) -> Iterator[tuple[str, Owner]]:
     """Names that were never given back by owners who are dead."""
+    for name, owner, entry in _taken(store):
+        if not _is_alive(store, entry, owner):
+            yield name, owner
+
+
+def taken(store: Store) -> Iterator[tuple[str, Owner]]:
+    """Names that were not given back, with their owners, living or dead: a job can outlive the owner of its lease."""
+    for name, owner, _ in _taken(store):
+        yield name, owner
+
+
+def _taken(store: Store) -> Iterator[tuple[str, Owner, Entry]]:
     for entry in store.list(FOLDER):
-        if entry.size > len(FREE):
-            owner = _owner(store, entry)
-            if owner and not _is_alive(store, entry, owner):
-                yield entry.key.split("/")[1], owner
+        owner = _owner(store, entry) if entry.size > len(FREE) else None
+        if owner:
+            yield entry.key.split("/")[1], owner, entry
 
 
 def _newest(store: Store, folder: str) -> Entry | None:
@@ -176,8 +189,11 @@ def _owner(store: Store, entry: Entry) -> Owner | None:
         content = json.loads(store.read(entry.key))
     except DatasetError:
         return None
+    if not content:
+        return None
     known = {field.name for field in fields(Owner)}  # a later version may write more
-    return Owner(**{name: value for name, value in content.items() if name in known}) if content else None
+    written = {name: value for name, value in content.items() if name in known}
+    return Owner(**written | {"reads": tuple(written.get("reads", ()))})
 
 
 def _is_alive(store: Store, entry: Entry, owner: Owner) -> bool:

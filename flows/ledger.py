@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 
 from mmface.storage import Store
@@ -49,6 +50,12 @@ def find(home: Store, submission_id: str) -> Entry | None:
     """The entry of an id."""
     key = f"{FOLDER}/{submission_id}.json"
     return Entry(**json.loads(home.read(key))) if home.exists(key) else None
+
+
+def of_flow_runs(home: Store, flow_runs: Container[str]) -> list[Entry]:
+    """Every entry of these flow runs."""
+    entries = (Entry(**json.loads(home.read(one.key))) for one in home.list(FOLDER))
+    return [entry for entry in entries if entry.flow_run in flow_runs]
 
 
 def newest(home: Store, lease: str) -> Entry | None:

@@ -136,16 +136,22 @@ def damages(home: Store, one: Held) -> Iterator[Damage]:
 
 
 def needs(
-    held: Iterable[Held], models: Mapping[str, object], *, keep_days: float = 0.0, now: float | None = None
+    held: Iterable[Held],
+    models: Mapping[str, object],
+    *,
+    in_work: Mapping[str, str] | None = None,
+    keep_days: float = 0.0,
+    now: float | None = None,
 ) -> dict[str, str]:
     """What must stay, by key, with the reason; everything that it refers to in turn stays for the same reason.
 
-    Roots are the datasets that the lineage of a registered model names, the newest published dataset of each stage,
-    and whatever was written in the last ``keep_days``: an unfinished dataset is perhaps in work, and a finished one
+    Roots are the datasets that the lineage of a registered model names, those that work which goes on now names, the
+    newest published dataset of each stage, and whatever was written in the last ``keep_days``: a finished dataset
     perhaps waits for the next stage of a run that still goes on.
 
     Args:
         models: lineage by registered model version.
+        in_work: text that names datasets, by what is at work on them.
     """
     held = list(held)
     newest = {one.stage: one for one in held if one.state == "published"}  # oldest first: the last one wins
@@ -153,6 +159,8 @@ def needs(
     reasons: dict[str, str] = {}
     for model, tree in models.items():
         _reach(held, _named_in(json.dumps(tree)), f"model {model}", reasons)
+    for work, text in (in_work or {}).items():
+        _reach(held, _named_in(text), work, reasons)
     for one in newest.values():
         _reach(held, [one.key], f"newest {one.stage}", reasons)
     for one in held:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from flows import ledger
 from flows.cli import main
+from flows.jobs import Job, run_job
 from mmface import registry
 from mmface.data.records import QUARANTINE
 from mmface.dataset import Publisher
+from mmface.errors import StageError
 from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
@@ -89,6 +92,34 @@ def test_gc_spares_what_a_registered_model_was_made_of(
     assert not Path(loose).exists()
     assert (Path(served) / "manifest.json").exists()
     assert (Path(newest) / "manifest.json").exists()
+
+
+def test_gc_spares_what_work_that_has_not_ended_reads(home: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job of a flow run holds a lease; its dataset has no file yet, and each stage has newer datasets by now."""
+    images = [publish(home, "images", size) for size in range(3)]
+    captions = [publish(home, "captions", images=uri) for uri in images[:2]]
+    waiting = [publish(home, "latents-64", size, images=images[1]) for size in (1, 2)]
+    for second, uri in enumerate((*images, *captions, *waiting)):
+        os.utime(Path(uri) / "manifest.json", (1000 + second, 1000 + second))
+    made = Identity(stage="text", version=1, config={}, inputs={"captions": captions[0]})
+    before = name(waiting[0]).replace("/", "-")  # what an earlier job of the run made
+    ledger.record(home, ledger.Entry(f"mmface-{before}-0", "latents-64", [], "", "", "run-1", before))
+
+    def work() -> None:
+        assert main(["datasets", "gc", "--delete", "--keep-days", "0"]) == 0
+        assert "0 of 7 datasets" in capsys.readouterr().out
+        assert main(["datasets", "list"]) == 0
+        lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+        for uri in (images[0], captions[0], waiting[0]):
+            assert "in work by flow run run-1, process" in lines[name(uri)]
+        raise StageError("this is as far as it goes")
+
+    with pytest.raises(StageError, match="as far as it goes"):
+        run_job(Job("text", made, "recipe.yaml", home, flow_run="run-1"), slot=work)
+    assert main(["datasets", "gc", "--delete", "--keep-days", "0"]) == 0
+    assert sorted(name(uri) for uri in (images[0], captions[0], waiting[0])) == sorted(
+        line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("removed")
+    )
 
 
 def test_gc_keeps_the_young_and_says_so(home: Store, capsys: pytest.CaptureFixture[str]) -> None:
