@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmface.data.records import QUARANTINE
-from mmface.errors import DatasetError
+from mmface.errors import DatasetError, ServiceError
 from mmface.manifest import MANIFEST, File, Identity, Manifest
 from mmface.storage import Store
 from mmface.tables import read_table
@@ -69,12 +69,21 @@ class Dataset:
         return data
 
     def download(self, prefix: str, folder: Path) -> Path:
-        """Copies the listed files below ``prefix`` into ``folder``."""
+        """Copies the listed files below ``prefix`` into ``folder``.
+
+        Raises:
+            DatasetError: a file is damaged.
+            ServiceError: ``folder`` cannot take them.
+        """
         for file in self.manifest.files:
             if file.path.startswith(f"{prefix}/"):
-                target = folder / file.path.removeprefix(f"{prefix}/")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(self.read(file.path))
+                data, target = self.read(file.path), folder / file.path.removeprefix(f"{prefix}/")
+                try:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(data)
+                except OSError as error:
+                    message = f"{target} cannot be written: {error.strerror}; make room or set TMPDIR"
+                    raise ServiceError(message, field="TMPDIR") from error
         return folder
 
 

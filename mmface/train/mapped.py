@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmface.dataset import Dataset
-from mmface.errors import DatasetError
+from mmface.errors import DatasetError, TrainingError
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,9 +37,20 @@ class Rows:
 
 
 def mapped(*shape: int) -> Floats:
-    """An array in an unnamed file: freed with the process, however it ends."""
-    with tempfile.TemporaryFile(prefix="mmface-") as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    """An array in an unnamed file: freed with the process, however it ends.
+
+    Raises:
+        TrainingError: the disk cannot take it. A file without its blocks would end the process where it is written to.
+    """
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    try:
+        with tempfile.TemporaryFile(prefix="mmface-") as file:
+            if hasattr(os, "posix_fallocate"):  # macOS has none
+                os.posix_fallocate(file.fileno(), 0, max(1, size))
+            return np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        message = f"{tempfile.gettempdir()} cannot take {size / 2**20:.1f} MiB of training rows: {error.strerror}"
+        raise TrainingError(f"{message}; make room there, or set it to a larger disk", field="TMPDIR") from error
 
 
 def floats(value: Any, shape: tuple[int, ...], what: str, dataset: Dataset) -> Floats:

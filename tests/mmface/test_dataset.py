@@ -1,10 +1,12 @@
 """Published datasets: nothing is visible before its manifest, nothing changes after."""
 
+from pathlib import Path
+
 import pytest
 
 from mmface.data.records import QUARANTINE
 from mmface.dataset import Publisher, check_counts, open_dataset, published
-from mmface.errors import DatasetError
+from mmface.errors import DatasetError, ServiceError
 from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.tables import to_parquet
@@ -61,6 +63,15 @@ def test_damage_is_noticed(home: Store):
     Store(uri).write("weights.bin", b"evil")
     with pytest.raises(DatasetError, match="checksum"):
         open_dataset(uri).read("weights.bin")
+
+
+def test_a_place_that_cannot_take_a_copy_is_named(home: Store, tmp_path: Path):
+    publisher = Publisher(home, identity())
+    publisher.write("weights/net.bin", b"good")
+    dataset = open_dataset(publisher.publish({}))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ServiceError, match=r"TMPDIR: .*/file/net.bin cannot be written: .*; make room or set TMPDIR"):
+        dataset.download("weights", tmp_path / "file")
 
 
 def test_counts_must_reconcile():
