@@ -22,7 +22,7 @@ from flows.tasks import work
 from mmface import stages, tracking
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
 from mmface.dataset import published
-from mmface.errors import DatasetError, MMFaceError
+from mmface.errors import DatasetError, MMFaceError, RegistryError
 from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store, home
@@ -99,12 +99,17 @@ def tracked(recipe: str, overrides: Sequence[str]) -> Iterator[Run]:
     try:
         yield run
     except BaseException as error:
-        try:
-            tracking.finish_run(mlflow_run, "FAILED" if isinstance(error, Exception) else "KILLED")
-        except MMFaceError as lost:  # what went wrong first is what matters
-            log.warning("MLflow run %s stays open: %s", mlflow_run, lost)
+        # What went wrong first is what matters.
+        _finish(mlflow_run, "FAILED" if isinstance(error, Exception) else "KILLED", but=MMFaceError)
         raise
-    tracking.finish_run(mlflow_run)
+    _finish(mlflow_run, "FINISHED", but=RegistryError)  # a run that was deleted meanwhile is no reason to fail
+
+
+def _finish(mlflow_run: str, status: str, *, but: type[MMFaceError]) -> None:
+    try:
+        tracking.finish_run(mlflow_run, status)
+    except but as error:
+        log.warning("MLflow run %s is not marked as %s: %s", mlflow_run, status, error)
 
 
 def open_mlflow_run(run: Run) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmface import tracking
-from mmface.errors import DatasetError, ServiceError
+from mmface.errors import DatasetError, RegistryError, ServiceError
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
@@ -33,21 +33,35 @@ class Tracker:
         self.run, self.offset = run, offset
         self.last: int | None = None  # that MLflow has; not known before it was asked
         self.late: list[dict[str, float]] = []
+        self.refused = False  # the run was deleted, or does not take such figures: it will not take later ones either
 
     def log(self, entry: dict[str, float]) -> None:
-        """Logs one entry of the history, unless an earlier attempt did, and those that MLflow did not take before."""
+        """Logs one entry of the history, unless an earlier attempt did, and those that MLflow did not take before.
+
+        Raises nothing: figures are not worth a run, and they are in its history too.
+        """
+        if self.refused:
+            return
         self.late.append(entry)
         try:
             while self.late:
                 self._log(self.late[0])
                 self.late.pop(0)
         except ServiceError as error:
-            # Figures are not worth a run, and they are in its history too.
             log.warning("%s; %d lines are kept for it", error, len(self.late))
+        except RegistryError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: RegistryError) -> None:
+        self.refused = True
+        self.late.clear()
+        log.warning("MLflow refuses the figures of run %s (%s); training goes on without them", self.run, error.message)
 
     def _log(self, entry: dict[str, float]) -> None:
         if self.last is None:
-            known = tracking.open_tracking().get_metric_history(self.run, "train/loss")
+            client = tracking.open_tracking()
+            with tracking.mlflow_errors():
+                known = client.get_metric_history(self.run, "train/loss")
             self.last = max((metric.step for metric in known), default=0)
         step = self.offset + int(entry["step"])
         if step > self.last:
@@ -59,6 +73,8 @@ class Tracker:
 
     def preview(self, step: int, png: bytes) -> None:
         """Stores a picture as ``previews/step-000500.png``; a restarted run that paints it again replaces it."""
+        if self.refused:
+            return
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"step-{self.offset + step:06d}.png"
             path.write_bytes(png)
@@ -66,6 +82,8 @@ class Tracker:
                 tracking.log_artifact(self.run, path, "previews")
             except ServiceError as error:
                 log.warning("%s; the preview of step %d is not kept", error, step)
+            except RegistryError as error:
+                self._give_up(error)
 
 
 def describe(title: str, entry: Mapping[str, float], steps: int) -> str:

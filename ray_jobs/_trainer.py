@@ -92,7 +92,7 @@ def train(work: Work, world: World, scratch: Path, neighbours: int) -> int:
     if found and world.rank == 0:
         Progress(Store(work.home), start_key(work)).write(f"train {work.phase}: {found} ({world.size} workers)")
     with Keeper(checkpoints, world, found.record.step if found else None) as keeper:
-        hooks = make_hooks(work, world, keeper, len(data), folder if found else None)
+        hooks = together(world, lambda: make_hooks(work, world, keeper, len(data), folder if found else None))
         state = train_phase(
             work.recipe,
             work.phase,

@@ -67,6 +67,24 @@ def test_lines_that_mlflow_did_not_take_are_sent_later(
     assert logged() == [102, 104, 106, 108, 110]
 
 
+def test_a_run_that_was_deleted_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv(tracking.TRACKING_VARIABLE, uri)
+    run = tracking.start_run("test")
+    deleted, purged = Tracker(run, uri, offset=0), Tracker("0" * 32, uri, offset=0)
+    deleted.log({"step": 2, "loss": 1.0})
+    tracking.open_tracking().delete_run(run)
+    for tracker in (deleted, purged):
+        tracker.log({"step": 4, "loss": 1.0})
+        tracker.log({"step": 6, "loss": 1.0})
+        tracker.preview(6, b"PNG")
+        assert len(lines) == 1, "said once"
+        assert lines[0].startswith(f"MLflow refuses the figures of run {tracker.run} (")
+        assert lines.pop().endswith("training goes on without them")
+
+
 def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
