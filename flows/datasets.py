@@ -18,7 +18,7 @@ GC = """
 Removes what nothing refers to. A dataset stays when it is reached from a registered model's lineage, from a job or flow
 run that has not ended (of a killed one: until mmface reap), from the newest published dataset of any stage, or from
 anything written in the last --keep-days: a finished dataset may wait for the next stage of a run that still goes on.
-Without --delete nothing is touched.
+With --delete what killed writers left half written goes too; without it nothing is touched.
 """
 
 
@@ -121,9 +121,10 @@ def verify(arguments: argparse.Namespace) -> int:
 def collect(arguments: argparse.Namespace) -> int:
     """``mmface datasets gc``."""
     from mmface.errors import InputError
-    from mmface.inventory import needs, removable, remove, scan
+    from mmface.inventory import FOLDER, needs, removable, remove, scan
     from mmface.lineages import registered_lineages
     from mmface.storage import home
+    from mmface.train.checkpoints import RUNS
 
     if not arguments.keep_days >= 0:
         raise InputError(f"{arguments.keep_days:g} is not a number of days", field="--keep-days")
@@ -136,6 +137,9 @@ def collect(arguments: argparse.Namespace) -> int:
         if arguments.delete:
             remove(place, one)
         print(f"{'removed' if arguments.delete else 'would remove'}  {'  '.join(_line(one))}")
+    if arguments.delete:
+        for folder in (FOLDER, RUNS):
+            place.child(folder).sweep()
     print(f"{len(going)} of {len(held)} datasets, {size(sum(one.size for one in going))}")
     if len(old) > len(going):
         print(f"{len(old) - len(going)} more stay for their age alone (--keep-days {arguments.keep_days:g})")

@@ -14,10 +14,9 @@ from typing import BinaryIO
 
 from mmface.errors import DatasetError, ServiceError
 from mmface.processes import Process
-from mmface.storage import CHUNK, HOME_VARIABLE, Entry
+from mmface.storage import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
 
 TEMPORARY = ".tmp-"
-LEFT_SECONDS = 24 * 3600  # a temporary file of another machine that nobody has written to for so long is of no use
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
 
 

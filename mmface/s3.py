@@ -8,9 +8,11 @@ and a conditional PUT whose first try was stored although its answer was lost.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -18,13 +20,16 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
 from mmface.errors import DatasetError, ServiceError, UnreachableError
-from mmface.storage import HOME_VARIABLE, Entry
+from mmface.storage import HOME_VARIABLE, LEFT_SECONDS, Entry
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
 TIMEOUT_S = 30
 BUFFER = 2**18
 PART = 2**26  # of a large file: 10,000 parts at most, a single PUT ends at 5 GiB
-MISSING = ("NoSuchKey", "404")
+MISSING = ("NoSuchKey", "NoSuchUpload", "404")
+SWEEPING = "allow s3:ListBucketMultipartUploads and s3:AbortMultipartUpload, or give the bucket a lifecycle rule"
 LOST = "PreconditionFailed"
 CONFLICT = "ConditionalRequestConflict"  # two conditional PUTs met; S3 asks to send it again
 REMEDIES = {
@@ -126,7 +131,27 @@ class S3:
         self._call("delete_object", Key=self._key(key))
 
     def sweep(self) -> None:
-        """Nothing to do: a PUT that broke off leaves nothing."""
+        """A PUT that broke off leaves nothing; a killed multipart upload leaves its parts, which no listing shows."""
+        since = datetime.now(UTC) - timedelta(seconds=LEFT_SECONDS)
+        try:
+            for upload in list(self._uploads()):
+                if upload["Initiated"] < since:
+                    self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
+                    log.info("aborted an unfinished upload of %s from %s", upload["Key"], upload["Initiated"])
+        except UnreachableError:
+            raise
+        except ServiceError as error:  # whoever may not do that can do all else
+            log.warning("unfinished uploads stay (%s); %s", error.message, SWEEPING)
+
+    def _uploads(self) -> Iterator[dict[str, Any]]:
+        """Multipart uploads that were neither completed nor aborted."""
+        marker: dict[str, str] = {}
+        while True:
+            page = self._call("list_multipart_uploads", Prefix=f"{self.prefix}/".lstrip("/"), **marker) or {}
+            yield from page.get("Uploads", ())
+            if not page.get("IsTruncated"):
+                return
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}".strip("/")

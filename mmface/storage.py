@@ -19,6 +19,7 @@ from mmface.errors import InputError
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
 CHUNK = 2**20
+LEFT_SECONDS = 24 * 3600.0  # what no writer has finished for so long was left by a dead one
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,8 @@ class Store:
     def sweep(self) -> None:
         """Removes what killed writers left behind: never visible as a key, it only takes room.
 
-        Of a writer on another machine, and on S3 of any, what is older than a day.
+        Locally temporary files: of a dead process of this machine at once, of others after a day. On S3 the parts of
+        multipart uploads that began more than a day ago.
         """
         self._backend.sweep()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mmface import s3
 from mmface.errors import DatasetError, InputError, ServiceError
 from mmface.folder import temporary
 from mmface.storage import Store
@@ -155,3 +156,37 @@ def test_a_writer_s_file_is_known_by_machine_and_goes_at_last_when_nobody_writes
         os.utime(tmp_path / f"{name}-old", (time.time() - 90_000,) * 2)
     store.sweep()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(fresh)
+
+
+def test_the_parts_of_a_killed_upload_are_swept_after_a_day(s3_bucket: str, monkeypatch: pytest.MonkeyPatch):
+    import boto3
+
+    client = boto3.client("s3")
+
+    def begin(key: str) -> None:
+        begun = client.create_multipart_upload(Bucket="faces", Key=key)
+        client.upload_part(Bucket="faces", Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"x")
+
+    def begun() -> set[str]:
+        return {one["Key"] for one in client.list_multipart_uploads(Bucket="faces").get("Uploads", ())}
+
+    keys = {"home/datasets/a/weights", "home/datasets/b/weights", "home-of-another/datasets/weights"}
+    for key in keys:
+        begin(key)
+    store = Store(f"{s3_bucket}/home")
+    assert store.list() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "LEFT_SECONDS", 100 * 365 * 86400.0)  # the server dates every upload 2010
+        store.sweep()
+        assert begun() == keys
+    store.child("datasets/a").sweep()
+    assert begun() == keys - {"home/datasets/a/weights"}
+    store.sweep()
+    assert begun() == {"home-of-another/datasets/weights"}
+
+
+def test_who_may_not_sweep_can_do_all_else(s3_bucket: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("WARNING", logger="mmface.s3"):
+        Store("s3://no-such-bucket/home").sweep()
+    assert "unfinished uploads stay (s3://no-such-bucket/home: S3 refused list_multipart_uploads: NoSuch" in caplog.text
+    assert "s3:AbortMultipartUpload" in caplog.text
