@@ -28,7 +28,7 @@ from mmface.latents import Autoencoder
 from mmface.model import MMFaceDiT
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
 from mmface.preview import Preview, read_preview, write_preview
-from mmface.recipes import load_recipe
+from mmface.recipes import read_recipe
 from mmface.sampling import make_scheduler
 
 RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metrics.json", "README.md", "MLmodel"
@@ -134,7 +134,7 @@ def read_bundle(folder: Path, version: str = "") -> Bundle:
     return Bundle(
         pipeline=MMFacePipeline.from_pretrained(folder, use_safetensors=True),
         version=version,
-        recipe=load_recipe(str(folder / RECIPE)),
+        recipe=read_recipe(str(folder / RECIPE)),
         lineage=json.loads((folder / LINEAGE).read_text(encoding="utf-8")),
         metrics={name: math.nan if value is None else float(value) for name, value in metrics.items()},
         preview=read_preview(folder),

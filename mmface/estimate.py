@@ -194,9 +194,8 @@ def _train(shapes: Shapes, number: int, phase: Phase, images: int, machine: Mach
     forward, depth = shapes.transformer_flops(phase.resolution), recipe.model.depth
     passes = 3 + recipe.train.recomputed_blocks(depth) / depth
     hours = samples * passes * forward / _speed(machine, TRAINING, recipe.train.precision)
-    weights = shapes.parameters()
+    weights, kept = shapes.parameters(), recipe.train.keep_last
     checkpoint = weights * (2 * FP32 + (2 if recipe.train.optimizer != "adamw" else 2 * FP32))
-    kept = recipe.train.keep_last + recipe.train.keep_best
     return Line(
         f"train-{number}-{phase.resolution}",
         hours,

@@ -127,7 +127,7 @@ def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | N
     """The transformer after one phase."""
     here = recipe.phases[phase]
     # They do not change what is learnt.
-    elsewhere = {"checkpoint_every", "keep_last", "keep_best", "log_every", "num_workers", "min_workers", "use_gpu"}
+    elsewhere = {"checkpoint_every", "keep_last", "log_every", "num_workers", "min_workers", "use_gpu"}
     elsewhere |= {"parallel", "gradient_checkpointing", "compile"}
     # A later phase starts from the one before; that one's fingerprint says where it began.
     begins = previous is None and recipe.train.start != SCRATCH

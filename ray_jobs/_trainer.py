@@ -42,8 +42,7 @@ class Work:
         """Where the run keeps its checkpoints."""
         from mmface.train.checkpoints import Checkpoints
 
-        train = self.recipe.train
-        return Checkpoints(Store(self.home), self.run, keep_last=train.keep_last, keep_best=train.keep_best)
+        return Checkpoints(Store(self.home), self.run, keep_last=self.recipe.train.keep_last)
 
 
 def start_key(work: Work) -> str:

@@ -116,8 +116,7 @@ class Train(Section):
     condition_dropout: Fraction = 0.05
     text_dropout: Fraction = 0.05
     checkpoint_every: PositiveInt = 500
-    keep_last: PositiveInt = 2  # checkpoints
-    keep_best: Annotated[int, Field(ge=0)] = 1  # by held-out loss, besides the last
+    keep_last: PositiveInt = 2  # checkpoints of a run; the last step's weights are published, then all are removed
     log_every: PositiveInt = 10
     num_workers: PositiveInt = 1
     min_workers: PositiveInt | None = None  # go on with fewer workers, down to this many, when some are lost

@@ -16,6 +16,7 @@ from mmface.errors import DatasetError, RecipeError
 from mmface.storage import Store
 
 RECIPES = Path(__file__).parent
+RETIRED = (("train", "keep_best"),)  # keys that saved recipes may spell out and that are unknown in others
 
 
 def load_recipe(recipe: str, overrides: tuple[str, ...] | list[str] = ()) -> Recipe:
@@ -34,6 +35,18 @@ def load_recipe(recipe: str, overrides: tuple[str, ...] | list[str] = ()) -> Rec
         tree = parse_recipe(tree).model_dump(mode="json")
     for override in overrides:
         _override(tree, override)
+    return parse_recipe(tree)
+
+
+def read_recipe(path: str) -> Recipe:
+    """The resolved recipe that was saved beside an artifact, by this version or by an older one.
+
+    Raises:
+        RecipeError: see :func:`load_recipe`.
+    """
+    tree = _read_yaml(path)
+    for section, key in RETIRED:
+        tree.get(section, {}).pop(key, None)
     return parse_recipe(tree)
 
 

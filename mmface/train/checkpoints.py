@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,13 +75,12 @@ class Checkpoints:
         home: where everything is kept.
         run: name of the run.
         keep_last: how many of the newest stay.
-        keep_best: how many of those with the lowest held-out loss stay besides.
     """
 
-    def __init__(self, home: Store, run: str, *, keep_last: int = 2, keep_best: int = 1) -> None:
+    def __init__(self, home: Store, run: str, *, keep_last: int = 2) -> None:
         self.run = run
         self.store = home.child(f"{RUNS}/{run}")
-        self.keep_last, self.keep_best = keep_last, keep_best
+        self.keep_last = keep_last
         self._damaged: set[int] = set()
 
     def write(self, snapshot: Snapshot) -> Record:
@@ -99,10 +99,8 @@ class Checkpoints:
         return record
 
     def prune(self) -> None:
-        """Removes checkpoints that are neither among the last nor the best, and the remains of unfinished ones."""
-        records = list(self._records())
-        ranked = sorted((one for one in records if one.held_out is not None), key=lambda one: (one.held_out, -one.step))
-        kept = {one.folder for one in [*records[: self.keep_last], *ranked[: self.keep_best]]}
+        """Removes checkpoints that are not among the last, and the remains of unfinished ones."""
+        kept = {one.folder for one in islice(self._records(), self.keep_last)}
         folders = {entry.key.partition("/")[0] for entry in self.store.list()}
         for name in sorted(folders - kept):
             self._remove(self.store.child(name))

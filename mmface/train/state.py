@@ -41,8 +41,7 @@ class TrainState:
         rows: training rows.
         step: optimizer steps done.
         history: one entry a logged step.
-        held_out: held-out loss of these very EMA weights, by which the best checkpoints are kept; ``None`` if it was
-            not measured at this step.
+        held_out: held-out loss of these very EMA weights; ``None`` if it was not measured at this step.
     """
 
     run: str

@@ -1,10 +1,13 @@
 """The recipe: what is refused, what an override reaches, what a fingerprint depends on."""
 
+from pathlib import Path
+
 import pytest
 
+from mmface import stages
 from mmface.config import Phase, Recipe, fingerprint
 from mmface.errors import RecipeError
-from mmface.recipes import RECIPES, load_recipe, parse_recipe
+from mmface.recipes import RECIPES, load_recipe, parse_recipe, read_recipe
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
@@ -52,6 +55,23 @@ def test_a_bad_override_names_its_key_in_one_line(override: str, field: str):
 def test_unknown_key_in_a_file_lists_the_known_ones():
     with pytest.raises(RecipeError, match=r"phases.0.stepz: unknown key; known here: resolution, steps"):
         parse_recipe({"phases": [{"resolution": 64, "steps": 1, "stepz": 2}]})
+
+
+def test_a_key_that_is_gone_is_unknown_but_for_saved_recipes(tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"train.keep_best: unknown key 'keep_best'; known here: .*keep_last"):
+        load_recipe("demo", ["train.keep_best=2"])
+    recipe = load_recipe("demo")
+    saved = tmp_path / "recipe.yaml"
+    saved.write_text(recipe.to_yaml().replace("  keep_last: 2\n", "  keep_last: 2\n  keep_best: 1\n"))
+    with pytest.raises(RecipeError, match=r"train.keep_best: unknown key; known here: .*keep_last"):
+        load_recipe(str(saved))
+    assert read_recipe(str(saved)) == recipe  # of a bundle that an older version wrote
+
+
+def test_what_training_is_named_by_has_not_changed():
+    recipe = parse_recipe({"phases": [{"resolution": 64, "steps": 1}]})
+    made = stages.train(recipe, 0, "latents/0123456789abcdef", "text/0123456789abcdef", None)
+    assert made.fingerprint == "e53ba833d830c770"
 
 
 def test_unknown_recipe_lists_the_known_ones():

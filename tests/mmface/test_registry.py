@@ -84,6 +84,15 @@ def server(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     thread.join()
 
 
+def test_a_bundle_of_an_older_version_loads(bundle: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    """Its recipe spells out a key that no recipe has now."""
+    older = shutil.copytree(bundle, tmp_path / "older")
+    recipe = (older / "recipe.yaml").read_text()
+    (older / "recipe.yaml").write_text(recipe.replace("  keep_last: 2\n", "  keep_last: 2\n  keep_best: 1\n"))
+    assert read_bundle(older).recipe == tiny_recipe
+    assert (older / "recipe.yaml").read_text() != recipe
+
+
 def test_a_bundle_round_trips_bit_by_bit(bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path) -> None:
     loaded = read_bundle(bundle)
     assert loaded.recipe == tiny_recipe

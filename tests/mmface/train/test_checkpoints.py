@@ -22,7 +22,7 @@ from test_loop import Killed, assert_same
 
 from mmface.errors import ServiceError, TrainingError
 from mmface.storage import Entry, Store
-from mmface.train.checkpoints import RECORD, Checkpoints
+from mmface.train.checkpoints import RECORD, RUNS, Checkpoints
 from mmface.train.keeper import Keeper, resume
 from mmface.train.loop import Hooks, make_state, train_phase
 from mmface.train.ranks import from_first, together
@@ -242,19 +242,24 @@ def test_a_crash_at_any_change_leaves_a_whole_checkpoint(state, tmp_path):
         assert {entry.key.split("/")[2] for entry in home.list("runs")} == {found.record.folder}
 
 
-def test_the_last_and_the_best_are_kept(state, tmp_path):
+def test_the_last_are_kept_whatever_their_loss(state, tmp_path):
     home = Store(tmp_path)
     losses = {1: 0.5, 2: 0.3, 3: None, 4: 0.4, 5: 0.3, 6: 0.6, 7: 0.7}
-    checkpoints = Checkpoints(home, "run", keep_last=2, keep_best=2)
+    checkpoints = Checkpoints(home, "run", keep_last=2)
     seen = []
     for step, loss in losses.items():
         write(checkpoints, state, step, loss)
         checkpoints.prune()
         seen.append(steps(home))
-    assert seen == [[1], [1, 2], [1, 2, 3], [2, 3, 4], [2, 4, 5], [2, 5, 6], [2, 5, 6, 7]]
-    write(without := Checkpoints(home, "run", keep_last=1, keep_best=0), state, 8, 0.1)
-    without.prune()
+    assert seen == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [5, 6], [6, 7]]
+    write(one := Checkpoints(home, "run", keep_last=1), state, 8, 0.1)
+    one.prune()
     assert steps(home) == [8]
+
+
+def test_the_operations_manual_calls_their_folder_as_the_code_does():
+    manual = (Path(__file__).parents[3] / "infra" / "OPERATIONS.md").read_text()
+    assert f"| checkpoints | `{RUNS}/` below `MMFACE_HOME` |" in manual
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits(state, tmp_path):
