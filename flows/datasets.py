@@ -18,7 +18,7 @@ GC = """
 Removes what nothing refers to. A dataset stays when it is reached from a registered model's lineage, from a job or flow
 run that has not ended (of a killed one: until mmface reap), from the newest published dataset of any stage, or from
 anything written in the last --keep-days: a finished dataset may wait for the next stage of a run that still goes on.
-With --delete what killed writers left half written goes too; without it nothing is touched.
+With --delete, and no work going on, what killed writers left half written goes too; without it nothing is touched.
 """
 
 
@@ -137,7 +137,7 @@ def collect(arguments: argparse.Namespace) -> int:
         if arguments.delete:
             remove(place, one)
         print(f"{'removed' if arguments.delete else 'would remove'}  {'  '.join(_line(one))}")
-    if arguments.delete:
+    if arguments.delete and not in_work:
         for folder in (FOLDER, RUNS):
             place.child(folder).sweep()
     print(f"{len(going)} of {len(held)} datasets, {size(sum(one.size for one in going))}")

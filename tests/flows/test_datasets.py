@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import boto3
 import pytest
 
 from flows import ledger
@@ -147,7 +148,10 @@ def test_s3_home_lists_without_mlflow_and_refuses_to_remove(
     assert main(["datasets", "gc", "--delete"]) == 2
     assert "mmface: error: MLFLOW_TRACKING_URI: " in capsys.readouterr().err
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client = boto3.client("s3")
+    client.create_multipart_upload(Bucket="faces", Key="commands/runs/train/step-00000001/weights")  # of a killed job
     assert main(["datasets", "gc", "--delete"]) == 0
+    assert not client.list_multipart_uploads(Bucket="faces", Prefix="commands/").get("Uploads")
 
 
 def test_quarantine_list_groups_by_reason_and_replay_says_what_to_run(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmface import tracking
-from mmface.errors import ServiceError, TrainingError, UnreachableError
+from mmface.errors import RegistryError, ServiceError, TrainingError, UnreachableError
 from mmface.storage import Store
 from ray_jobs import _instruments
 from ray_jobs._instruments import Progress, Tracker
@@ -83,6 +83,8 @@ def test_a_run_that_was_deleted_ends_no_training(
         assert len(lines) == 1, "said once"
         assert lines[0].startswith(f"MLflow refuses the figures of run {tracker.run} (")
         assert lines.pop().endswith("training goes on without them")
+    with pytest.raises(RegistryError):  # which the end of a flow tells from a server that is away
+        tracking.finish_run(run)
 
 
 def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
