@@ -160,7 +160,7 @@ def _in_work(place: Store) -> dict[str, str]:
         told[work] += [_dataset(name), *owner.reads]
         if owner.flow_run:
             runs[owner.flow_run] = work
-    for entry in of_flow_runs(place, runs):
+    for entry in of_flow_runs(place, runs) if runs else ():
         told[runs[entry.flow_run]] += [_dataset(entry.lease), *entry.arguments]
     return {work: " ".join(texts) for work, texts in told.items()}
 
