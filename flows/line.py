@@ -116,7 +116,8 @@ def open_mlflow_run(run: Run) -> str:
     """One run for one recipe on one collection: photographs that have come since are another retraining."""
     recipe = run.recipe
     data = stages.images(recipe, run.home) if recipe.sources else stages.portraits(recipe)
-    key = f"{fingerprint(recipe.model_dump(mode='json', exclude={'jobs'}))}-{data.fingerprint}"
+    settings = recipe.model_dump(mode="json", exclude={"jobs": True, "data": {"min_matched"}})
+    key = f"{fingerprint(settings)}-{data.fingerprint}"
     with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # two flows would open two
         return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
 

@@ -41,7 +41,7 @@ def check(recipe: Recipe) -> None:
         ServiceError: credentials or a token that are refused, a bucket that may not be listed, a full disk, a clock
             that is wrong.
     """
-    list_collections(recipe.sources)
+    list_collections(recipe.sources, recipe.data.min_matched)
     for variable, without in ADDRESSES.items():
         problem = unreachable(os.environ.get(variable, ""))
         if problem:

@@ -18,6 +18,7 @@ from mmface.storage import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
 
 TEMPORARY = ".tmp-"
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
+FolderId = tuple[int, int]  # device and inode
 
 
 class Folder:
@@ -62,11 +63,12 @@ class Folder:
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        """Links to files are followed, links to folders are not: they could lead in circles."""
-        pending = [prefix]
+    def walk(self, prefix: str, follow_links: bool = False) -> Iterator[Entry]:
+        """Links to files are followed, links to folders with ``follow_links`` alone; of a circle only its link is
+        listed."""
+        pending = [(prefix, self._above(prefix) if follow_links else frozenset())]
         while pending:
-            below = pending.pop()
+            below, above = pending.pop()
             try:
                 with os.scandir(self.root / below) as found:
                     children = list(found)
@@ -76,10 +78,21 @@ class Folder:
                 raise ServiceError(f"{self.root / below} cannot be listed: {error.strerror}", field="uri") from error
             for child in children:
                 key = f"{below}/{child.name}" if below else child.name
-                if child.is_dir(follow_symlinks=False):
-                    pending.append(key)
+                folder = _folder_id(child) if follow_links else None
+                if folder in above:
+                    yield Entry(key, 0, circle=True)
+                elif folder is not None:
+                    pending.append((key, above | {folder}))
+                elif child.is_dir(follow_symlinks=False):
+                    pending.append((key, above))
                 elif not child.name.startswith(TEMPORARY):
                     yield from _entry(key, child)
+
+    def _above(self, prefix: str) -> frozenset[FolderId]:
+        """The folder ``prefix`` and those that it lies in."""
+        folder = (self.root / prefix).resolve()
+        found = [one.stat() for one in (folder, *folder.parents) if one.is_dir()]
+        return frozenset((status.st_dev, status.st_ino) for status in found)
 
     def delete(self, key: str) -> None:
         try:
@@ -91,6 +104,15 @@ class Folder:
         for path in self.root.rglob(f"{TEMPORARY}*"):
             if _is_left(path):
                 path.unlink(missing_ok=True)
+
+
+def _folder_id(child: os.DirEntry[str]) -> FolderId | None:
+    """What a folder, linked or not, is known by; None for anything else."""
+    try:
+        status = child.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:

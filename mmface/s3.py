@@ -114,7 +114,7 @@ class S3:
     def exists(self, key: str) -> bool:
         return self._call("head_object", Key=self._key(key)) is not None
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
+    def walk(self, prefix: str, follow_links: bool = False) -> Iterator[Entry]:  # S3 has no links
         start = len(self.prefix) + 1 if self.prefix else 0
         below = self._key(prefix)
         token: dict[str, str] = {}

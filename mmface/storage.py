@@ -28,13 +28,15 @@ class Entry:
     seconds since the epoch.
 
     The version is the ETag on S3, size and modification time of a local file, and empty for what cannot be read: a
-    link that leads nowhere or to itself, a pipe.
+    link that leads nowhere or to itself, a pipe. ``circle`` marks a link to a folder that the link itself lies in;
+    only a listing that follows links has such entries.
     """
 
     key: str
     size: int
     version: str = ""
     modified: float = field(default=0.0, compare=False, repr=False)  # says nothing about the content
+    circle: bool = field(default=False, compare=False, repr=False)
 
 
 class Backend(Protocol):
@@ -50,7 +52,7 @@ class Backend(Protocol):
     def write(self, key: str, data: bytes, if_absent: bool) -> bool: ...
     def write_file(self, key: str, path: Path) -> None: ...
     def exists(self, key: str) -> bool: ...
-    def walk(self, prefix: str) -> Iterator[Entry]: ...
+    def walk(self, prefix: str, follow_links: bool = False) -> Iterator[Entry]: ...
     def delete(self, key: str) -> None: ...
     def sweep(self) -> None: ...
 
@@ -95,9 +97,14 @@ class Store:
         """Whether ``key`` is stored."""
         return self._backend.exists(_clean(key))
 
-    def list(self, prefix: str = "") -> list[Entry]:
-        """Every object below ``prefix``, recursively, sorted by key."""
-        return sorted(self._backend.walk(_clean(prefix)), key=lambda entry: entry.key)
+    def list(self, prefix: str = "", *, follow_links: bool = False) -> list[Entry]:
+        """Every object below ``prefix``, recursively, sorted by key.
+
+        Args:
+            follow_links: lists what is in linked folders too. For collections, which are only read: whoever removes
+                what is listed must not reach through a link.
+        """
+        return sorted(self._backend.walk(_clean(prefix), follow_links), key=lambda entry: entry.key)
 
     def delete(self, key: str) -> None:
         """Removes ``key``; removing what is not there is no error."""

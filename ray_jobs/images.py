@@ -11,7 +11,7 @@ from mmface.data.audit import Seen, audit_splits, duplicates
 from mmface.data.records import IMAGES
 from mmface.data.sources.files import SourceFile
 from mmface.data.sources.images import Images
-from mmface.data.sources.layouts import list_collections, summaries
+from mmface.data.sources.layouts import describe, list_collections, summaries
 from mmface.data.stage import Row
 from mmface.dataset import Publisher
 from mmface.errors import RecipeError
@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> str:
     identity = stages.images(recipe, job.home)
 
     def work(publisher: Publisher) -> str:
-        listings = list_collections(recipe.sources)
+        listings = list_collections(recipe.sources, recipe.data.min_matched)
+        for line in describe(recipe.sources, listings):
+            log.info("images: %s", line)
         listed = [file for listing in listings for file in listing.files]
         size = recipe.data.shard_rows
         files = {f"part-{i // size:05d}.parquet": listed[i : i + size] for i in range(0, len(listed), size)}

@@ -32,9 +32,12 @@ class Portraits(Section):
 class Collection(Section):
     """One collection of photographs: where it is, what it is called, and under which licence it may be used.
 
-    ``images`` is a folder or ``s3://`` prefix. ``masks`` (a folder), ``captions`` (a ``.jsonl`` file, or a folder with
-    one ``.txt`` a picture) and ``split`` (a folder with ``train.txt``, ``val.txt``, ``test.txt``) are optional; a
-    layout that brings its own refuses them. See :mod:`mmface.data.sources`.
+    ``images`` is a folder or ``s3://`` prefix; linked folders are followed. ``masks`` (a folder), ``captions`` (a
+    ``.jsonl`` file, or a folder with one ``.txt`` or ``.caption`` a picture) and ``split`` (a folder with
+    ``train.txt``, ``val.txt``, ``test.txt``) are optional; a layout that brings its own refuses them. Lists and
+    captions are text in UTF-8, or UTF-16 with a byte order mark. Names are compared as composed Unicode (NFC), with
+    ``\\`` as ``/``, without ``./``, and with suffixes in any case. See :mod:`mmface.data.sources` and
+    ``data.min_matched``.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -70,6 +73,10 @@ class Data(Section):
     min_face_area: Fraction = 0.0  # share of the centre square that the mask calls face
     holdout: Fraction = 0.15
     max_quarantined: Fraction = 0.01
+    # Least share of a collection's pictures that must have an entry in each sidecar that is given; lower it where masks
+    # or captions are meant for some pictures alone. Lists of a larger collection and lists of the held-out pictures
+    # alone are sound: of lists, and of CelebAMask-HQ's parts, the share of entries that have a picture will do as well.
+    min_matched: Fraction = 0.9
     shard_rows: PositiveInt = 64
     workers: PositiveInt = 2
     captions_per_image: Annotated[int, Field(ge=1, le=20)] = 10

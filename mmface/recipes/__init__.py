@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 
 from mmface.config import Collection, Recipe
-from mmface.errors import DatasetError, RecipeError
+from mmface.errors import DatasetError, InputError, RecipeError
 from mmface.storage import Store
+from mmface.text_files import read_text
 
 RECIPES = Path(__file__).parent
 RETIRED = (("train", "keep_best"),)  # keys that saved recipes may spell out and that are unknown in others
@@ -70,12 +71,16 @@ def _read_yaml(recipe: str, *above: str) -> dict[str, Any]:
     folder, slash, name = path.rpartition("/")
     folder = folder or slash or "."
     try:
-        tree = yaml.safe_load(Store(folder).read(name).decode()) or {}
+        data = Store(folder).read(name)
     except DatasetError:
         known = ", ".join(sorted(file.stem for file in RECIPES.glob("*.yaml")))
         message = f"no recipe {recipe!r}; known: {known}, or a path or s3:// address ending in .yaml"
         raise RecipeError(message, field="recipe") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    try:
+        tree = yaml.safe_load(read_text(data, field="recipe", name=path)) or {}
+    except InputError as error:
+        raise RecipeError(error.message, field="recipe") from None
+    except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {str(error).splitlines()[0]}", field="recipe") from None
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} must hold a mapping of keys", field="recipe")

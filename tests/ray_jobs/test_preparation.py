@@ -16,7 +16,7 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.data.records import IMAGES
 from mmface.dataset import Publisher, open_dataset
-from mmface.errors import DatasetError, StageError
+from mmface.errors import DatasetError, InputError, StageError
 from mmface.parts import commit
 from mmface.recipes import load_recipe
 from mmface.storage import Store
@@ -78,7 +78,10 @@ def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collecti
     Image.new("RGB", (10, 10)).save(folder / "images/tiny.png")
     shutil.copy(good[0], folder / "images/zz-copy.png")
 
-    uri = images.main(arguments(home, folder, "data.max_quarantined=0.2"))
+    # The bad files have no masks: 24 of 29 pictures match.
+    with pytest.raises(InputError, match=r"24 of 29 pictures have an entry .*words.*data\.min_matched"):
+        images.main(arguments(home, folder, "data.max_quarantined=0.2"))
+    uri = images.main(arguments(home, folder, "data.max_quarantined=0.2", "data.min_matched=0.8"))
     dataset = open_dataset(uri)
     assert dataset.manifest.counts == {"in": 29, "out": 24, "quarantined": 4, "duplicates": 1, "filtered": 0}
     names = {Path(row["uri"]).name: row["message"] for row in dataset.quarantine().to_pylist()}
@@ -89,7 +92,7 @@ def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collecti
     )
 
     with pytest.raises(StageError, match=r"4 of 29 rows .* data.max_quarantined 0.01"):
-        images.main(arguments(home, folder, "data.max_quarantined=0.01", "data.shard_rows=9"))
+        images.main(arguments(home, folder, "data.max_quarantined=0.01", "data.shard_rows=9", "data.min_matched=0.8"))
 
 
 def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, collection: Path):

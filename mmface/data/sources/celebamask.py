@@ -13,7 +13,7 @@ Without lists the mapping decides: CelebA's official partition goes by its own f
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,14 @@ from PIL import Image
 
 from mmface.config import Collection
 from mmface.data.labels import LABELS
-from mmface.data.sources.files import Listing, Places, SourceFile, Split
-from mmface.data.sources.sidecars import LISTS, captions_by_name, lookup, read_split, require_match
+from mmface.data.sources.files import Listing, Places, SourceFile, Split, canonical, is_lines, shown, sift
+from mmface.data.sources.sidecars import LISTS, Sidecar, captions_by_name, names_of, read_lists, split_lists
 from mmface.errors import InputError
 from mmface.storage import Entry, Store
+from mmface.text_files import read_text
 
 PICTURE = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
-PART = re.compile(r"(?:.*/)?(\d+)_(\w+)\.png")
+PART = re.compile(r"(?:.*/)?(\d+)_(\w+)\.png", re.IGNORECASE)
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
 LAST_TRAIN = 162770
 
@@ -39,33 +40,30 @@ def places(collection: Collection) -> Places:
     return Places(
         images=root.child("CelebA-HQ-img"),
         masks=root.child("CelebAMask-HQ-mask-anno"),
-        captions=None if captions.endswith(".jsonl") else Store(captions),
+        captions=None if is_lines(captions) else Store(captions),
     )
 
 
 def listing(collection: Collection, places: Places) -> Listing:
     """Lists the pictures in the order of their numbers, each with the files of its parts."""
     assert places.masks is not None
-    entries = places.images.list()
-    pictures = {int(match[1]): entry for entry in entries if (match := PICTURE.fullmatch(entry.key))}
+    found, ignored = sift(places.images.list(follow_links=True), lambda key: bool(PICTURE.fullmatch(key)))
     parts = _parts(places.masks)
     captions = captions_by_name(collection.captions, places.captions)
     splits = _splits(collection, Store(collection.images))
-    files = tuple(
-        SourceFile(
-            source=collection.name,
-            image=entry,
-            masks=tuple(parts.get(number, ())),
-            captions=lookup(captions, entry.key),
-            split=splits.get(number),
+    files = []
+    for number, entry in sorted(((_number(entry.key), entry) for entry in found), key=lambda one: (one[0], one[1].key)):
+        key = entry.key
+        files.append(
+            SourceFile(
+                source=collection.name,
+                image=entry,
+                masks=parts.take(key, (str(number),)) or (),
+                captions=captions.take(key, names_of(key)),
+                split=splits.take(key, (str(number),)),
+            )
         )
-        for number, entry in sorted(pictures.items())
-    )
-    if files:
-        require_match(parts, (file.masks for file in files), "images", places.masks.uri)
-        require_match(captions, (file.captions for file in files), "captions", collection.captions or "celeba-caption")
-        require_match(splits, (file.split for file in files), "split", collection.split or collection.images)
-    return Listing(files, ignored=len(entries) - len(files))
+    return Listing(tuple(files), ignored_suffixes=ignored, matches=(*parts.match(), *captions.match(), *splits.match()))
 
 
 def merge_parts(parts: Mapping[str, Image.Image], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -73,7 +71,7 @@ def merge_parts(parts: Mapping[str, Image.Image], size: tuple[int, int]) -> NDAr
     set's own script.
 
     Args:
-        parts: pictures that are black outside the part, all of one size.
+        parts: pictures of one size that are black outside the part, or transparent there.
         size: width and height of the photograph, which the merged mask is resized to (nearest).
 
     Raises:
@@ -89,7 +87,7 @@ def merge_parts(parts: Mapping[str, Image.Image], size: tuple[int, int]) -> NDAr
     mask = np.zeros((height, width), np.uint8)
     for label, name in enumerate(LABELS):
         if name in parts:
-            mask[np.asarray(parts[name].convert("L")) > 0] = label
+            mask[_covers(parts[name])] = label
     return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
@@ -100,32 +98,53 @@ def part_name(key: str) -> str:
     return match[2]
 
 
-def _parts(place: Store) -> dict[int, list[Entry]]:
-    parts: dict[int, list[Entry]] = {}
-    for entry in place.list():
-        if match := PART.fullmatch(entry.key):
-            parts.setdefault(int(match[1]), []).append(entry)
-    return parts
+def _covers(part: Image.Image) -> NDArray[np.bool_]:
+    """Where the part is [H, W]: where it is opaque, if it is transparent anywhere; else where it is not black."""
+    if part.has_transparency_data:
+        opacity = np.asarray(part.convert("RGBA").getchannel("A"))
+        if opacity.min() < 255:
+            return opacity > 0
+    return np.asarray(part.convert("L")) > 0
 
 
-def _splits(collection: Collection, root: Store) -> dict[int, Split]:
-    if collection.split or any(root.exists(name) for name in LISTS):
-        lists = read_split(Store(collection.split) if collection.split else root)
-        return {_number(name): split for name, split in lists.items()}
-    return _official(root) if root.exists(MAPPING) else {}
+def _parts(place: Store) -> Sidecar[tuple[Entry, ...]]:
+    found, ignored = sift(place.list(follow_links=True), lambda key: bool(PART.fullmatch(key)))
+    parts: dict[str, tuple[Entry, ...]] = {}
+    for entry in found:
+        match = PART.fullmatch(entry.key)
+        assert match is not None
+        number = str(int(match[1]))
+        parts[number] = (*parts.get(number, ()), entry)
+    return Sidecar("parts", place.uri, parts, ignored, given=False)
+
+
+def _splits(collection: Collection, root: Store) -> Sidecar[Split]:
+    """By number: the recipe's lists, or those in the root, or CelebA's own partition."""
+    if collection.split:
+        return split_lists(collection.split, _number_text)
+    lists = [name for name in LISTS if root.exists(name)]
+    if lists:
+        return Sidecar("split", root.uri, read_lists(root, lists, _number_text), {}, given=True)
+    official = _official(root) if root.exists(MAPPING) else {}
+    return Sidecar("split", f"{root.uri}/{MAPPING}", official, {}, given=bool(official))
 
 
 def _number(name: str) -> int:
-    digits = name.rsplit("/", 1)[-1].split(".")[0]
+    digits = canonical(name).rsplit("/", 1)[-1].split(".")[0]
     if not digits.isdecimal():
-        raise InputError(f"{name!r} is no picture's number (12, 12.jpg)", field="split")
+        raise InputError(f"{shown(name)!r} is no picture's number (12, 12.jpg)", field="split")
     return int(digits)
 
 
-def _official(root: Store) -> dict[int, Split]:
+def _number_text(name: str) -> str:
+    return str(_number(name))
+
+
+def _official(root: Store) -> dict[str, Split]:
     """Lines of ``idx orig_idx orig_file`` after a header; the file's number in CelebA decides."""
-    rows: Sequence[list[str]] = [line.split() for line in root.read(MAPPING).decode("utf-8").splitlines()[1:]]
+    text = read_text(root.read(MAPPING), field="images", name=f"{root.uri}/{MAPPING}")
+    rows = [line.split() for line in text.splitlines()[1:]]
     try:
-        return {int(row[0]): "train" if _number(row[2]) <= LAST_TRAIN else "test" for row in rows if row}
-    except (ValueError, IndexError):
+        return {str(int(row[0])): "train" if _number(row[2]) <= LAST_TRAIN else "test" for row in rows if row}
+    except (ValueError, IndexError, InputError):
         raise InputError(f"{MAPPING} is damaged; fetch it again, or remove it", field="images") from None

@@ -11,12 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from mmface.config import Collection
 from mmface.data.sources import folder
 from mmface.data.sources.files import Listing, Places, stem
 from mmface.errors import InputError
+from mmface.text_files import read_text
 
 METADATA = "ffhq-dataset-v2.json"
 PICTURE = re.compile(r"(?:images1024x1024/)?(\d{2})000/\1\d{3}\.(?:png|jpg|jpeg|webp)", re.IGNORECASE)
@@ -30,12 +32,16 @@ def listing(collection: Collection, places: Places) -> Listing:
     if not places.images.exists(METADATA):
         return found
     numbers = {int(stem(file.image.key).rsplit("/", 1)[-1]) for file in found.files}
-    licences = Counter(
-        entry["metadata"]["license"]
-        for number, entry in _entries(places.images.read(METADATA).decode("utf-8"))
-        if int(number) in numbers
-    )
-    return Listing(found.files, dict(sorted(licences.items())), found.ignored)
+    text = read_text(places.images.read(METADATA), field="images", name=f"{places.images.uri}/{METADATA}")
+    try:
+        licences = Counter(
+            str(entry["metadata"]["license"]) for number, entry in _entries(text) if int(number) in numbers
+        )
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{METADATA} has an entry without metadata and license; fetch it again, or remove it", field="images"
+        ) from None
+    return replace(found, licences=dict(sorted(licences.items())))
 
 
 def _entries(text: str) -> Iterator[tuple[str, Any]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmface.config import Collection
-from mmface.data.sources.files import Listing, Places, SourceFile, is_picture, stem
-from mmface.data.sources.sidecars import captions_by_name, lookup, masks_by_stem, read_split, require_match
+from mmface.data.sources.files import Listing, Places, SourceFile, is_lines, is_picture, sift, stem
+from mmface.data.sources.sidecars import captions_by_name, masks_by_stem, names_of, split_lists
 from mmface.storage import Store
 
 Keep = Callable[[str], bool]
@@ -18,7 +18,7 @@ def places(collection: Collection) -> Places:
     return Places(
         images=Store(collection.images),
         masks=Store(collection.masks) if collection.masks else None,
-        captions=Store(captions) if captions and not captions.endswith(".jsonl") else None,
+        captions=Store(captions) if captions and not is_lines(captions) else None,
     )
 
 
@@ -29,26 +29,22 @@ def listing(collection: Collection, places: Places, *, keep: Keep = is_picture, 
         keep: which keys are pictures.
         by_name: masks go by file name instead of by the path below the folder.
     """
-    entries = places.images.list()
-    pictures = [entry for entry in entries if keep(entry.key)]
-    masks = masks_by_stem(places.masks)
+    pictures, ignored = sift(places.images.list(follow_links=True), keep)
+    masks = masks_by_stem(collection.masks, places.masks)
     captions = captions_by_name(collection.captions, places.captions)
-    splits = read_split(Store(collection.split)) if collection.split else {}
-    files = tuple(
-        SourceFile(
-            source=collection.name,
-            image=entry,
-            # Path for path: in a tree of folders equal file names are other pictures.
-            masks=tuple(
-                mask for mask in [(lookup(masks, entry.key) if by_name else masks.get(stem(entry.key)))] if mask
-            ),
-            captions=lookup(captions, entry.key),
-            split=lookup(splits, entry.key),
+    splits = split_lists(collection.split)
+    files = []
+    for entry in pictures:
+        key, names = entry.key, names_of(entry.key)
+        # Path for path: in a tree of folders equal file names are other pictures.
+        mask = masks.take(key, names if by_name else (stem(key),))
+        files.append(
+            SourceFile(
+                source=collection.name,
+                image=entry,
+                masks=(mask,) if mask else (),
+                captions=captions.take(key, names),
+                split=splits.take(key, names),
+            )
         )
-        for entry in pictures
-    )
-    if files:
-        require_match(masks, (file.masks for file in files), "masks", places.masks.uri if places.masks else "")
-        require_match(captions, (file.captions for file in files), "captions", collection.captions or "captions")
-        require_match(splits, (file.split for file in files), "split", collection.split or "")
-    return Listing(files, ignored=len(entries) - len(files))
+    return Listing(tuple(files), ignored_suffixes=ignored, matches=(*masks.match(), *captions.match(), *splits.match()))

@@ -1,8 +1,8 @@
 """Parquet files with a picture a row.
 
 Columns: ``image`` (bytes, or a struct with ``bytes``, as Hugging Face's data sets store it), optionally ``mask`` (the
-same) and ``captions`` (a list of strings). Listing reads the files' footers alone; a row group is read when its rows
-are.
+same) and ``captions`` (a list of strings, or one string). Listing reads the files' footers alone; a row group is read
+when its rows are.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmface.config import Collection
-from mmface.data.sources.files import Listing, Places, SourceFile
-from mmface.data.sources.sidecars import lookup, read_split, require_match
+from mmface.data.sources.files import Listing, Places, SourceFile, has_suffix, sift
+from mmface.data.sources.sidecars import names_of, split_lists
 from mmface.errors import InputError
 from mmface.storage import Entry, Store
 
@@ -40,16 +40,14 @@ def places(collection: Collection) -> Places:
 
 def listing(collection: Collection, places: Places) -> Listing:
     """Lists the rows of every file, in order; ``split`` lists name files, whose rows go together."""
-    entries = places.images.list()
-    splits = read_split(Store(collection.split)) if collection.split else {}
-    files = tuple(
-        SourceFile(collection.name, entry, row, split=lookup(splits, entry.key))
-        for entry in entries
-        if entry.key.endswith(".parquet")
-        for row in range(_open(places.images, entry).metadata.num_rows)
-    )
-    require_match(splits, (file.split for file in files), "split", collection.split or "")
-    return Listing(files, ignored=sum(not entry.key.endswith(".parquet") for entry in entries))
+    found, ignored = sift(places.images.list(follow_links=True), lambda key: has_suffix(key, (".parquet",)))
+    splits = split_lists(collection.split)
+    files: list[SourceFile] = []
+    for entry in found:
+        split = splits.take(entry.key, names_of(entry.key))
+        rows = range(_open(places.images, entry).metadata.num_rows)
+        files += [SourceFile(collection.name, entry, row, split=split) for row in rows]
+    return Listing(tuple(files), ignored_suffixes=ignored, matches=splits.match())
 
 
 class ParquetReader:
@@ -73,12 +71,14 @@ class ParquetReader:
             present = [name for name in COLUMNS if name in file.schema_arrow.names]
             self._table = _read_group(file, group, present, f"{self.place.uri}/{entry.key}")
             self._group = (entry.key, group)
-        values = self._table.slice(row - (ends[group] - groups[group]), 1).to_pylist()[0]
-        captions = values.get("captions")
+        try:
+            values = self._table.slice(row - (ends[group] - groups[group]), 1).to_pylist()[0]
+        except UnicodeDecodeError:
+            raise InputError("the row holds text that is not UTF-8", field="captions") from None
         return ParquetRow(
             image=_bytes(values["image"], "image") or b"",
             mask=_bytes(values.get("mask"), "mask"),
-            captions="\n".join(" ".join(str(caption).split()) for caption in captions) if captions else None,
+            captions=_captions(values.get("captions")),
         )
 
 
@@ -87,6 +87,14 @@ def _bytes(value: Any, field: str) -> bytes | None:
     if data is not None and not isinstance(data, bytes):
         raise InputError(f"column {field} holds {type(data).__name__}, not the bytes of a picture", field=field)
     return data or None
+
+
+def _captions(value: Any) -> str | None:
+    """A caption a line. One string is one caption; an item that is null is none."""
+    said = [one for one in ([value] if isinstance(value, str) else value or ()) if one is not None]
+    if not all(isinstance(one, str) for one in said):
+        raise InputError("column captions holds something else than text", field="captions")
+    return "\n".join(" ".join(one.split()) for one in said) or None
 
 
 def _read_group(file: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:

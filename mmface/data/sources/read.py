@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from PIL import Image
-
 from mmface.config import Collection
 from mmface.data.labels import mask_to_png
 from mmface.data.sources.celebamask import merge_parts, part_name
-from mmface.data.sources.decode import open_image
-from mmface.data.sources.files import Places, SourceFile
+from mmface.data.sources.decode import decode
+from mmface.data.sources.files import Places, SourceFile, is_unicode, shown
 from mmface.data.sources.parquet import ParquetReader
 from mmface.errors import DatasetError, InputError, ServiceError
 from mmface.storage import Entry, Store
+from mmface.text_files import read_text
 
 # 16-bit RGBA that nothing compressed, and room for a header: no picture of so many pixels is larger.
 BYTES_PER_PIXEL = 8
@@ -31,11 +30,13 @@ class Reader:
         self.parquet = ParquetReader(places.images) if collection.layout == "parquet" else None
 
     def uri(self, file: SourceFile) -> str:
-        """Where the picture is; for Parquet with the number of its row."""
-        return f"{self.places.images.uri}/{file.image.key}" + ("" if file.row is None else f"#{file.row}")
+        """Where the picture is, with what cannot be printed escaped; for Parquet with the number of its row."""
+        return shown(f"{self.places.images.uri}/{file.image.key}") + ("" if file.row is None else f"#{file.row}")
 
     def image(self, file: SourceFile) -> bytes:
-        """The picture's bytes."""
+        """The picture's bytes. Raises InputError for a file name that is not UTF-8: no list could name the picture."""
+        if not is_unicode(file.image.key):
+            raise InputError("its file name is not UTF-8; rename the file", field="image")
         if self.parquet and file.row is not None:
             return self.parquet.read(file.image, file.row).image
         return self._bytes(self.places.images, file.image, "image")
@@ -49,25 +50,25 @@ class Reader:
             return None
         if self.collection.layout != "celebamask-hq":
             return self._bytes(place, file.masks[0], "mask")
-        parts: dict[str, Image.Image] = {}
-        for entry in file.masks:
-            data = self._bytes(place, entry, "mask")
-            parts[part_name(entry.key)] = open_image(data, self.max_megapixels, field="mask")
+        parts = {
+            part_name(entry.key): decode(self._bytes(place, entry, "mask"), self.max_megapixels, field="mask")
+            for entry in file.masks
+        }
         return mask_to_png(merge_parts(parts, size))
 
     def captions(self, file: SourceFile) -> list[str] | None:
-        """The captions that came with the picture, or None."""
+        """The captions that came with the picture, or None. Raises InputError for text that cannot be stored."""
         text: str | None
         if self.parquet and file.row is not None:
             text = self.parquet.read(file.image, file.row).captions
         elif isinstance(file.captions, Entry):
             assert self.places.captions is not None
-            try:
-                text = self._bytes(self.places.captions, file.captions, "captions").decode("utf-8-sig")
-            except UnicodeDecodeError:
-                raise InputError(f"{file.captions.key} is not UTF-8 text", field="captions") from None
+            data = self._bytes(self.places.captions, file.captions, "captions")
+            text = read_text(data, field="captions", name=shown(file.captions.key))
         else:
             text = file.captions
+        if text and not is_unicode(text):
+            raise InputError("a caption holds half of a surrogate pair; write the whole character", field="captions")
         lines = [line.strip() for line in (text or "").splitlines()]
         return [line for line in lines if line] or None
 

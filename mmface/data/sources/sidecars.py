@@ -3,86 +3,197 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Generic, TypeVar
 
-from mmface.data.sources.files import Split, is_picture, stem
+from mmface.data.sources.files import (
+    Kind,
+    Match,
+    Split,
+    canonical,
+    has_suffix,
+    is_lines,
+    is_picture,
+    shown,
+    sift,
+    stem,
+)
 from mmface.errors import DatasetError, InputError
 from mmface.storage import Entry, Store
+from mmface.text_files import read_lines
 
 # A validation picture must not be trained on, so it is held out like a test picture.
 LISTS: dict[str, Split] = {"train.txt": "train", "val.txt": "test", "test.txt": "test"}
-Value = TypeVar("Value")
+TEXTS = (".txt", ".caption")
+NAMED = 10  # pictures and entries that an error names of each side
+WANTED = 'each line must be {"file": name, "captions": [...]} in UTF-8'
+Value = TypeVar("Value", covariant=True)
 
 
-def masks_by_stem(place: Store | None) -> dict[str, Entry]:
-    """Mask files by their keys without suffix."""
-    return {stem(entry.key): entry for entry in place.list() if is_picture(entry.key)} if place else {}
+class Sidecar(Generic[Value]):
+    """The entries of one sidecar by name, and which of them pictures have taken.
+
+    Args:
+        entries: values by the name of the picture that they belong to.
+        ignored: files beside the entries, by suffix.
+        given: whether the recipe names it; the folder of a layout counts as given when something is in it.
+    """
+
+    def __init__(
+        self, kind: Kind, uri: str, entries: Mapping[str, Value], ignored: Mapping[str, int], *, given: bool
+    ) -> None:
+        self.kind, self.uri, self.entries, self.ignored = kind, uri, entries, dict(ignored)
+        self.given = given or bool(entries) or bool(ignored.keys() - {"hidden"})
+        self._others: dict[str, str] = {}
+        for name in entries:
+            self._others.setdefault(canonical(name), name)
+        self._used: set[str] = set()
+        self._without: list[str] = []
+        self._pictures = self._missing = 0
+
+    def take(self, key: str, names: Iterable[str]) -> Value | None:
+        """The value for the picture ``key`` by the first of ``names`` that has one; notes whether there was one."""
+        self._pictures += 1
+        found = self._find(names) if self.entries else None
+        if found is None:
+            self._missing += 1
+            if len(self._without) < NAMED:
+                self._without.append(key)
+            return None
+        self._used.add(found)
+        return self.entries[found]
+
+    def match(self) -> tuple[Match, ...]:
+        """How it fitted the pictures that asked; nothing if it was not given."""
+        if not self.given:
+            return ()
+        unused = (name for name in self.entries if name not in self._used)
+        return (
+            Match(
+                kind=self.kind,
+                uri=self.uri,
+                pictures=self._pictures,
+                matched=self._pictures - self._missing,
+                entries=len(self.entries),
+                used=len(self._used),
+                without=tuple(map(shown, self._without)),
+                unused=tuple(shown(name) for name, _ in zip(unused, range(NAMED), strict=False)),
+                ignored=self.ignored,
+            ),
+        )
+
+    def _find(self, names: Iterable[str]) -> str | None:
+        """The name as it stands wins: two pictures may have names that differ in their composition alone."""
+        for name in names:
+            if name in self.entries:
+                return name
+            if (other := self._others.get(canonical(name))) is not None:
+                return other
+        return None
 
 
-def captions_by_name(uri: str | None, place: Store | None) -> Mapping[str, Entry | str]:
+def names_of(key: str) -> tuple[str, ...]:
+    """What a picture may be called: its key, its key without suffix, its file name, or that without suffix."""
+    name = PurePosixPath(key).name
+    return key, stem(key), name, stem(name)
+
+
+def masks_by_stem(uri: str | None, place: Store | None) -> Sidecar[Entry]:
+    """Mask files by their keys without suffix; ``uri`` is what the recipe names."""
+    return _files("masks", place, is_picture, given=uri is not None)
+
+
+def captions_by_name(uri: str | None, place: Store | None) -> Sidecar[Entry | str]:
     """Captions by what they name a picture by: a file name in a ``.jsonl``, a stem in a folder of text files.
 
     Raises:
         InputError: no such file, or a line of it is not ``{"file": name, "captions": [...]}``.
     """
-    if place is not None:
-        return {stem(entry.key): entry for entry in place.list() if entry.key.endswith(".txt")}
-    return _read_jsonl(uri) if uri else {}
+    if uri is not None and is_lines(uri):
+        return Sidecar("captions", uri, _read_jsonl(uri), {}, given=True)
+    return _files("captions", place, lambda key: has_suffix(key, TEXTS), given=uri is not None)
 
 
-def read_split(place: Store) -> dict[str, Split]:
-    """Which split the lists in ``place`` name for a picture: by key, file name, or either without its suffix.
+def split_lists(uri: str | None, name_of: Callable[[str], str] = canonical) -> Sidecar[Split]:
+    """The lists in the recipe's folder by the names in them; nothing without a folder.
+
+    Args:
+        name_of: what the picture of a line is called.
 
     Raises:
         InputError: a picture is both trained on and held out, or there is no list.
     """
-    splits: dict[str, Split] = {}
-    found = [name for name in LISTS if place.exists(name)]
-    if not found:
+    if uri is None:
+        return Sidecar("split", "", {}, {}, given=False)
+    place = Store(uri)
+    lists, ignored = sift(place.list(follow_links=True), lambda key: key.lower() in LISTS)
+    if not lists:
         raise InputError(f"none of {', '.join(LISTS)} is in {place.uri}", field="split")
-    for name in found:
-        with _open(place, name, "split") as lines:
-            for line in lines:
-                picture = line.decode("utf-8", errors="replace").strip()
-                if picture and splits.setdefault(picture, LISTS[name]) != LISTS[name]:
-                    raise InputError(f"{picture} is held out and trained on; take it from one list", field="split")
+    return Sidecar("split", place.uri, read_lists(place, (entry.key for entry in lists), name_of), ignored, given=True)
+
+
+def read_lists(place: Store, lists: Iterable[str], name_of: Callable[[str], str] = canonical) -> dict[str, Split]:
+    """Which split the lists name for a picture.
+
+    Args:
+        lists: keys of the lists in ``place``.
+        name_of: what the picture of a line is called.
+
+    Raises:
+        InputError: a picture is both trained on and held out.
+    """
+    splits: dict[str, Split] = {}
+    for key in lists:
+        split = LISTS[key.lower()]
+        for line in _lines(place, key, "split"):
+            if (picture := line.strip()) and splits.setdefault(name_of(picture), split) != split:
+                raise _on_both_sides(picture)
+    for name, split in splits.items():
+        if is_picture(name) and splits.get(stem(name), split) != split:
+            raise _on_both_sides(stem(name))
     return splits
 
 
-def lookup(found: Mapping[str, Value], key: str) -> Value | None:
-    """The value for a picture, by its key, its key without suffix, its file name, or that without suffix."""
-    if not found:
-        return None
-    name = PurePosixPath(key).name
-    return next((found[one] for one in (key, stem(key), name, stem(name)) if one in found), None)
+def _on_both_sides(picture: str) -> InputError:
+    return InputError(f"{shown(picture)} is held out and trained on; take it from one list", field="split")
 
 
-def require_match(given: Mapping[Any, Any], matched: Iterable[object], field: str, uri: str) -> None:
-    """Raises InputError when sidecars were given and none of them belongs to any picture."""
-    if given and not any(matched):
-        example = next(iter(given))
-        raise InputError(f"nothing in {uri} has the name of a picture (it names {example!r})", field=field)
+def _files(kind: Kind, place: Store | None, keep: Callable[[str], bool], *, given: bool) -> Sidecar[Entry]:
+    if place is None:
+        return Sidecar(kind, "", {}, {}, given=False)
+    kept, ignored = sift(place.list(follow_links=True), keep)
+    entries = {stem(entry.key): entry for entry in kept}
+    if len(entries) < len(kept):  # the last of them counts
+        ignored |= {"second of one name": len(kept) - len(entries)}
+    return Sidecar(kind, place.uri, entries, ignored, given=given)
 
 
 def _read_jsonl(uri: str) -> dict[str, str]:
-    folder, _, name = uri.rpartition("/")
+    """Captions by name; those of all lines for one picture, in order."""
+    folder, _, key = uri.rpartition("/")
+    names: dict[str, str] = {}
     captions: dict[str, str] = {}
-    with _open(Store(folder or "."), name, "captions") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                # One caption a line, as in a text file: one form for both, and a third of a list's memory.
-                captions[record["file"]] = "\n".join(" ".join(caption.split()) for caption in record["captions"])
-            except (ValueError, KeyError, TypeError, AttributeError):
-                remedy = 'each line must be {"file": name, "captions": [...]} in UTF-8'
-                raise InputError(f"{uri} line {number}: {remedy}", field="captions") from None
+    for number, line in enumerate(_lines(Store(folder or "."), key, "captions"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            name, said = record["file"], record["captions"]
+            # One caption a line, as in a text file: one form for both, and a third of a list's memory.
+            text = "\n".join(" ".join(caption.split()) for caption in ([said] if isinstance(said, str) else said))
+            name = names.setdefault(canonical(name), name)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{uri} line {number}: {WANTED}", field="captions") from None
+        captions[name] = f"{captions[name]}\n{text}" if name in captions else text
+    if not captions:
+        raise InputError(f"{uri} line 1: the file ends without a caption; {WANTED}", field="captions")
     return captions
 
 
-def _open(place: Store, name: str, field: str) -> BinaryIO:
+def _lines(place: Store, key: str, field: str) -> Iterator[str]:
     try:
-        return place.open(name)
+        file = place.open(key)
     except DatasetError as error:
         raise InputError(error.message, field=field) from None
+    return read_lines(file, field=field, name=f"{place.uri}/{key}")

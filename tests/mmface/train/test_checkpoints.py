@@ -71,8 +71,8 @@ class Watched:
         self._change("delete", key)
         self.inner.delete(key)
 
-    def walk(self, prefix: str) -> Iterator[Entry]:
-        return self.inner.walk(prefix)
+    def walk(self, prefix: str, follow_links: bool = False) -> Iterator[Entry]:
+        return self.inner.walk(prefix, follow_links)
 
 
 def watched(home: Store, before: Callable[[str, str], None]) -> Store:
