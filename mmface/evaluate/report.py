@@ -76,6 +76,7 @@ def render_report(report: Report) -> str:
         headlines=_headlines(report.metrics),
         curve=_loss_curve(report.datasets),
         cards={kind: [_card(row) for row in chosen if row["modality"] == kind] for kind in ("mask", "sketch")},
+        collections=_collections(report.datasets),
         quarantine=_quarantine(report.datasets),
         example=chosen[0] if chosen else None,
     )
@@ -130,6 +131,18 @@ def _card(row: Mapping[str, Any]) -> dict[str, Any]:
     else:
         notes = [f"edge agreement {_figure(figures['edge_agreement'])}"]
     return {**row, "notes": notes}
+
+
+def _collections(datasets: Mapping[str, Dataset]) -> list[dict[str, Any]]:
+    """A row for the pictures of each collection and one for each of its sidecars; datasets made by earlier versions
+    tell of pictures alone."""
+    rows = []
+    for one in datasets["images"].manifest.extra.get("sources", []) if "images" in datasets else []:
+        ignored = one.get("ignored_suffixes", {"files": one["ignored_files"]})
+        pictures = {"matched": one["pictures"], "uri": one["images"], "ignored_suffixes": ignored}
+        rows += [{"name": one["name"], "of": "pictures", **pictures}]
+        rows += [{"name": one["name"], "of": kind, **told} for kind, told in one.get("sidecars", {}).items()]
+    return rows
 
 
 def _quarantine(datasets: Mapping[str, Dataset]) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ from PIL import Image
 
 from mmface.config import Collection
 from mmface.data.labels import LABELS
-from mmface.data.sources.files import Listing, Places, SourceFile, Split, canonical, is_lines, shown, sift
-from mmface.data.sources.sidecars import LISTS, Sidecar, captions_by_name, names_of, read_lists, split_lists
+from mmface.data.sources.files import Listing, Places, SourceFile, Split, sift
+from mmface.data.sources.names import canonical, is_lines, names_of, shown
+from mmface.data.sources.sidecars import LISTS, Sidecar, captions_by_name, read_lists, split_lists
 from mmface.errors import InputError
 from mmface.storage import Entry, Store
 from mmface.text_files import read_text

@@ -16,7 +16,8 @@ from typing import Any
 
 from mmface.config import Collection
 from mmface.data.sources import folder
-from mmface.data.sources.files import Listing, Places, stem
+from mmface.data.sources.files import Listing, Places
+from mmface.data.sources.names import stem
 from mmface.errors import InputError
 from mmface.text_files import read_text
 

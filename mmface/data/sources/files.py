@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from posixpath import normpath, splitext
+from posixpath import splitext
 from typing import Any, Literal
 
+from mmface.data.sources.names import is_hidden, shown
 from mmface.storage import Entry, Store
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-LINES = ".jsonl"
 Split = Literal["train", "test"]
 Kind = Literal["masks", "captions", "split", "parts"]
-
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, halves of a pair
-_RAW_BYTES = range(0xDC80, 0xDD00)  # how Python names bytes of a file name that are not UTF-8
 
 
 @dataclass(frozen=True)
@@ -120,21 +113,6 @@ class Listing:
         return sum(self.ignored_suffixes.values())
 
 
-def is_picture(key: str) -> bool:
-    """Whether a file's name says that it is a picture; what it holds is seen when it is decoded."""
-    return has_suffix(key, SUFFIXES)
-
-
-def has_suffix(key: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file's name ends so, in any case, and is not hidden: a Mac leaves ``._a.png`` beside ``a.png``."""
-    return key.lower().endswith(suffixes) and not _is_hidden(key)
-
-
-def is_lines(uri: str) -> bool:
-    """Whether captions are in one JSON Lines file instead of a folder of text files."""
-    return uri.lower().endswith(LINES)
-
-
 def sift(entries: Iterable[Entry], keep: Callable[[str], bool]) -> tuple[list[Entry], dict[str, int]]:
     """The entries whose key is to be kept, and how many others there are, by suffix."""
     kept, others = [], Counter[str]()
@@ -146,41 +124,10 @@ def sift(entries: Iterable[Entry], keep: Callable[[str], bool]) -> tuple[list[En
     return kept, dict(sorted(others.items()))
 
 
-def stem(key: str) -> str:
-    """The key without its suffix: ``deep/a.png`` → ``deep/a``."""
-    return splitext(key)[0]
-
-
-def canonical(name: str) -> str:
-    """A name as it is compared: composed (NFC), with ``/``, without ``./``, a picture's suffix in lower case."""
-    plain = normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
-    root, suffix = splitext(plain)
-    return root + suffix.lower() if suffix.lower() in (*SUFFIXES, ".parquet") else plain
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be stored: no byte of a file name that is not UTF-8, no half of a surrogate pair."""
-    return not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def shown(name: str) -> str:
-    """A name as it is stored and printed: line breaks, control characters and bytes that are not UTF-8 escaped."""
-    return _NOT_SHOWN.sub(_escape, name)
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if code in _RAW_BYTES else found[0].encode("unicode_escape").decode()
-
-
-def _is_hidden(key: str) -> bool:
-    return PurePosixPath(key).name.startswith(".")
-
-
 def _suffix_of(entry: Entry) -> str:
     if entry.circle:
         return "links in a circle"
-    if _is_hidden(entry.key):
+    if is_hidden(entry.key):
         return "hidden"
     if not entry.version:
         return "broken links"

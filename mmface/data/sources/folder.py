@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mmface.config import Collection
-from mmface.data.sources.files import Listing, Places, SourceFile, is_lines, is_picture, sift, stem
-from mmface.data.sources.sidecars import captions_by_name, masks_by_stem, names_of, split_lists
+from mmface.data.sources.files import Listing, Places, SourceFile, sift
+from mmface.data.sources.names import is_lines, is_picture, names_of, stem
+from mmface.data.sources.sidecars import captions_by_name, masks_by_stem, split_lists
 from mmface.storage import Store
 
 Keep = Callable[[str], bool]

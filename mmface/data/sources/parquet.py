@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmface.config import Collection
-from mmface.data.sources.files import Listing, Places, SourceFile, has_suffix, sift
-from mmface.data.sources.sidecars import names_of, split_lists
+from mmface.data.sources.files import Listing, Places, SourceFile, sift
+from mmface.data.sources.names import has_suffix, names_of
+from mmface.data.sources.sidecars import split_lists
 from mmface.errors import InputError
 from mmface.storage import Entry, Store
 

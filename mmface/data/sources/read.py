@@ -8,7 +8,8 @@ from mmface.config import Collection
 from mmface.data.labels import mask_to_png
 from mmface.data.sources.celebamask import merge_parts, part_name
 from mmface.data.sources.decode import decode
-from mmface.data.sources.files import Places, SourceFile, is_unicode, shown
+from mmface.data.sources.files import Places, SourceFile
+from mmface.data.sources.names import is_unicode, shown
 from mmface.data.sources.parquet import ParquetReader
 from mmface.errors import DatasetError, InputError, ServiceError
 from mmface.storage import Entry, Store

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 
-from mmface.data.sources.files import (
-    Kind,
-    Match,
-    Split,
-    canonical,
-    has_suffix,
-    is_lines,
-    is_picture,
-    shown,
-    sift,
-    stem,
-)
+from mmface.data.sources.files import Kind, Match, Split, sift
+from mmface.data.sources.names import canonical, has_suffix, is_lines, is_picture, shown, stem
 from mmface.errors import DatasetError, InputError
 from mmface.storage import Entry, Store
 from mmface.text_files import read_lines
@@ -91,12 +80,6 @@ class Sidecar(Generic[Value]):
             if (other := self._others.get(canonical(name))) is not None:
                 return other
         return None
-
-
-def names_of(key: str) -> tuple[str, ...]:
-    """What a picture may be called: its key, its key without suffix, its file name, or that without suffix."""
-    name = PurePosixPath(key).name
-    return key, stem(key), name, stem(name)
 
 
 def masks_by_stem(uri: str | None, place: Store | None) -> Sidecar[Entry]:

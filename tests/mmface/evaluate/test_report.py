@@ -39,6 +39,16 @@ METRICS = {
     "sketch/edge_agreement_gain": 0.3,
     "mask/ssim": float("nan"),
 }
+SIDECAR = {"uri": "s3://b/texts", "matched": 9, "unmatched_pictures": 1, "unmatched_entries": 3}
+NEW = {
+    "name": "ours",
+    "images": "s3://b/images",
+    "pictures": 10,
+    "ignored_files": 2,
+    "ignored_suffixes": {".gif": 2},
+    "sidecars": {"captions": {**SIDECAR, "ignored_suffixes": {".json": 90, "hidden": 1}}},
+}
+OLD = {"name": "old", "images": "old/images", "pictures": 2, "ignored_files": 0}  # as earlier versions wrote it
 PROMPT = 'a woman with <b>red</b> hair & a "hat"'
 
 
@@ -69,11 +79,13 @@ def recipe() -> Recipe:
 def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
     home = Store(tmp_path_factory.mktemp("home"))
 
-    def publish(stage: str, inputs: dict[str, str], files: dict[str, bytes], counts: dict[str, int]) -> str:
+    def publish(
+        stage: str, inputs: dict[str, str], files: dict[str, bytes], counts: dict[str, int], **extra: object
+    ) -> str:
         publisher = Publisher(home, Identity(stage=stage, version=1, config={}, inputs=inputs))
         for path, data in files.items():
             publisher.write(path, data)
-        return publisher.publish(counts)
+        return publisher.publish(counts, extra=extra)
 
     lost = [{"id": "x", "uri": "photos/bad.jpg", "stage": "images", "error": "InputError", "message": "truncated"}] * 2
     images = publish(
@@ -81,6 +93,7 @@ def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
         {},
         {"quarantine/part-0.parquet": to_parquet(lost, QUARANTINE)},
         {"in": 12, "out": 7, "quarantined": 2, "duplicates": 1, "filtered": 2},
+        sources=[NEW, OLD],
     )
     steps = range(10, 41, 10)
     history = [{"step": s, "loss": 1 / s, "loss_mask": 1 / s, "loss_sketch": 2 / s} for s in steps]
@@ -117,6 +130,16 @@ def test_the_page_stands_alone(page: str) -> None:
         assert address.startswith("data:image/")
     assert "url(" not in page
     assert "@import" not in page
+
+
+def test_the_page_says_what_matched_no_picture(page: str) -> None:
+    table = page.partition("<h2>Collections</h2>")[2].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]+>|\s+", " ", row).split() for row in table.split("<tr>")[2:]]
+    assert rows == [
+        ["ours", "pictures", "10", "2", ".gif", "s3://b/images"],
+        ["ours", "captions", "9", "1", "3", "90", ".json,", "1", "hidden", "s3://b/texts"],
+        ["old", "pictures", "2", "old/images"],
+    ]
 
 
 def test_the_page_is_well_formed(page: str) -> None:

@@ -99,6 +99,57 @@ def test_the_official_partition_goes_by_the_numbers_of_celeba(root: Path):
         listed(collection(root, split=f"{root}/lists"))
 
 
+def test_parts_are_read_whatever_the_case_of_their_suffix_and_where_they_are_opaque(root: Path):
+    clear = part((0, 16, 32, 32)).convert("RGBA")
+    clear.putalpha(clear.convert("L"))
+    black = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    black.paste((0, 0, 0, 255), (0, 0, 8, 8))
+    opaque = part((0, 0, 32, 4)).convert("RGBA")
+    write(
+        root,
+        {
+            "CelebAMask-HQ-mask-anno/0/00002_skin.PNG": encoded(clear),
+            "CelebAMask-HQ-mask-anno/0/00002_hair.PNG": encoded(black),
+            "CelebAMask-HQ-mask-anno/0/00002_hat.png": encoded(opaque),
+            "CelebAMask-HQ-mask-anno/0/00010_skin.png": encoded(part((0, 0, 0, 0))),
+        },
+    )
+    rows = read(collection(root)).rows
+    expected = np.zeros((32, 32), np.uint8)
+    expected[16:] = LABELS.index("skin")
+    expected[:8, :8] = LABELS.index("hair")
+    expected[:4] = LABELS.index("hat")
+    assert np.array_equal(mask_from_png(rows[1]["mask"])[::2, ::2], expected)
+    assert not mask_from_png(rows[2]["mask"]).any()  # a face without a part is all background
+
+
+def test_every_face_is_kept_and_counted(root: Path):
+    write(root, {"CelebA-HQ-img/00002.png": encoded(picture((64, 64), seed=9))})  # a second picture of one number
+    write(root, {"CelebAMask-HQ-mask-anno/0/00007_skin.png": encoded(part((0, 0, 4, 4)))})
+    table = "idx orig_idx orig_file\r\n0 0 162770.jpg\r\n2 2 162771.jpg\r\n"
+    write(root, {"CelebA-HQ-to-CelebA-mapping.txt": table.encode("utf-8-sig")})
+    found = listed(collection(root))
+    assert [(file.image.key, file.split) for file in found.files] == [
+        ("0.jpg", "train"),
+        ("00002.png", "test"),
+        ("2.jpg", "test"),
+        ("10.jpg", None),
+        ("2001.jpg", None),
+    ]
+    parts, captions, split = (match.summary() for match in found.matches)
+    assert (parts["matched"], parts["unmatched_pictures"], parts["unmatched_entries"]) == (2, 3, 1)
+    assert (captions["matched"], captions["unmatched_pictures"], captions["unmatched_entries"]) == (1, 4, 0)
+    assert (split["matched"], split["unmatched_pictures"], split["unmatched_entries"]) == (3, 2, 0)
+
+
+def test_one_number_on_both_sides_is_refused_however_it_is_written(root: Path):
+    write(root, {"train.txt": "CelebA-HQ-img\\00010.jpg\n", "test.txt": "10\n"})
+    with pytest.raises(InputError, match="10 is held out and trained on"):
+        listed(collection(root))
+    write(root, {"train.txt": "0.jpg\n2.jpg\n".encode("utf-16"), "test.txt": "10\n"})
+    assert [file.split for file in listed(collection(root)).files] == ["train", "train", "test", None]
+
+
 def test_other_captions_win(root: Path):
     write(root, {"mine/2.txt": "mine\n"})
     captions = [row["captions"] for row in read(collection(root, captions=f"{root}/mine")).rows]

@@ -99,6 +99,35 @@ def test_bad_files_are_set_aside_with_their_reason(folder: Path):
     assert {row["error"] for row in result.quarantined} == {"invalid_input:image"}
 
 
+def test_linked_folders_are_followed_and_circles_are_counted(folder: Path):
+    write(folder, {f"store{i}/{i}{j}.png": encoded(picture(seed=10 * i + j)) for i in (1, 2) for j in (0, 1)})
+    write(folder, {"store3/10.png": encoded(Image.new("L", (80, 64)))})
+    for name, target in {
+        "linked": "store1",
+        "deep/linked": "store2",
+        "again": "store1",  # a second way is no circle
+        "circle.png": "images",
+        "deep/up": "images/deep",
+        "out": ".",  # the folder that the collection itself lies in
+    }.items():
+        (folder / "images" / name).symlink_to(folder / target)
+    (folder / "store1/back").symlink_to(folder / "images/deep")
+    (folder / "store2/back").symlink_to(folder / "store2")
+    (folder / "images/nowhere").symlink_to(folder / "gone")
+    (folder / "masks/linked").symlink_to(folder / "store3")
+    listing = listed(photos(folder, masks="masks"))
+    below = ("linked/10.png", "linked/11.png", "linked/back/c.png", "linked/back/linked/20.png")
+    own = {"a.png", "b.png", "deep/c.png", "deep/linked/20.png", "deep/linked/21.png"}
+    found = {file.image.key for file in listing.files}
+    assert own | set(below) | {"again/10.png"} <= found
+    assert not any(key.startswith(("circle.png", "deep/up", "out", "deep/linked/back")) for key in found)
+    assert [file.image.key for file in listing.files if file.masks] == ["a.png", "linked/10.png"]
+    assert listing.ignored_suffixes["links in a circle"] == 8
+    assert listing.ignored_suffixes["broken links"] == 1
+    rows = read(photos(folder)).rows
+    assert len({row["id"] for row in rows}) == 7
+
+
 def test_a_file_that_goes_away_is_set_aside(folder: Path):
     collection = photos(folder, masks="masks")
     files = listed(collection).files

@@ -136,3 +136,39 @@ def test_a_touched_file_renames_nothing_downstream_and_a_licence_renames_everyth
     touch(folder / "images/1.png")
     assert fingerprint("CC0") == before
     assert fingerprint("CC-BY-4.0") != before
+
+
+def test_contents_keep_the_names_that_homes_know_them_by(tmp_path: Path, home: Store):
+    """A dataset that was made of these files under such a name must be found again: the values never change."""
+    table = "idx orig_idx orig_file\n0 1 000001.jpg\n2 1 170000.jpg\n10 1 162771.jpg\n"
+    write(
+        tmp_path,
+        {
+            **{"folder/images/a.png": "a", "folder/images/deep/b.JPG": "b", "folder/images/j.doe.Smith.png": "j"},
+            **{"folder/masks/a.png": "m", "folder/masks/deep/b.PNG": "n", "folder/texts/a.txt": "one"},
+            "folder/captions.jsonl": jsonl({"a.png": ["one", "two  words"], "b": ["three"]}),
+            **{"folder/lists/test.txt": "a\n", "folder/lists/train.txt": "deep/b.JPG\nj.doe.Smith\n"},
+            **{f"celeba/CelebA-HQ-img/{i}.jpg": f"{i}" for i in (0, 10, 2)},
+            "celeba/CelebAMask-HQ-mask-anno/0/00000_skin.png": "s",
+            "celeba/CelebAMask-HQ-mask-anno/0/00000_hair.png": "h",
+            "celeba/CelebAMask-HQ-mask-anno/0/00010_nose.png": "x",
+            **{"celeba/celeba-caption/2.txt": "two", "celeba/CelebA-HQ-to-CelebA-mapping.txt": table},
+            **{"ffhq/00000/00001.png": "1", "ffhq/01000/01003.png": "3", "numbers/01003.png": "m"},
+            **{"authors/images/a.png": "a", "authors/masks/a.png": "m", "authors/captions/a.txt": "x"},
+        },
+    )
+    folder = tmp_path / "folder"
+    sources = [
+        photos(folder),
+        Collection(name="texts", images=f"{folder}/images", captions=f"{folder}/texts"),
+        Collection(name="celeba", layout="celebamask-hq", images=f"{tmp_path}/celeba"),
+        Collection(name="ffhq", layout="ffhq", images=f"{tmp_path}/ffhq", masks=f"{tmp_path}/numbers"),
+        Collection(name="authors", layout="authors", images=f"{tmp_path}/authors"),
+    ]
+    assert [identify([one], home)[0]["content"] for one in sources] == [
+        "d71c87b31deb6041",
+        "83a0014d16200c70",
+        "28abbdb81a12336f",
+        "ab49faceb9657f1d",
+        "61d894a54198c646",
+    ]

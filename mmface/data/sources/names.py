@@ -1,0 +1,71 @@
+"""What a file's name says, and how names that people and systems write differently are compared and shown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePosixPath
+from posixpath import normpath, splitext
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+LINES = ".jsonl"
+
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, halves of a pair
+_RAW_BYTES = range(0xDC80, 0xDD00)  # how Python names bytes of a file name that are not UTF-8
+
+
+def is_picture(key: str) -> bool:
+    """Whether a file's name says that it is a picture; what it holds is seen when it is decoded."""
+    return has_suffix(key, SUFFIXES)
+
+
+def has_suffix(key: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether a file's name ends so, in any case, and is not hidden: a Mac leaves ``._a.png`` beside ``a.png``."""
+    return key.lower().endswith(suffixes) and not is_hidden(key)
+
+
+def is_lines(uri: str) -> bool:
+    """Whether captions are in one JSON Lines file instead of a folder of text files."""
+    return uri.lower().endswith(LINES)
+
+
+def stem(key: str) -> str:
+    """The key without its suffix: ``deep/a.png`` → ``deep/a``."""
+    return splitext(key)[0]
+
+
+def canonical(name: str) -> str:
+    """A name as it is compared: composed (NFC), with ``/``, without ``./``, a picture's suffix in lower case."""
+    plain = normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
+    root, suffix = splitext(plain)
+    return root + suffix.lower() if suffix.lower() in (*SUFFIXES, ".parquet") else plain
+
+
+def names_of(key: str) -> tuple[str, ...]:
+    """What a picture may be called: its key, its key without suffix, its file name, or that without suffix."""
+    name = PurePosixPath(key).name
+    return key, stem(key), name, stem(name)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be stored: no byte of a file name that is not UTF-8, no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    """A name as it is stored and printed: line breaks, control characters and bytes that are not UTF-8 escaped."""
+    return _NOT_SHOWN.sub(_escape, name)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if code in _RAW_BYTES else found[0].encode("unicode_escape").decode()
+
+
+def is_hidden(key: str) -> bool:
+    """Whether a file's name begins with a dot."""
+    return PurePosixPath(key).name.startswith(".")

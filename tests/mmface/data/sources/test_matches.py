@@ -1,0 +1,149 @@
+"""What a recipe names beside pictures and what no picture takes: counted, said, and refused when it is too much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made import encoded, jsonl, listed, picture, write
+from PIL import Image
+
+from mmface import stages
+from mmface.config import Collection
+from mmface.data.sources.layouts import describe, list_collections, summaries
+from mmface.errors import InputError
+from mmface.recipes import load_recipe
+from mmface.storage import Store
+
+MASK = encoded(Image.new("L", (80, 64)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, {f"images/{i:02}.png": encoded(picture(seed=i)) for i in range(20)})
+    return tmp_path
+
+
+def photos(root: Path, **keys: str) -> Collection:
+    return Collection(name="photos", images=f"{root}/images", **{key: f"{root}/{name}" for key, name in keys.items()})
+
+
+def test_every_sidecar_is_counted_for_the_manifest_and_the_log(folder: Path):
+    write(folder, {f"masks/{i:02}.png": MASK for i in range(19)})
+    write(folder, {"masks/other.png": MASK, "masks/03.jpg": MASK, "masks/._00.png": MASK, "masks/a.bmp": b"x"})
+    write(folder, {f"texts/{i:02}.txt": "words" for i in range(20)})
+    write(folder, {"texts/a.json": "{}", "texts/b.JSON": "{}", "texts/noted": "x"})
+    write(folder, {"lists/test.txt": "00\n01\nother\n", "lists/readme.md": "x"})
+    sources = [photos(folder, masks="masks", captions="texts", split="lists")]
+    listings = list_collections(sources, 0.6)
+    (told,) = json.loads(json.dumps(summaries(sources, listings)))
+    assert (told["pictures"], told["ignored_files"], told["ignored_suffixes"]) == (20, 0, {})
+    assert told["sidecars"] == {
+        "masks": {
+            "uri": f"{folder}/masks",
+            "matched": 19,
+            "unmatched_pictures": 1,
+            "unmatched_entries": 1,
+            "ignored_suffixes": {".bmp": 1, "hidden": 1, "second of one name": 1},
+        },
+        "captions": {
+            "uri": f"{folder}/texts",
+            "matched": 20,
+            "unmatched_pictures": 0,
+            "unmatched_entries": 0,
+            "ignored_suffixes": {".json": 2, "no suffix": 1},
+        },
+        "split": {
+            "uri": f"{folder}/lists",
+            "matched": 2,
+            "unmatched_pictures": 18,
+            "unmatched_entries": 1,
+            "ignored_suffixes": {".md": 1},
+        },
+    }
+    assert list(describe(sources, listings)) == [
+        "photos: 20 pictures, ignored nothing",
+        "photos: masks: 19 of 20 pictures matched, 1 entries without a picture, "
+        "ignored 1 .bmp, 1 hidden, 1 second of one name",
+        "photos: captions: 20 of 20 pictures matched, 0 entries without a picture, ignored 2 .json, 1 no suffix",
+        "photos: split: 2 of 20 pictures matched, 1 entries without a picture, ignored 1 .md",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "keys", "message"),
+    [
+        ({"captions.jsonl": ""}, {"captions": "captions.jsonl"}, "ends without a caption"),
+        ({"texts/00.cap": "x"}, {"captions": "texts"}, r"nothing in .*/texts .*\(it holds 1 \.cap\)"),
+        ({"masks/00.bmp": "x"}, {"masks": "masks"}, r"nothing in .*/masks .*\(it holds 1 \.bmp\)"),
+        ({"lists/test.txt": ""}, {"split": "lists"}, r"nothing in .*/lists .*\(it holds nothing\)"),
+    ],
+)
+def test_what_holds_nothing_for_any_picture_is_refused(
+    folder: Path, files: dict[str, str], keys: dict[str, str], message: str
+):
+    write(folder, files)
+    with pytest.raises(InputError, match=message) as caught:
+        listed(photos(folder, **keys))
+    assert caught.value.field == f"sources.0.{next(iter(keys))}"
+
+
+def test_folders_of_a_layout_may_be_absent_but_not_useless(tmp_path: Path):
+    write(tmp_path, {f"images/{i}.png": encoded(picture(seed=i)) for i in range(2)})
+    collection = Collection(name="mmface", layout="authors", images=str(tmp_path))
+    write(tmp_path, {"captions/.DS_Store": "x"})
+    assert listed(collection).matches == ()
+    write(tmp_path, {"captions/0.json": "x"})
+    with pytest.raises(InputError, match=r"sources\.0\.captions: nothing in .*/captions"):
+        listed(collection)
+
+
+@pytest.mark.parametrize("kind", ["masks", "captions"])
+def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: Path, kind: str):
+    found = {"masks": {f"masks/{i:02}.png": MASK for i in range(5, 20)}, "captions": {}}[kind]
+    captions = {f"{i:02}.png": ["words"] for i in range(5, 20)} | {f"x{i:02}.png": ["words"] for i in range(12)}
+    write(folder, found | {"captions.jsonl": jsonl(captions)} | {f"masks/x{i:02}.png": MASK for i in range(12)})
+    collection = photos(folder, **{kind: {"masks": "masks", "captions": "captions.jsonl"}[kind]})
+    assert len(list_collections([collection], 0.75)[0].files) == 20
+    with pytest.raises(InputError) as caught:
+        list_collections([collection], 0.9)
+    assert caught.value.field == f"sources.0.{kind}"
+    message = caught.value.message
+    assert "15 of 20 pictures have an entry" in message
+    assert "fewer than data.min_matched 0.9" in message
+    assert "pictures without: 00.png, 01.png, 02.png, 03.png, 04.png; entries without: x00" in message
+    assert "x09" in message
+    assert "x10" not in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "sound"),
+    [
+        ([f"{i:02}.png" for i in range(3)], True),
+        ([f"{i:02}.png" for i in range(300)], True),
+        ([f"{i:02}.png" for i in range(10)] + [f"x{i}.png" for i in range(10)], False),
+    ],
+    ids=["the held-out pictures alone", "a larger collection", "half of the names wrong"],
+)
+def test_a_list_may_be_of_fewer_or_of_more_pictures(folder: Path, lines: list[str], sound: bool):
+    write(folder, {"lists/test.txt": "\n".join(lines)})
+    sources = [photos(folder, split="lists")]
+    if sound:
+        assert list_collections(sources, 0.9)
+    else:
+        with pytest.raises(InputError, match=r"10 of 20 pictures .* 10 of its 20 entries .* entries without: x0.png"):
+            list_collections(sources, 0.9)
+
+
+def test_the_setting_names_no_dataset(folder: Path, tmp_path: Path):
+    def named(least: float) -> tuple[str, ...]:
+        recipe = load_recipe("demo", [f"data.min_matched={least}"])
+        recipe = recipe.model_copy(update={"sources": (photos(folder),)})
+        images = stages.images(recipe, Store(tmp_path / "home"))
+        conditions = stages.conditions(recipe, images.key)
+        captions = stages.captions(recipe, images.key, conditions.key)
+        rest = (stages.latents(recipe, 64, images.key, conditions.key), stages.text(recipe, captions.key))
+        return tuple(one.fingerprint for one in (images, conditions, captions, *rest))
+
+    assert named(0.0) == named(0.9)

@@ -1,0 +1,191 @@
+"""Names that people and systems write differently: matched, and nothing is lost over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made import encoded, jsonl, listed, names, picture, read, write
+from PIL import Image
+
+from mmface.config import Collection
+from mmface.data.records import IMAGES, ORIGIN, QUARANTINE
+from mmface.data.sources.identity import identify
+from mmface.data.sources.names import canonical, shown
+from mmface.data.stage import Result
+from mmface.errors import InputError
+from mmface.storage import Store
+from mmface.tables import to_parquet
+
+MASK = encoded(Image.new("L", (80, 64)))
+
+
+def photos(root: Path, **keys: str) -> Collection:
+    return Collection(name="photos", images=f"{root}/images", **{key: f"{root}/{name}" for key, name in keys.items()})
+
+
+def collect(root: Path, *pictures: str) -> None:
+    write(root, {f"images/{name}": encoded(picture(seed=i)) for i, name in enumerate(pictures)})
+
+
+def splits(collection: Collection) -> dict[str, str | None]:
+    return {file.image.key: file.split for file in listed(collection).files}
+
+
+def stored(result: Result) -> None:
+    """Writes the rows as the stage does."""
+    to_parquet([{**row, ORIGIN[0]: bytes(32)} for row in result.rows], IMAGES)
+    to_parquet(result.quarantined, QUARANTINE)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("zoe\u0308.png", "zoë.png"),
+        ("./deep/./a.png", "deep/a.png"),
+        ("deep\\a.PNG", "deep/a.png"),
+        ("j.doe.Smith", "j.doe.Smith"),
+        ("a.JPEG", "a.jpeg"),
+        ("half\ud83d.png", "half\ud83d.png"),
+    ],
+)
+def test_names_are_compared_in_one_form(written: str, name: str):
+    assert canonical(written) == name
+
+
+def test_what_cannot_be_printed_is_escaped():
+    assert shown("a\nb\x1b[31m\udce9\ud83d\u2028.png") == r"a\nb\x1b[31m\xe9\ud83d\u2028.png"
+    assert shown("zoë 👩‍🦰.png") == "zoë 👩‍🦰.png"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_first_name_of_a_list_counts_whoever_saved_it(tmp_path: Path, encoding: str):
+    collect(tmp_path, "ann.png", "bob.png", "cyd.png", "dee.png")
+    write(tmp_path, {"lists/test.txt": "ann.png\r\nbob.png\r\n".encode(encoding)})
+    write(tmp_path, {"lists/TRAIN.TXT": "cyd.png\r\ndee.png\r\n".encode(encoding)})
+    assert list(splits(photos(tmp_path, split="lists")).values()) == ["test", "test", "train", "train"]
+
+
+def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path):
+    collect(tmp_path, "ann.png")
+    write(tmp_path, {"lists/test.txt": "zoë.png\nann.png\n".encode("latin-1")})
+    with pytest.raises(InputError, match=r"sources\.0\.split: .*lists/test\.txt is not text in UTF-8"):
+        listed(photos(tmp_path, split="lists"))
+
+
+def test_decomposed_names_belong_to_composed_ones(tmp_path: Path):
+    apart = unicodedata.normalize("NFD", "zoë.png")
+    collect(tmp_path, apart, "plain.PNG")
+    write(
+        tmp_path,
+        {
+            "masks/zoë.png": MASK,
+            "captions.jsonl": jsonl({"./zoë.png": ["her"], "images\\..\\plain.png": ["x"], "plain.png": ["it"]}),
+            "lists/test.txt": "zoë.png\n",
+            "lists/train.txt": ".\\plain.png\n",
+        },
+    )
+    listing = listed(photos(tmp_path, masks="masks", captions="captions.jsonl", split="lists"))
+    found = {file.image.key: (len(file.masks), file.captions, file.split) for file in listing.files}
+    assert found == {apart: (1, "her", "test"), "plain.PNG": (0, "x\nit", "train")}
+
+
+def test_pictures_whose_names_become_one_are_all_kept_with_what_is_theirs(tmp_path: Path):
+    apart = unicodedata.normalize("NFD", "zoë.png")
+    collect(tmp_path, apart, "zoë.png", "a.png", "a.PNG")
+    write(tmp_path, {f"masks/{apart}": MASK, "masks/zoë.png": MASK, "lists/test.txt": "zoë.png\na.png\n"})
+    files = listed(photos(tmp_path, masks="masks", split="lists")).files
+    assert sorted(file.image.key for file in files) == sorted([apart, "zoë.png", "a.png", "a.PNG"])
+    assert {file.split for file in files} == {"test"}
+    assert all(file.masks[0].key == file.image.key for file in files if file.masks)
+    assert sum(len(file.masks) for file in files) == 2
+
+
+@pytest.mark.parametrize("other", [unicodedata.normalize("NFD", "zoë.png"), "./zoë.PNG", "zoë"])
+def test_one_picture_under_two_names_is_not_held_out_and_trained_on(tmp_path: Path, other: str):
+    collect(tmp_path, "zoë.png")
+    write(tmp_path, {"lists/test.txt": "zoë.png\n", "lists/train.txt": f"{other}\n"})
+    with pytest.raises(InputError, match="is held out and trained on"):
+        listed(photos(tmp_path, split="lists"))
+
+
+def test_captions_that_are_one_string_and_lines_of_one_picture(tmp_path: Path):
+    collect(tmp_path, "ann.png", "bob.png")
+    lines = [
+        {"file": "ann.png", "captions": "a woman with  red hair"},
+        {"file": "bob.png", "captions": ["a man"]},
+        {"file": "./ann.png", "captions": ["she smiles", "she waves"]},
+    ]
+    text = "\n\n  \n".join(json.dumps(line) for line in lines)
+    write(tmp_path, {"captions.jsonl": text.encode("utf-8-sig")})
+    rows = read(photos(tmp_path, captions="captions.jsonl")).rows
+    assert [row["captions"] for row in rows] == [["a woman with red hair", "she smiles", "she waves"], ["a man"]]
+
+
+def test_text_files_of_other_tools(tmp_path: Path):
+    collect(tmp_path, "ann.png", "bob.png", "cyd.png")
+    write(
+        tmp_path,
+        {
+            "texts/ann.caption": "ann with a scarf",
+            "texts/bob.TXT": "bob".encode("utf-16"),
+            "texts/cyd.caption": "not this",
+            "texts/cyd.txt": "cyd",
+            "texts/._ann.txt": bytes(64),
+        },
+    )
+    rows = read(photos(tmp_path, captions="texts")).rows
+    assert [row["captions"] for row in rows] == [["ann with a scarf"], ["bob"], ["cyd"]]
+
+
+def test_rows_of_parquet_with_one_string_and_with_text_that_is_none(tmp_path: Path):
+    def parquet(captions: pa.Array) -> bytes:
+        sink = BytesIO()
+        images = [encoded(picture(seed=i)) for i in range(len(captions))]
+        pq.write_table(pa.table({"image": images, "captions": captions}), sink)
+        return sink.getvalue()
+
+    broken = pa.array([b"fine", b"half \xed\xa0\xbd"]).view(pa.string())
+    write(
+        tmp_path,
+        {
+            "a.PARQUET": parquet(pa.array(["a woman with  red hair", "", None])),
+            "b.parquet": parquet(pa.array([["one", None, "two"]])),
+            "c.parquet": parquet(broken),
+            "d.parquet": parquet(pa.array([b"bytes"])),
+            "._a.parquet": bytes(64),
+        },
+    )
+    result = read(Collection(name="rows", layout="parquet", images=str(tmp_path)))
+    said = [row["captions"] for row in result.rows]
+    assert said == [["a woman with red hair"], None, None, ["one", "two"], ["fine"]]
+    assert [row["message"] for row in result.quarantined] == [
+        "the row holds text that is not UTF-8",
+        "column captions holds something else than text",
+    ]
+    stored(result)
+
+
+def test_odd_names_and_halves_of_characters_stop_nothing(tmp_path: Path):
+    collect(tmp_path, "ann.png", "bob.png", "line\nbreak.png")
+    raw = os.fsencode(tmp_path / "images") + b"/caf\xe9.png"
+    Path(os.fsdecode(raw)).write_bytes(encoded(picture(seed=9)))
+    write(tmp_path, {"captions.jsonl": jsonl({"ann.png": ["half \ud83d"], "line\nbreak.png": ["it"], "\udce9": ["x"]})})
+    collection = photos(tmp_path, captions="captions.jsonl")
+    result = read(collection)
+    assert names(result.rows) == ["bob.png", r"line\nbreak.png"]
+    assert [(name, row["error"]) for name, row in zip(names(result.quarantined), result.quarantined, strict=True)] == [
+        ("ann.png", "invalid_input:captions"),
+        (r"caf\xe9.png", "invalid_input:image"),
+    ]
+    assert "half of a surrogate pair" in result.quarantined[0]["message"]
+    assert "its file name is not UTF-8" in result.quarantined[1]["message"]
+    stored(result)
+    home = Store(tmp_path / "home")
+    assert identify([collection], home) == identify([collection], home)
