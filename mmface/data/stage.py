@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from mmface.data.sources.names import shown
 from mmface.errors import FilteredError, InputError
 
 Row = dict[str, Any]
@@ -48,7 +49,7 @@ def quarantine_row(stage: str, row: Row, error: InputError) -> Row:
         "uri": row.get("uri", ""),
         "stage": stage,
         "error": error.code if error.field is None else f"{error.code}:{error.field}",
-        "message": error.message,
+        "message": shown(error.message),
     }
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mmface.config import Collection
 from mmface.data.sources.files import Listing, Places, SourceFile, sift
-from mmface.data.sources.names import has_suffix, names_of
+from mmface.data.sources.names import has_suffix, names_of, shown
 from mmface.data.sources.sidecars import split_lists
 from mmface.errors import InputError
 from mmface.storage import Entry, Store
@@ -109,7 +109,7 @@ def _open(place: Store, entry: Entry) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(place.open(entry.key))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{place.uri}/{entry.key} is no Parquet file: {error}", field="images") from None
+        raise InputError(f"{shown(entry.key)} in {place.uri} is no Parquet file: {error}", field="images") from None
     if "image" not in file.schema_arrow.names:
-        raise InputError(f"{place.uri}/{entry.key} has no column image", field="images")
+        raise InputError(f"{shown(entry.key)} in {place.uri} has no column image", field="images")
     return file

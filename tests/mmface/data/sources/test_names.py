@@ -14,9 +14,10 @@ import pytest
 from made import encoded, jsonl, listed, names, picture, read, write
 from PIL import Image
 
-from mmface.config import Collection
+from mmface.config import Collection, Data
 from mmface.data.records import IMAGES, ORIGIN, QUARANTINE
 from mmface.data.sources.identity import identify
+from mmface.data.sources.images import Images
 from mmface.data.sources.names import canonical, shown
 from mmface.data.stage import Result
 from mmface.errors import InputError
@@ -189,3 +190,20 @@ def test_odd_names_and_halves_of_characters_stop_nothing(tmp_path: Path):
     stored(result)
     home = Store(tmp_path / "home")
     assert identify([collection], home) == identify([collection], home)
+
+
+def test_a_reason_with_an_odd_name_in_it_can_be_stored(tmp_path: Path):
+    write(tmp_path, {f"CelebA-HQ-img/{i}.jpg": encoded(picture(seed=i)) for i in range(2)})
+    parts = tmp_path / "CelebAMask-HQ-mask-anno"
+    part = Path(os.fsdecode(os.fsencode(parts) + b"/\xe9/00001_skin.png"))
+    part.parent.mkdir(parents=True)
+    part.write_bytes(MASK)
+    collection = Collection(name="celeba", layout="celebamask-hq", images=str(tmp_path))
+    files = listed(collection).files
+    part.unlink()
+    stage = Images([collection], Data(min_size=16))
+    result = stage([stage.row(file) for file in files])
+    assert [row["message"] for row in result.quarantined] == [
+        rf"gone since it was listed: \xe9/00001_skin.png is not in {parts}"
+    ]
+    stored(result)
