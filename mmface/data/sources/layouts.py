@@ -114,8 +114,8 @@ def _require(match: Match, min_matched: float) -> None:
         raise InputError(f"nothing in {match.uri} has the name of a picture ({holds})", field=field)
     if match.share < min_matched:
         raise InputError(
-            f"{match.matched} of {match.pictures} pictures have an entry in {match.uri}, and {match.used} of its "
-            f"{match.entries} entries a picture, fewer than data.min_matched {min_matched:g} asks for; "
+            f"{match.matched} of {match.pictures} pictures have an entry in {match.uri} and {match.used} of its "
+            f"{match.entries} entries have a picture, fewer than data.min_matched {min_matched:g} asks for; "
             f"pictures without: {', '.join(match.without) or 'none'}; entries without: "
             f"{', '.join(match.unused) or 'none'}; mend the names, or lower data.min_matched",
             field=field,

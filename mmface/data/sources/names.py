@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
-from posixpath import normpath, splitext
+from posixpath import basename, normpath, splitext
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LINES = ".jsonl"
@@ -36,14 +35,16 @@ def stem(key: str) -> str:
 
 def canonical(name: str) -> str:
     """A name as it is compared: composed (NFC), with ``/``, without ``./``, a picture's suffix in lower case."""
-    plain = normpath(unicodedata.normalize("NFC", name).replace("\\", "/"))
-    root, suffix = splitext(plain)
-    return root + suffix.lower() if suffix.lower() in (*SUFFIXES, ".parquet") else plain
+    plain = unicodedata.normalize("NFC", name).replace("\\", "/")
+    if "/" in plain:
+        plain = normpath(plain)
+    suffix = splitext(plain)[1].lower()
+    return plain[: -len(suffix)] + suffix if suffix in (*SUFFIXES, ".parquet") else plain
 
 
 def names_of(key: str) -> tuple[str, ...]:
     """What a picture may be called: its key, its key without suffix, its file name, or that without suffix."""
-    name = PurePosixPath(key).name
+    name = basename(key)
     return key, stem(key), name, stem(name)
 
 
@@ -68,4 +69,4 @@ def _escape(found: re.Match[str]) -> str:
 
 def is_hidden(key: str) -> bool:
     """Whether a file's name begins with a dot."""
-    return PurePosixPath(key).name.startswith(".")
+    return basename(key).startswith(".")

@@ -34,9 +34,10 @@ class Sidecar(Generic[Value]):
     ) -> None:
         self.kind, self.uri, self.entries, self.ignored = kind, uri, entries, dict(ignored)
         self.given = given or bool(entries) or bool(ignored.keys() - {"hidden"})
-        self._others: dict[str, str] = {}
+        self._others: dict[str, str] = {}  # names by their canonical form, where that is another
         for name in entries:
-            self._others.setdefault(canonical(name), name)
+            if (plain := canonical(name)) != name:
+                self._others.setdefault(plain, name)
         self._used: set[str] = set()
         self._without: list[str] = []
         self._pictures = self._missing = 0
@@ -77,8 +78,11 @@ class Sidecar(Generic[Value]):
         for name in names:
             if name in self.entries:
                 return name
-            if (other := self._others.get(canonical(name))) is not None:
-                return other
+            plain = canonical(name)
+            if plain in self.entries:
+                return plain
+            if plain in self._others:
+                return self._others[plain]
         return None
 
 
