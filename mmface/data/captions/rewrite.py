@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from mmface.components import load_rewriter
 from mmface.data.captions.ask import generate
 from mmface.data.captions.rules import Reason, Rejection
+from mmface.data.sources.names import is_unicode
 
 INSTRUCTION = (
     "These {count} captions describe one photograph of a face. Rewrite them so that they agree with each other: where "
@@ -41,7 +42,7 @@ def parse(answer: str, count: int) -> list[str] | Rejection:
         captions = json.loads(text)
     except ValueError:
         return Rejection(Reason.UNPARSED, text[:40])
-    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+    if not isinstance(captions, list) or not all(isinstance(one, str) and is_unicode(one) for one in captions):
         return Rejection(Reason.UNPARSED, f"not an array of strings: {text[:40]}")
     if len(captions) != count:
         return Rejection(Reason.UNPARSED, f"{len(captions)} captions instead of {count}")

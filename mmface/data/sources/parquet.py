@@ -92,7 +92,7 @@ def _bytes(value: Any, field: str) -> bytes | None:
 
 def _captions(value: Any) -> str | None:
     """A caption a line. One string is one caption; an item that is null is none."""
-    said = [one for one in ([value] if isinstance(value, str) else value or ()) if one is not None]
+    said = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
     if not all(isinstance(one, str) for one in said):
         raise InputError("column captions holds something else than text", field="captions")
     return "\n".join(" ".join(one.split()) for one in said) or None

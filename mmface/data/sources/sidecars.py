@@ -166,16 +166,21 @@ def _read_jsonl(uri: str) -> dict[str, str]:
             continue
         try:
             record = json.loads(line)
-            name, said = record["file"], record["captions"]
-            # One caption a line, as in a text file: one form for both, and a third of a list's memory.
-            text = "\n".join(" ".join(caption.split()) for caption in ([said] if isinstance(said, str) else said))
-            name = names.setdefault(canonical(name), name)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            name = names.setdefault(canonical(record["file"]), record["file"])
+            text = _one_a_line(record["captions"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{uri} line {number}: {WANTED}", field="captions") from None
         captions[name] = f"{captions[name]}\n{text}" if name in captions else text
     if not captions:
         raise InputError(f"{uri} line 1: the file ends without a caption; {WANTED}", field="captions")
     return captions
+
+
+def _one_a_line(said: object) -> str:
+    """Captions as in a text file: one form for both, and a third of a list's memory."""
+    if not isinstance(said, str | list):
+        raise TypeError("captions are a list of strings, or one string")
+    return "\n".join(" ".join(caption.split()) for caption in ([said] if isinstance(said, str) else said))
 
 
 def _lines(place: Store, key: str, field: str) -> Iterator[str]:

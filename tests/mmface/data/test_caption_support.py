@@ -98,6 +98,7 @@ def test_an_array_of_the_right_length_is_read(prefix: str):
         '["a", "b"]',
         '["a", "b", "c", "d"]',
         '["a", "b", 3]',
+        r'["a", "b", "half \ud83d"]',
         '{"captions": ["a", "b", "c"]}',
         'Sure: ["a", "b", "c"]',
         '["a", "b", "c"',

@@ -152,6 +152,8 @@ def test_a_missing_folder_names_its_key(folder: Path, missing: str):
         ({"images/readme.txt": "words"}, {}, "no picture below .* layout folder wants a jpg"),
         ({"captions.jsonl": '{"file": "a.png"}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": '{"file": "a.png", "captions": [1]}\n'}, {"captions": "captions.jsonl"}, "line 1"),
+        ({"captions.jsonl": '{"file": "a.png", "captions": {"en": "x"}}\n'}, {"captions": "captions.jsonl"}, "line 1"),
+        ({"captions.jsonl": "[" * 100_000}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": b"\xff\xfe"}, {"captions": "captions.jsonl"}, "line 1: .* in UTF-8"),
         ({}, {"captions": "nowhere.jsonl"}, "nowhere.jsonl is not in"),
         ({"captions.jsonl": jsonl({"other.png": ["x"]})}, {"captions": "captions.jsonl"}, "name of a picture"),

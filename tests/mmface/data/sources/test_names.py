@@ -160,6 +160,7 @@ def test_rows_of_parquet_with_one_string_and_with_text_that_is_none(tmp_path: Pa
             "b.parquet": parquet(pa.array([["one", None, "two"]])),
             "c.parquet": parquet(broken),
             "d.parquet": parquet(pa.array([b"bytes"])),
+            "e.parquet": parquet(pa.array([{"en": "words"}])),
             "._a.parquet": bytes(64),
         },
     )
@@ -168,6 +169,7 @@ def test_rows_of_parquet_with_one_string_and_with_text_that_is_none(tmp_path: Pa
     assert said == [["a woman with red hair"], None, None, ["one", "two"], ["fine"]]
     assert [row["message"] for row in result.quarantined] == [
         "the row holds text that is not UTF-8",
+        "column captions holds something else than text",
         "column captions holds something else than text",
     ]
     stored(result)
