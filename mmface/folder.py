@@ -18,7 +18,6 @@ from mmface.storage import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
 
 TEMPORARY = ".tmp-"
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
-FolderId = tuple[int, int]  # device and inode
 
 
 class Folder:
@@ -104,6 +103,9 @@ class Folder:
         for path in self.root.rglob(f"{TEMPORARY}*"):
             if _is_left(path):
                 path.unlink(missing_ok=True)
+
+
+FolderId = tuple[int, int]  # device and inode
 
 
 def _folder_id(child: os.DirEntry[str]) -> FolderId | None:

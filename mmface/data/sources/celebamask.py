@@ -76,7 +76,7 @@ def merge_parts(parts: Mapping[str, Image.Image], size: tuple[int, int]) -> NDAr
         size: width and height of the photograph, which the merged mask is resized to (nearest).
 
     Raises:
-        InputError: a name that is no label, or parts of different sizes.
+        InputError: a name that is no label, parts of different sizes, or one whose pixels have no meaning.
     """
     unknown = sorted(set(parts) - set(LABELS[1:]))
     if unknown:
@@ -101,11 +101,14 @@ def part_name(key: str) -> str:
 
 def _covers(part: Image.Image) -> NDArray[np.bool_]:
     """Where the part is [H, W]: where it is opaque, if it is transparent anywhere; else where it is not black."""
-    if part.has_transparency_data:
-        opacity = np.asarray(part.convert("RGBA").getchannel("A"))
-        if opacity.min() < 255:
-            return opacity > 0
-    return np.asarray(part.convert("L")) > 0
+    try:
+        if part.has_transparency_data:
+            opacity = np.asarray(part.convert("RGBA").getchannel("A"))
+            if opacity.min() < 255:
+                return opacity > 0
+        return np.asarray(part.convert("L")) > 0
+    except (OSError, ValueError) as error:
+        raise InputError(f"a part cannot be decoded: {error}", field="mask") from None
 
 
 def _parts(place: Store) -> Sidecar[tuple[Entry, ...]]:
