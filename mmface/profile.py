@@ -11,7 +11,7 @@ import pyarrow as pa
 from mmface.dataset import Dataset
 
 FIGURES = ("face_area", "label_coverage", "edge_density", "width", "height")
-CATEGORIES = ("source", "split", "mask_origin", "outlier", "captioner", "hair_colour")
+CATEGORIES = ("source", "split", "mask_origin", "outlier", "captioner", "hair_colour", "note")
 SHOWN = 8
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmface.data.records import ORIGIN
+from mmface.data.records import ADDED, ORIGIN
 from mmface.data.stage import Row
 from mmface.dataset import Dataset, open_dataset
 from mmface.errors import DatasetError
@@ -118,6 +118,9 @@ class Known:
             log.warning("%s of %s is damaged; its rows are computed again", path, uri)
             return None
         table = read_table(pa.BufferReader(data))
+        for place, field in enumerate(self.schema):
+            if field.name in ADDED - set(table.column_names):
+                table = table.add_column(place, field, pa.nulls(len(table), field.type))
         return table if table.schema.equals(self.schema) else None
 
 

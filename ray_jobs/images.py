@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
+
+import pyarrow.parquet as pq
 
 from mmface import stages
 from mmface.config import Recipe
@@ -23,6 +26,8 @@ from mmface.tables import read_table
 from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
 
 log = logging.getLogger(__name__)
+
+SHOWN = 5  # different notes
 
 
 class Reader(PartWorker):
@@ -67,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         out = sum(file.rows or 0 for file in kept)
         counts = tally.counts | {"in": len(listed), "out": out, "duplicates": dropped}
         check_budget(publisher, counts, recipe.data.max_quarantined)
-        extra = {**tally.extra, "sources": summaries(recipe.sources, listings)}
+        extra = {**tally.extra, "noted": _count_notes(publisher, kept), "sources": summaries(recipe.sources, listings)}
         return publisher.publish(counts, extra=extra, files=kept)
 
     return exactly_once(job.home, identity, work)
@@ -93,6 +98,19 @@ def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe)
                 rows = read_table(file).to_pylist()
             commit(store, f"{DATA}/{part}", [row for row in rows if row["uri"] not in dropped], IMAGES)
     return [receipt_of(store, f"{DATA}/{part}").file for part in parts], len(dropped)
+
+
+def _count_notes(publisher: Publisher, files: Sequence[File]) -> int:
+    """How many rows have a note; says which notes there are."""
+    notes: Counter[str] = Counter()
+    for part in files:
+        with publisher.store.open(part.path) as file:
+            # Read so, a column that a part of an earlier release lacks is left out.
+            rows = pq.ParquetFile(file).read(["note"]).to_pylist()
+        notes.update(row["note"] for row in rows if row.get("note"))
+    for note, count in notes.most_common(SHOWN):
+        log.info("images: of %d pictures: %s", count, note)
+    return notes.total()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from mmface.data.sources.decode import decode
 from mmface.errors import InputError
 
 LABELS: tuple[str, ...] = (
@@ -28,7 +29,7 @@ PALETTE: NDArray[np.uint8] = np.array(
 MIRRORED: NDArray[np.intp] = np.arange(len(LABELS))
 MIRRORED[[4, 5, 6, 7, 8, 9]] = [5, 4, 7, 6, 9, 8]
 
-_MAX_PIXELS = 4096 * 4096
+_MAX_MEGAPIXELS = 4096 * 4096 / 1e6
 _REMEDY = "give a palette or grey PNG of label indices 0..18, or an RGB PNG in the CelebAMask-HQ palette"
 
 
@@ -55,16 +56,16 @@ def mask_to_png(mask: NDArray[np.uint8]) -> bytes:
 def mask_from_png(data: bytes) -> NDArray[np.uint8]:
     """Label indices [H, W] of a palette, grey (index) or RGB (exact palette colours, or grey indices) image file.
 
+    Upright, as its photograph is read.
+
     Raises:
-        InputError: not an image, another mode, or a colour or label that is not among the 19.
+        InputError: not a jpg, png or webp image of at most 16 megapixels, another mode, or a colour or label that is
+            not among the 19.
     """
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > _MAX_PIXELS:
-            raise InputError(f"{image.width}x{image.height} is too large: give at most 16 megapixels", field="mask")
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"not a readable image: {_REMEDY}", field="mask") from error
+        image = decode(data, _MAX_MEGAPIXELS, field="mask")
+    except InputError as error:
+        raise InputError(f"not a readable image ({error.message}): {_REMEDY}", field="mask") from None
     return mask_from_image(image)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 ORIGIN = ("origin", pa.binary(32))
+ADDED = {"note"}  # nullable columns that datasets of earlier releases lack
 
 # One row an image. ``image`` holds the source file's bytes; ``id`` is their SHA-256.
 IMAGES = pa.schema(
@@ -24,6 +25,7 @@ IMAGES = pa.schema(
         ("image", pa.binary()),
         ("mask", pa.binary()),  # supplied label-index PNG, or null
         ("captions", pa.list_(pa.string())),  # supplied captions, or null
+        ("note", pa.string()),  # what of the file could not be followed (its colour profile), or null
         ORIGIN,
     ]
 )

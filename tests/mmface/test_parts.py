@@ -68,8 +68,8 @@ def identity(source: str) -> Identity:
     return Identity(stage="lengths", version=1, config={}, inputs={"source": source})
 
 
-def run(home: Store, source: str) -> tuple[Dataset, Lengths]:
-    stage = Lengths()
+def run(home: Store, source: str, stage: Lengths | None = None) -> tuple[Dataset, Lengths]:
+    stage = stage or Lengths()
     made = identity(source)
     gather(home, made)
     publisher = Publisher(home, made)
@@ -108,6 +108,19 @@ def test_a_grown_collection_computes_what_is_new_and_equals_one_made_from_nothin
     assert dataset.manifest.extra == {"reused": 40, "computed": 1}
     fresh, _ = run(Store(tmp_path / "elsewhere"), source)
     assert content(fresh) == content(dataset)
+
+
+class Noted(Lengths):
+    """As a later release makes the rows, with a column more."""
+
+    schema = pa.schema([*list(TARGET)[:-1], ("note", pa.string()), ORIGIN])
+
+
+def test_rows_of_a_release_without_notes_are_copied(home: Store):
+    run(home, publish_source(home, texts("a", "b", "c", "d")))
+    dataset, stage = run(home, publish_source(home, texts("a", "b", "c", "d", "e")), Noted())
+    assert stage.mapped == ["id-e"]
+    assert dataset.table(["id", "note"]).to_pylist()[3:] == [{"id": f"id-{one}", "note": None} for one in "de"]
 
 
 def test_a_row_whose_input_changed_is_made_again(home: Store):

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mmface.config import Collection, Data
 from mmface.data.records import IMAGES
-from mmface.data.sources.decode import open_image
+from mmface.data.sources.decode import open_noted
 from mmface.data.sources.files import SourceFile
 from mmface.data.sources.layouts import reader_of
 from mmface.data.stage import Result, Row, map_rows
@@ -41,7 +41,7 @@ class Images:
         reader = self.readers[file.source]
         data = reader.image(file)
         row["id"] = hashlib.sha256(data).hexdigest()
-        image = open_image(data, self.data.max_megapixels)
+        image, note = open_noted(data, self.data.max_megapixels)
         if min(image.size) < self.data.min_size:
             raise InputError(f"{image.width}x{image.height} is below data.min_size {self.data.min_size}", field="image")
         return {
@@ -56,6 +56,7 @@ class Images:
             "image": data,
             "mask": reader.mask(file, image.size),
             "captions": reader.captions(file),
+            "note": note,
         }
 
 

@@ -57,6 +57,14 @@ def test_rows_carry_the_collection_and_what_came_with_the_picture(folder: Path):
     assert rows[0]["mask"] == (folder / "masks/a.png").read_bytes()
     assert [row["captions"] for row in rows] == [None, ["one", "two lines"], ["three"]]
     assert not any(row["listed"] for row in rows)
+    assert {row["note"] for row in rows} == {None}
+
+
+def test_a_colour_profile_that_is_none_is_noted_in_the_row(folder: Path):
+    write(folder / "images", {"a.png": encoded(picture(), icc_profile=b"junk" * 50)})
+    first, *others = read(photos(folder)).rows
+    assert first["note"].startswith("its colour profile is damaged")
+    assert {row["note"] for row in others} == {None}
 
 
 def test_bad_files_are_set_aside_with_their_reason(folder: Path):
