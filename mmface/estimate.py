@@ -105,7 +105,7 @@ def estimate(recipe: Recipe, images: int, machine: Machine, photo: Figure = PHOT
 
 def _images(images: int, machine: Machine, photo: Figure) -> Line:
     hours, source = _cpu("images", images, machine)
-    size = images * _row(IMAGES, {"image": photo.value, "mask": 0, "captions": 0})
+    size = images * _row(IMAGES, {"image": photo.value, "mask": 0, "captions": 0, "note": 0})
     return Line("images", hours, size, (source, f"{photo.value / 1e3:g} kB a photograph ({photo.source})"))
 
 

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from mmface.components import component_identity
-from mmface.config import Recipe
+from mmface.config import PICTURE_SIDE, Recipe
 from mmface.data.sources.identity import identify
 from mmface.dataset import upstream
 from mmface.manifest import Identity
@@ -74,7 +74,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
     return Identity(
         stage="conditions",
         version=VERSIONS["conditions"],
-        config=_data(recipe, {"max_megapixels", "min_face_area", "parse_flip", "quality"}),
+        config={**_data(recipe, {"max_megapixels", "min_face_area", "parse_flip", "quality"}), **_side(recipe)},
         inputs={"images": images},
         weights=_weights(recipe, "parser", "sketcher"),
     )
@@ -83,7 +83,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
 @_replayable
 def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, capped by the text encoder's tokenizer."""
-    config: dict[str, Any] = _data(recipe, {"captions_per_image", "max_megapixels"})
+    config: dict[str, Any] = {**_data(recipe, {"captions_per_image", "max_megapixels"}), **_side(recipe)}
     models = []
     if recipe.components.captioner == "facts":
         config["captioner"] = "facts"
@@ -105,7 +105,11 @@ def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Id
     return Identity(
         stage=f"latents-{resolution}",
         version=VERSIONS["latents"],
-        config={"resolution": resolution, **_data(recipe, {"mask_resize", "max_megapixels", "views"})},
+        config={
+            "resolution": resolution,
+            **_data(recipe, {"mask_resize", "max_megapixels", "views"}),
+            **_side(recipe),
+        },
         inputs={"images": images, "conditions": conditions},
         weights=_weights(recipe, "vae"),
     )
@@ -158,6 +162,7 @@ def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: 
             "sampling": recipe.sampling.model_dump(mode="json"),
             "resolution": recipe.phases[-1].resolution,
             **_data(recipe, {"mask_resize", "max_megapixels", "text_padding"}),
+            **_side(recipe),
         },
         inputs={"train": train, "images": images, "conditions": conditions, "captions": captions},
         weights=_weights(recipe, "vae", "text_encoder", "clip", "parser", "sketcher"),
@@ -197,6 +202,11 @@ def lineage(uri: str) -> dict[str, dict[str, Any]]:
 
 def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
     return recipe.data.model_dump(mode="json", include=keys)
+
+
+def _side(recipe: Recipe) -> dict[str, Any]:
+    """The size of what is stored, where a phase needs more than the usual one."""
+    return {"picture_side": recipe.picture_side} if recipe.picture_side > PICTURE_SIDE else {}
 
 
 def _weights(recipe: Recipe, *names: str) -> dict[str, str]:

@@ -22,13 +22,13 @@ from mmface.config import Recipe
 from mmface.data.records import CAPTIONS, ORIGIN
 from mmface.data.stage import Row
 from mmface.dataset import Publisher, open_dataset
-from mmface.errors import InputError, RecipeError
+from mmface.errors import InputError, RecipeError, StageError
 from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, look_up, read_part
 from mmface.reuse import Known
 from mmface.storage import Store
 from mmface.tables import read_rows, to_parquet
-from ray_jobs._common import connect_ray
+from ray_jobs._common import cause_of, connect_ray
 
 ANSWERS = pa.schema(
     [("id", pa.string()), ("slot", pa.int32()), ("prompt", pa.string()), ("answer", pa.string()), ("of", pa.int32())]
@@ -101,7 +101,8 @@ class Questions:
 
         for row in rows:
             try:
-                picture = None if supplied(row) else square_picture(row["image"], self.recipe.data.max_megapixels)
+                limits = self.recipe.data.max_megapixels, self.recipe.picture_side
+                picture = None if supplied(row) else square_picture(row["image"], *limits)
             except InputError:
                 continue  # the stage sets the row aside, and says why
             if picture is not None:
@@ -161,6 +162,7 @@ def vllm(questions: Questions) -> Ask:
     """Asks vLLM engines, ``data.workers`` of them; each needs a GPU."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+    from ray.exceptions import RayError
 
     connect_ray()
     recipe = questions.recipe
@@ -180,7 +182,11 @@ def vllm(questions: Questions) -> Ask:
     def ask(parts: Sequence[str], attempt: int) -> Iterable[Row]:
         blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
         asked = blocks.flat_map(lambda row: questions(str(row["part"]), attempt))
-        return processor(asked).iter_rows()
+        try:
+            yield from processor(asked).iter_rows()
+        except RayError as error:
+            message = f"{cause_of(error)}; run again to go on with the parts that have no answers"
+            raise StageError(message, field="captions") from error
 
     return ask
 

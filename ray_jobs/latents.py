@@ -50,7 +50,7 @@ class OnePass:
         # Twice: without pictures, to look for known rows, and with them.
         read = lru_cache(maxsize=2)(partial(read_part, inputs))
         vae = load_vae(recipe.components.vae).to(accelerator())
-        self.originals = Originals(recipe.data.max_megapixels)
+        self.originals = Originals(recipe.data.max_megapixels, recipe.picture_side)
         self.workers = []
         for resolution, identity in identities.items():
             stage = Latents(recipe, resolution, vae, self.originals)

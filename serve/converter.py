@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from mmface.config import Components
+from mmface.config import PICTURE_SIDE, Components
 from mmface.data.conditions import Parser, Sketcher, grey_png, square_picture
 from mmface.data.labels import mask_to_png
 from serve.schemas import Modality
 
 
 class Converter:
-    """Loads its networks once."""
+    """Loads its networks once.
 
-    def __init__(self, components: Components, max_megapixels: float) -> None:
+    Args:
+        components: names the networks.
+        max_megapixels: a larger photograph is refused.
+        side: most pixels a side of what comes out.
+    """
+
+    def __init__(self, components: Components, max_megapixels: float, side: int = PICTURE_SIDE) -> None:
         self.parser = Parser(components.parser)
         self.sketcher = Sketcher(components.sketcher)
-        self.max_megapixels = max_megapixels
+        self.max_megapixels, self.side = max_megapixels, side
 
     def __call__(self, photo: bytes, modality: Modality) -> bytes:
         """The photograph's centre square as a label-index mask or a grey sketch, PNG.
@@ -22,7 +28,7 @@ class Converter:
         Raises:
             InputError: not a picture.
         """
-        picture = square_picture(photo, self.max_megapixels)
+        picture = square_picture(photo, self.max_megapixels, self.side)
         if modality == "mask":
             return mask_to_png(self.parser([picture])[0])
         return grey_png(self.sketcher([picture])[0])

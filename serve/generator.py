@@ -133,7 +133,8 @@ class Generator:
         if self._converter is None:
             from serve.converter import Converter
 
-            self._converter = Converter(self.recipe.components, self.settings.max_condition_megapixels)
+            limits = self.settings.max_condition_megapixels, self.recipe.picture_side
+            self._converter = Converter(self.recipe.components, *limits)
         return self._converter(photo, modality)
 
     def _require_room(self) -> None:

@@ -21,6 +21,7 @@ from mmface.config.train import Model, Objective, ObjectiveConfig, Phase, Precis
 from mmface.config.watch import Watch
 
 __all__ = [
+    "PICTURE_SIDE",
     "Captioning",
     "Collection",
     "Components",
@@ -48,6 +49,8 @@ __all__ = [
     "Watch",
     "fingerprint",
 ]
+
+PICTURE_SIDE = 512  # pixels; what stages store unless a phase needs more
 
 
 class Recipe(Section):
@@ -104,6 +107,11 @@ class Recipe(Section):
     def resolutions(self) -> tuple[int, ...]:
         """Every resolution that needs latents, smallest first."""
         return tuple(sorted({phase.resolution for phase in self.phases}))
+
+    @property
+    def picture_side(self) -> int:
+        """Side of the square photographs and drawings that stages work on and store, in pixels; smaller ones stay."""
+        return max(PICTURE_SIDE, *self.resolutions)
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key spelled out."""

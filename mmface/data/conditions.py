@@ -1,7 +1,7 @@
 """The ``conditions`` stage: a 19-label mask and a pencil sketch for every photograph (§6).
 
-Both are stored for the centre square of the photograph: the mask as a palette PNG of label indices, the sketch as a
-grey PNG with dark lines on white paper.
+Both are stored for the centre square of the photograph, at most ``Recipe.picture_side`` pixels a side: the mask as a
+palette PNG of label indices, the sketch as a grey PNG with dark lines on white paper.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmface.components import accelerator, load_parser, load_sketcher
-from mmface.config import Quality, Recipe
+from mmface.config import PICTURE_SIDE, Quality, Recipe
 from mmface.data.labels import LABELS, MIRRORED, mask_from_png, mask_to_png
 from mmface.data.pixels import center_square, to_tensor
 from mmface.data.records import CONDITIONS
@@ -27,7 +27,6 @@ from mmface.data.sources import open_image
 from mmface.data.stage import Result, Row, map_rows, quarantine_row
 from mmface.errors import FilteredError, InputError
 
-MAX_SIDE = 512
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
 PARSE_BATCH = 8
 SKETCH_SIDE = 320  # what public U²-Net checkpoints were trained at; smaller pictures are kept at their size
@@ -105,6 +104,7 @@ class Conditions:
 
     def __init__(self, recipe: Recipe) -> None:
         self.max_megapixels = recipe.data.max_megapixels
+        self.side = recipe.picture_side
         self.usual = recipe.data.quality
         self.min_face_area = recipe.data.min_face_area
         self.parser_name = recipe.components.parser
@@ -140,7 +140,7 @@ class Conditions:
         return result
 
     def _decode(self, row: Row) -> Row:
-        picture = square_picture(row["image"], self.max_megapixels)
+        picture = square_picture(row["image"], self.max_megapixels, self.side)
         return {**row, "picture": picture, "labels": self._supplied(row, picture) if row["mask"] else None}
 
     def _supplied(self, row: Row, picture: Image.Image) -> NDArray[np.uint8]:
@@ -172,12 +172,12 @@ def outlier(figures: Mapping[str, float], usual: Quality) -> str | None:
     return next((name for name, (low, high) in limits.items() if not low <= figures[name] <= high), None)
 
 
-def square_picture(data: bytes, max_megapixels: float) -> Image.Image:
-    """The centre square of an encoded picture, at most :data:`MAX_SIDE` a side."""
+def square_picture(data: bytes, max_megapixels: float, side: int = PICTURE_SIDE) -> Image.Image:
+    """The centre square of an encoded picture, at most ``side`` pixels a side."""
     square = center_square(open_image(data, max_megapixels))
-    if square.width <= MAX_SIDE:
+    if square.width <= side:
         return square
-    return square.resize((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return square.resize((side, side), Image.Resampling.LANCZOS)
 
 
 def grey_png(sketch: NDArray[np.uint8]) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmface.components import accelerator, load_vae
-from mmface.config import Recipe
+from mmface.config import PICTURE_SIDE, Recipe
 from mmface.data.conditions import square_picture
 from mmface.data.labels import MIRRORED, mask_from_png
 from mmface.data.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
@@ -28,7 +28,7 @@ SMALLEST_CROP = 0.75  # side of a further view, as a share of the photograph's
 
 @dataclass(frozen=True)
 class Original:
-    """A row's pictures at the size they are stored in, at most 512 pixels a side."""
+    """A row's pictures at the size they are stored in, at most ``Recipe.picture_side`` pixels a side."""
 
     image: Image.Image
     mask: NDArray[np.uint8]
@@ -68,15 +68,15 @@ class Original:
 class Originals:
     """Decodes rows, each once until :meth:`forget`, however many resolutions ask for it."""
 
-    def __init__(self, max_megapixels: float) -> None:
-        self.max_megapixels = max_megapixels
+    def __init__(self, max_megapixels: float, side: int = PICTURE_SIDE) -> None:
+        self.max_megapixels, self.side = max_megapixels, side
         self._kept: dict[str, Original] = {}
 
     def __call__(self, row: Row) -> Original:
         """The row's pictures. Raises InputError if one cannot be decoded."""
         if row["id"] not in self._kept:
             self._kept[row["id"]] = Original(
-                square_picture(row["image"], self.max_megapixels),
+                square_picture(row["image"], self.max_megapixels, self.side),
                 mask_from_png(row["mask"]),
                 open_image(row["sketch"], field="sketch").convert("L"),
             )
@@ -106,7 +106,7 @@ class Latents:
         self.resolution = resolution
         self.mask_resize = recipe.data.mask_resize
         self.views = recipe.data.views
-        self.originals = originals or Originals(recipe.data.max_megapixels)
+        self.originals = originals or Originals(recipe.data.max_megapixels, recipe.picture_side)
         self.vae: Any = vae or load_vae(recipe.components.vae).to(accelerator())
 
     def __call__(self, rows: Sequence[Row]) -> Result:

@@ -113,7 +113,8 @@ class Paint:
         ]
 
     def _read(self, rows: list[Row]) -> Asked:
-        pictures = [square_picture(row["image"], self.recipe.data.max_megapixels) for row in rows]
+        limits = self.recipe.data.max_megapixels, self.recipe.picture_side
+        pictures = [square_picture(row["image"], *limits) for row in rows]
         sketches = [sketch_to_tensor(Image.open(BytesIO(row["sketch"])), self.size) for row in rows]
         return Asked(
             rows=rows,

@@ -60,7 +60,7 @@ def test_a_part_is_decoded_once_for_all_that_is_missing(recipe: Recipe, tmp_path
     encoded: Counter[int] = Counter()
     real_picture, real_encode = latents.square_picture, latents.encode_moments
     monkeypatch.setattr(
-        latents, "square_picture", lambda data, limit: decoded.append(data) or real_picture(data, limit)
+        latents, "square_picture", lambda data, *limits: decoded.append(data) or real_picture(data, *limits)
     )
     monkeypatch.setattr(latents, "encode_moments", lambda vae, x: encoded.update([x.shape[-1]]) or real_encode(vae, x))
     store = Store(tmp_path / "home")

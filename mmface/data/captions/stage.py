@@ -56,6 +56,7 @@ class Captions:
         self.settings = recipe.captioning
         self.count = recipe.data.captions_per_image
         self.max_megapixels = recipe.data.max_megapixels
+        self.side = recipe.picture_side
         self.tokenizer: Any = load_text_encoder(recipe.components.text_encoder)[0]
         self.captioner = captioner or _captioner(recipe)
         self.rewriter = rewriter or _rewriter(recipe)
@@ -71,7 +72,7 @@ class Captions:
 
     def _describe(self, row: Row) -> Row:
         """What needs no model: the facts, supplied captions, and a draft for the captioner where it is to be asked."""
-        picture = square_picture(row["image"], self.max_megapixels)
+        picture = square_picture(row["image"], self.max_megapixels, self.side)
         facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]))
         texts, captioner, draft = supplied(row), "supplied", None
         if not texts and self.captioner is None:

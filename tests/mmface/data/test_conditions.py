@@ -11,10 +11,15 @@ import tiny
 import torch
 from PIL import Image
 
-from mmface.config import Quality, Recipe
+from mmface import stages
+from mmface.config import Phase, Quality, Recipe
 from mmface.data.conditions import Conditions, Parser, Sketcher, measure, outlier
 from mmface.data.labels import LABELS, MIRRORED, PALETTE, mask_from_png, mask_to_png
+from mmface.data.latents import Latents
+from mmface.data.pixels import center_square
+from mmface.data.sources import open_image
 from mmface.errors import RecipeError
+from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 
 SIZES = [(32, 32), (48, 48), (40, 40), (32, 32), (64, 64)]
@@ -149,6 +154,38 @@ def test_rows_carry_their_figures_and_nothing_depends_on_the_batch(tiny_recipe: 
         **{"id": "2", "mask": b"", "sketch": b"", "edge_density": 0},
         **{"face_area": 0.0, "label_coverage": 1 / 19, "outlier": "face_area", "mask_origin": "supplied"},
     }
+
+
+def test_drawings_and_pictures_are_as_large_as_the_largest_phase_needs(tiny_recipe: Recipe):
+    large = tiny_recipe.model_copy(update={"phases": (*tiny_recipe.phases, Phase(resolution=1024, steps=1))})
+    wide = row(0, (700, 600))
+    (usual,), (made,) = (Conditions(recipe)([wide]).rows for recipe in (tiny_recipe, large))
+    assert mask_from_png(usual["mask"]).shape == (512, 512)
+    assert mask_from_png(made["mask"]).shape == (600, 600)
+    assert Image.open(io.BytesIO(made["sketch"])).size == (600, 600)
+    original = Latents(large, 1024).originals({**wide, **made})
+    assert original.image.size == (600, 600)
+    np.testing.assert_array_equal(np.asarray(original.image), np.asarray(center_square(open_image(wide["image"]))))
+
+
+def test_datasets_of_usual_sizes_keep_their_names(tiny_recipe: Recipe):
+    large = tiny_recipe.model_copy(update={"phases": (Phase(resolution=1024, steps=1), *tiny_recipe.phases)})
+    middle = tiny_recipe.model_copy(update={"phases": (*tiny_recipe.phases, Phase(resolution=512, steps=1))})
+
+    def identities(recipe: Recipe) -> list[Identity]:
+        made = {"images": "i", "conditions": "c"}
+        return [
+            stages.conditions(recipe, "i"),
+            stages.captions(recipe, **made),
+            stages.latents(recipe, 32, **made),
+            stages.samples(recipe, "t", **made, captions="d"),
+        ]
+
+    assert all("picture_side" not in one.config for one in identities(tiny_recipe))
+    assert [one.fingerprint for one in identities(middle)[:3]] == [
+        one.fingerprint for one in identities(tiny_recipe)[:3]
+    ]
+    assert all(one.config["picture_side"] == 1024 for one in identities(large))
 
 
 def test_limits_are_ordered():

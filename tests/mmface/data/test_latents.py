@@ -72,7 +72,7 @@ def test_resolutions_share_what_was_decoded(tiny_recipe: Recipe, monkeypatch: py
 
     opened: list[bytes] = []
     real = latents.square_picture
-    monkeypatch.setattr(latents, "square_picture", lambda data, limit: opened.append(data) or real(data, limit))
+    monkeypatch.setattr(latents, "square_picture", lambda data, *limits: opened.append(data) or real(data, *limits))
     originals = Originals(tiny_recipe.data.max_megapixels)
     stages = [Latents(tiny_recipe, size, tiny.kl(), originals) for size in sizes]
     assert [stage(rows).rows for stage in stages] == alone
