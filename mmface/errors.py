@@ -1,9 +1,13 @@
 """One exception tree: a user's mistake is an :class:`MMFaceError` whose single line names the field and the remedy."""
 
+from traceback import extract_tb
+
 # How a job tells its flow about an error: the last line of its log begins so, and it exits with 2, or with this where a
 # service did not answer (EX_TEMPFAIL).
 SAID = "error: "
 TRY_AGAIN = 75
+
+MAX_TEXT = 300  # characters of a foreign exception's message
 
 
 class MMFaceError(Exception):
@@ -79,3 +83,12 @@ class ServiceError(MMFaceError):
 
 class UnreachableError(ServiceError):
     """A service does not answer now: the same request may well succeed later, so it is worth trying again."""
+
+
+def describe(error: BaseException) -> str:
+    """Any other exception in one line: its type, its message, and the line of code that raised it."""
+    text = " ".join(str(error).split())
+    at = "".join(
+        f" ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in extract_tb(error.__traceback__)[-1:]
+    )
+    return f"{type(error).__name__}: {text[:MAX_TEXT]}{at}"

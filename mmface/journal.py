@@ -2,10 +2,15 @@
 
 A part that was being worked on when a process died is tried again as a whole; after :data:`WHOLE_TRIES` deaths it goes
 row by row, and a row that was alone at work in :data:`ROW_TRIES` deaths is set aside as poison.
+
+A part whose stage raises an exception that is not ours goes row by row at once, and a row that fails :data:`ROW_TRIES`
+times alone is poison too. Where the first :data:`ALIKE` rows of a part all fail with one exception, the cause is not in
+the rows: the stage fails, and no row of that part is set aside.
 """
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -13,13 +18,16 @@ from typing import Self
 from pydantic import BaseModel
 
 from mmface.data.stage import Result, Row, Stage, quarantine_row
-from mmface.errors import DatasetError, InputError, StageError
+from mmface.errors import DatasetError, InputError, MMFaceError, StageError, describe
 from mmface.storage import Store
+
+log = logging.getLogger(__name__)
 
 WHOLE = "all rows together"
 WHOLE_TRIES = 2
 ROW_TRIES = 2
 OTHER_TRIES = 4
+ALIKE = 8
 POISON = "poison"
 
 
@@ -68,11 +76,15 @@ class Journal:
         self._note(doing)
 
     def map(self, stage: Stage, rows: list[Row], key: str, *, reused: int = 0) -> Result:
-        """Maps ``rows`` with ``stage``, at once or, where processes have died, one by one without the poison.
+        """Maps ``rows`` with ``stage``, at once or, where that kills processes or fails, one by one without the poison.
 
         Args:
             key: the column that names a row.
             reused: how many rows of the part need no mapping; kept for whoever finds the part finished.
+
+        Raises:
+            StageError: the first rows all fail alike.
+            MMFaceError: what the stage raised.
         """
         self.record.reused = reused
         if not rows:
@@ -80,16 +92,28 @@ class Journal:
             return Result()
         if self.deaths(WHOLE) < WHOLE_TRIES:
             self._note(WHOLE)
-            return stage(rows)
-        result = Result()
-        for row in rows:
+            try:
+                return stage(rows)
+            except MMFaceError:
+                raise
+            except Exception as error:  # any: a defect shows at a row that nobody thought of
+                log.warning("%s: %s: %s; going row by row", stage.name, self.part, describe(error), exc_info=True)
+        result, failures = Result(), list[str]()
+        for place, row in enumerate(rows):
             deaths = self.deaths(row[key])
             if deaths >= ROW_TRIES:
-                error = InputError(f"{deaths} processes died while this row alone was in {stage.name}", field=POISON)
-                result.quarantined.append(quarantine_row(stage.name, row, error) | {"error": POISON})
+                reason = f"{deaths} processes died while this row alone was in {stage.name}"
+                result.quarantined.append(_poison(stage, row, reason))
                 continue
             self._note(row[key])
-            one = stage([row])
+            one = _alone(stage, row)
+            if isinstance(one, Exception):
+                failures.append(type(one).__name__)
+                if len(failures) == place + 1 == ALIKE and len(set(failures)) == 1:
+                    message = f"the first {ALIKE} rows of {self.part} all fail ({_named(row)}): {describe(one)}"
+                    raise StageError(message, field=stage.name) from one
+                result.quarantined.append(_poison(stage, row, f"{ROW_TRIES} times {describe(one)}"))
+                continue
             result.rows += one.rows
             result.quarantined += one.quarantined
         self._note(WHOLE)
@@ -98,3 +122,26 @@ class Journal:
     def _note(self, doing: str | None) -> None:
         self.record.busy = doing
         self.store.write(self.key, self.record.model_dump_json().encode())
+
+
+def _alone(stage: Stage, row: Row) -> Result | Exception:
+    """One row through the stage, or what it raises each time; raises what is of our own tree."""
+    failure: Exception | None = None
+    for _ in range(ROW_TRIES):
+        try:
+            return stage([row])
+        except MMFaceError:
+            raise
+        except Exception as error:
+            log.warning("%s: %s: %s", stage.name, _named(row), describe(error), exc_info=True)
+            failure = error
+    assert failure is not None
+    return failure
+
+
+def _poison(stage: Stage, row: Row, reason: str) -> Row:
+    return quarantine_row(stage.name, row, InputError(reason, field=POISON)) | {"error": POISON}
+
+
+def _named(row: Row) -> str:
+    return str(row.get("uri") or row.get("id"))

@@ -249,9 +249,10 @@ def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantine
     if counts["out"] and counts["quarantined"] <= max_quarantined * counts["in"]:
         return
     keys = sorted(publisher.finished("quarantine"))
-    rows = (row for key in keys for row in read_rows(publisher.store.read(key)))
-    reasons = Counter(row["message"] for row in rows if not is_filtered(row["error"]))
-    top = "; ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
+    rows = [row for key in keys for row in read_rows(publisher.store.read(key)) if not is_filtered(row["error"])]
+    reasons = Counter(row["message"] for row in rows)
+    first = {row["message"]: row["uri"] or row["id"] for row in reversed(rows)}
+    top = "; ".join(f"{count}x {reason}, first {first[reason]}" for reason, count in reasons.most_common(3))
     raise StageError(
         f"{counts['quarantined']} of {counts['in']} rows were set aside, more than data.max_quarantined "
         f"{max_quarantined:g} allows ({top or 'no row was left'})",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
-from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError
+from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError, describe
 from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
 from mmface.reach import ray_address
@@ -63,7 +64,7 @@ def run_as_program(main: Callable[[], str | list[str]]) -> None:
     A mistake that we know is one line and exit code 2; a service that does not answer is one line and ``TRY_AGAIN``.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for name in ("ray_jobs", "mmface"):
+    for name in ("ray_jobs", "mmface", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
         made = main()
@@ -168,7 +169,7 @@ def run_parts(
     while todo:
         rows = 0
         try:
-            for done, (part, count) in enumerate(_map_parts(publisher.store, todo, make, workers, folder), 1):
+            for done, (part, count) in enumerate(_map_parts(publisher, todo, make, workers, folder), 1):
                 rows += count
                 log.info("%s: %d of %d parts, %d rows (%s)", stage, done, len(todo), rows, part)
             return
@@ -176,11 +177,11 @@ def run_parts(
             left = _unfinished(publisher, parts, folder)
             barren = barren + 1 if len(left) == len(todo) else 0
             if barren == POOLS:
-                raise StageError(f"workers die before they finish a part ({_line(error)})", field=stage) from error
-            log.warning("%s: workers were lost (%s); %d parts are left", stage, _line(error), len(left))
+                raise StageError(f"workers die before they finish a part ({cause_of(error)})", field=stage) from error
+            log.warning("%s: workers were lost (%s); %d parts are left", stage, cause_of(error), len(left))
             todo = left
         except RayError as error:
-            raise StageError(f"{_line(error)}; run again to go on where it stopped", field=stage) from error
+            raise StageError(f"{cause_of(error)}; run again to go on where it stopped", field=stage) from error
 
 
 def _unfinished(publisher: Publisher, parts: Sequence[str], folder: str) -> list[str]:
@@ -189,13 +190,14 @@ def _unfinished(publisher: Publisher, parts: Sequence[str], folder: str) -> list
 
 
 def _map_parts(
-    store: Store, parts: Sequence[str], make: Callable[[], Worker], workers: int, folder: str
+    publisher: Publisher, parts: Sequence[str], make: Callable[[], Worker], workers: int, folder: str
 ) -> Iterator[tuple[str, int]]:
     """Names and rows of the parts as they get finished. Raises what a worker raised."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     DataContext.get_current().enable_progress_bars = False
+    store, stage = publisher.store, publisher.identity.stage
 
     class Actor:
         def __init__(self) -> None:
@@ -208,6 +210,12 @@ def _map_parts(
             except MMFaceError as error:
                 # Raised here, Ray Data would hand on its text alone.
                 return {"part": [part], "rows": [0], "error": [error]}
+            except Exception as error:  # any: whatever a worker cannot be built for, or a defect
+                log.exception("%s: %s", stage, part)
+                failed = StageError(
+                    f"{part}: {describe(error)}; its traceback is in Ray's log of the worker", field=stage
+                )
+                return {"part": [part], "rows": [0], "error": [failed]}
 
     pool = ActorPoolStrategy(size=min(workers, len(parts)))
     blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
@@ -217,5 +225,12 @@ def _map_parts(
         yield row["part"], int(row["rows"])
 
 
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def cause_of(error: Exception) -> str:
+    """An error of Ray in one line: of a task what it raised, else what Ray says first."""
+    from ray.exceptions import RayTaskError
+
+    lines = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, RayTaskError):
+        # Beside the frames of tracebacks, the first that was raised comes first.
+        return next((line for line in lines if line and not line.startswith((" ", "ray::", "Traceback"))), lines[-1])
+    return lines[0]

@@ -29,7 +29,7 @@ TARGET = pa.schema([("id", pa.string()), ("length", pa.int64()), ORIGIN])
 
 
 class Lengths:
-    """Length of each text; an empty one is refused, ``kill`` kills the process."""
+    """Length of each text; an empty one is refused, ``kill`` kills the process, ``odd`` raises a KeyError."""
 
     name = "lengths"
     schema = TARGET
@@ -44,6 +44,8 @@ class Lengths:
     def _measure(self, row: Row) -> Row:
         if row["text"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if row["text"].startswith("odd"):
+            raise KeyError(row["text"])
         if not row["text"]:
             raise InputError("no text", field="text")
         self.mapped.append(row["id"])
@@ -227,6 +229,30 @@ def test_a_row_that_kills_its_process_is_set_aside_and_no_other_is_lost(home: St
     assert dataset.table(["length"])["length"].to_pylist() == [1, 2, 3, 4]
     assert [(row["id"], row["error"]) for row in dataset.quarantine().to_pylist()] == [("id-kill", "poison")]
     assert dataset.manifest.counts["in"] == 5
+
+
+def test_a_row_that_fails_again_and_again_is_set_aside_and_no_other_is_lost(home: Store):
+    words = ["odd", "a", "odd one", "bb", "", "ccc"]
+    dataset, _ = run(home, publish_source(home, texts(*words), size=6))
+    assert dataset.table(["length"])["length"].to_pylist() == [1, 2, 3]
+    found = [(row["id"], row["error"], row["message"].partition(" (")[0]) for row in dataset.quarantine().to_pylist()]
+    assert found == [
+        ("id-odd", "poison", "2 times KeyError: 'odd'"),
+        ("id-odd one", "poison", "2 times KeyError: 'odd one'"),
+        ("id-", "invalid_input:text", "no text"),
+    ]
+    assert dataset.manifest.counts == {"in": 6, "out": 3, "quarantined": 3, "duplicates": 0, "filtered": 0}
+
+
+def test_a_failure_of_every_row_ends_the_stage_and_sets_nothing_aside(home: Store):
+    source = publish_source(home, texts(*(f"odd{number}" for number in range(9)), "a"), size=10)
+    with pytest.raises(
+        StageError, match=r"lengths: the first 8 rows of part-00000.parquet all fail .*KeyError: 'odd7'"
+    ):
+        run(home, source)
+    assert not Publisher(home, identity(source)).finished("data")
+    with Journal(home, "part-00000.parquet") as journal:
+        assert not journal.record.deaths
 
 
 def fail(home: Store) -> None:

@@ -1,4 +1,4 @@
-"""A stage on a real Ray: rows that kill their worker, errors that must arrive as they were raised."""
+"""A stage on a real Ray: rows that kill or fail their worker, errors that must arrive as they were raised."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmface.errors import InputError, StageError
 from mmface.manifest import Identity
 from mmface.parts import PartWorker, commit
 from mmface.storage import Store
-from ray_jobs._common import run_stage
+from ray_jobs._common import cause_of, run_stage
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -28,7 +28,7 @@ SCHEMA = pa.schema([("id", pa.string()), ORIGIN])
 
 
 class Fragile:
-    """Passes rows on; row ``poison`` kills the process, row ``bad`` is refused."""
+    """Passes rows on; row ``poison`` kills the process, ``bad`` is refused, ``odd`` raises what nobody thought of."""
 
     name = "fragile"
     schema = SCHEMA
@@ -42,6 +42,8 @@ class Fragile:
             os.kill(os.getpid(), signal.SIGKILL)
         if row["id"] == "bad":
             raise InputError("it is bad", field="id")
+        if row["id"].startswith("odd"):
+            raise KeyError("no such tag")
         return {"id": row["id"]}
 
 
@@ -73,23 +75,27 @@ def recipe(max_quarantined: float) -> Recipe:
 
 def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Store):
     ids = [f"row{i}" for i in range(6)]
-    made = Identity(
-        stage="fragile", version=1, config={}, inputs={"source": source(home, *ids[:2], "poison", *ids[2:], "bad")}
-    )
+    rows = [*ids[:2], "poison", *ids[2:], "bad", "odd"]
+    made = Identity(stage="fragile", version=1, config={}, inputs={"source": source(home, *rows)})
 
     def make() -> PartWorker:
         return PartWorker(made, home, Fragile())
 
-    with pytest.raises(StageError, match=r"2 of 8 rows .*1x 2 processes died while this row alone was in fragile"):
+    with pytest.raises(StageError, match=r"3 of 9 rows .*1x 2 processes died while this row alone was in fragile"):
         run_stage(made, home, make, recipe(0.1))
     kept = [entry.key for entry in home.child(made.key).list("quarantine")]
-    assert kept == ["quarantine/part-00000.parquet", "quarantine/part-00001.parquet"]
+    assert kept == [f"quarantine/part-0000{number}.parquet" for number in range(3)]
 
     dataset = open_dataset(run_stage(made, home, make, recipe(0.5)))
     assert dataset.table(["id"])["id"].to_pylist() == ids
-    found = {row["id"]: row["error"] for row in dataset.quarantine().to_pylist()}
-    assert found == {"poison": "poison", "bad": "invalid_input:id"}
-    assert dataset.manifest.counts["in"] == 8
+    found = {row["id"]: (row["error"], row["message"]) for row in dataset.quarantine().to_pylist()}
+    assert {name: error for name, (error, _) in found.items()} == {
+        "poison": "poison",
+        "bad": "invalid_input:id",
+        "odd": "poison",
+    }
+    assert found["odd"][1].startswith("2 times KeyError: 'no such tag' (test_common.py:")
+    assert dataset.manifest.counts["in"] == 9
 
 
 def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
@@ -100,6 +106,29 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
 
     with pytest.raises(InputError, match=r"components.vae: no such component"):
         run_stage(made, home, make, recipe(0.1))
+
+
+def test_an_exception_of_a_worker_is_one_line_with_its_cause_and_part(home: Store):
+    made = Identity(stage="fragile", version=3, config={}, inputs={"source": source(home, "a", "b")})
+
+    def make() -> PartWorker:
+        raise OSError("no file weights.safetensors\nin the cache")
+
+    cause = r"OSError: no file weights.safetensors in the cache \(test_common.py:\d+\)"
+    with pytest.raises(StageError, match=rf"^fragile: part-00000.parquet: {cause}; its traceback is in Ray's log"):
+        run_stage(made, home, make, recipe(0.1))
+
+
+def test_an_error_of_rays_own_task_is_what_the_task_raised():
+    import ray
+    from ray.exceptions import RayTaskError
+
+    def fail(row: Row) -> Row:
+        raise KeyError("no such tag")
+
+    with pytest.raises(RayTaskError) as caught:
+        ray.data.range(1).map(fail).materialize()
+    assert cause_of(caught.value) == "KeyError: 'no such tag'"
 
 
 def test_as_a_program_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

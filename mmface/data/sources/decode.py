@@ -98,7 +98,7 @@ def _check(image: Image.Image, max_megapixels: float, field: str) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     """Turned by the EXIF orientation; one that cannot be read leaves the picture as it lies."""
     try:
-        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except BROKEN:
         return image
     return image if turn is None else image.transpose(turn)
