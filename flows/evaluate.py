@@ -22,7 +22,7 @@ def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
         MMFaceError: a user's mistake or a stage that failed.
     """
     there = with_collection(begin(recipe, overrides).only_finding("prepare"))
-    data = prepare_data(there)
+    data = prepare_data(there, evaluates=True)
     trained = train_phases(there.only_finding("train"), data)
     bundle = paint_and_bundle(there.making(), data, trained)
     show_grid(there, bundle)

@@ -21,8 +21,9 @@ from flows.shown import show_tracking
 from flows.tasks import work
 from mmface import stages, tracking
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
-from mmface.dataset import published
-from mmface.errors import DatasetError, MMFaceError, RegistryError
+from mmface.data.shortages import shortages
+from mmface.dataset import open_dataset, published
+from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
 from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store, home
@@ -138,10 +139,18 @@ def with_collection(run: Run) -> Run:
     return replace(run, recipe=recipe, recipe_uri=save_recipe(run.home, recipe))
 
 
-def prepare_data(run: Run) -> Prepared:
-    """Photographs to latents and embedded captions."""
+def prepare_data(run: Run, *, evaluates: bool = False) -> Prepared:
+    """Photographs to latents and embedded captions.
+
+    Args:
+        evaluates: the run paints held-out photographs, so that it needs some.
+
+    Raises:
+        StageError: the published photographs leave none to train on, or none to evaluate with.
+    """
     recipe = run.recipe
     images = stage(run, stages.images(recipe, run.home), "images")
+    check_rows(recipe, images, ("train", "test") if evaluates else ("train",))
     conditions = stage(run, stages.conditions(recipe, images), "conditions")
     captions = stage(run, stages.captions(recipe, images, conditions), "captions")
     text = stage(run, stages.text(recipe, captions), "text")
@@ -150,6 +159,14 @@ def prepare_data(run: Run) -> Prepared:
         size: stage(run, stages.latents(recipe, size, images, conditions), "latents") for size in recipe.resolutions
     }
     return Prepared(images, conditions, captions, text, latents)
+
+
+def check_rows(recipe: Recipe, images: str, needed: Sequence[str]) -> None:
+    """Says what the published photographs are too few for. Raises StageError where that is one of ``needed``."""
+    for shortage in shortages(open_dataset(images), recipe):
+        if shortage.of in needed:
+            raise StageError(shortage.message, field="images")
+        log.warning("images: %s", shortage.message)
 
 
 def train_phases(run: Run, data: Prepared) -> str:

@@ -25,7 +25,7 @@ def retrain(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Release:
     with tracked(recipe, overrides) as begun:
         check_key(begun.recipe)
         run = with_collection(begun)
-        data = prepare_data(run)
+        data = prepare_data(run, evaluates=True)
         trained = train_phases(run, data)
         show_loss(trained)
         bundle = paint_and_bundle(run, data, trained)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -12,11 +13,12 @@ from mmface import stages
 from mmface.config import Recipe
 from mmface.data.audit import Seen, audit_splits, duplicates
 from mmface.data.records import IMAGES
+from mmface.data.shortages import SPLITS, shortages
 from mmface.data.sources.files import SourceFile
 from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import describe, list_collections, summaries
 from mmface.data.stage import Row
-from mmface.dataset import Publisher
+from mmface.dataset import Publisher, open_dataset
 from mmface.errors import RecipeError
 from mmface.manifest import File, Identity
 from mmface.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
@@ -72,10 +74,13 @@ def main(argv: Sequence[str] | None = None) -> str:
         out = sum(file.rows or 0 for file in kept)
         counts = tally.counts | {"in": len(listed), "out": out, "duplicates": dropped}
         check_budget(publisher, counts, recipe.data.max_quarantined)
-        extra = {**tally.extra, "noted": _count_notes(publisher, kept), "sources": summaries(recipe.sources, listings)}
+        extra = {**tally.extra, **_summary(publisher, kept), "sources": summaries(recipe.sources, listings)}
         return publisher.publish(counts, extra=extra, files=kept)
 
-    return exactly_once(job.home, identity, work)
+    uri = exactly_once(job.home, identity, work)
+    for shortage in shortages(open_dataset(uri), recipe):
+        log.warning("images: %s", shortage.message)
+    return uri
 
 
 def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe) -> tuple[list[File], int]:
@@ -100,17 +105,18 @@ def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe)
     return [receipt_of(store, f"{DATA}/{part}").file for part in parts], len(dropped)
 
 
-def _count_notes(publisher: Publisher, files: Sequence[File]) -> int:
-    """How many rows have a note; says which notes there are."""
-    notes: Counter[str] = Counter()
+def _summary(publisher: Publisher, files: Sequence[File]) -> dict[str, Any]:
+    """For the manifest: how many rows have a note, and the rows by split; logs the commonest notes."""
+    notes, splits = Counter[str](), Counter[str]()
     for part in files:
         with publisher.store.open(part.path) as file:
             # Read so, a column that a part of an earlier release lacks is left out.
-            rows = pq.ParquetFile(file).read(["note"]).to_pylist()
+            rows = pq.ParquetFile(file).read(["split", "note"]).to_pylist()
         notes.update(row["note"] for row in rows if row.get("note"))
+        splits.update(row["split"] for row in rows)
     for note, count in notes.most_common(SHOWN):
-        log.info("images: of %d pictures: %s", count, note)
-    return notes.total()
+        log.info("images: a note on %d pictures: %s", count, note)
+    return {"noted": notes.total(), SPLITS: dict(sorted(splits.items()))}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from io import BytesIO
 from pathlib import Path
 
@@ -86,7 +87,10 @@ def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collecti
     assert dataset.manifest.counts == {"in": 29, "out": 24, "quarantined": 4, "duplicates": 1, "filtered": 0}
     names = {Path(row["uri"]).name: row["message"] for row in dataset.quarantine().to_pylist()}
     assert set(names) == {"cut.jpg", "words.jpg", "empty.png", "tiny.png"}
-    assert set(dataset.table(["split"])["split"].to_pylist()) == {"train", "test"}
+    splits = Counter(dataset.table(["split"])["split"].to_pylist())
+    assert set(splits) == {"train", "test"}
+    assert dataset.manifest.extra["splits"] == splits
+    assert dataset.manifest.extra["noted"] == 0
     assert sorted(path.name for path in (folder / "images").iterdir()) == sorted(
         [path.name for path in good] + ["cut.jpg", "words.jpg", "empty.png", "tiny.png", "zz-copy.png"]
     )

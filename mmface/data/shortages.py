@@ -1,0 +1,45 @@
+"""What a published collection is too small for: said before anything is computed of its photographs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from mmface.config import Recipe
+from mmface.dataset import Dataset
+
+SPLITS = "splits"  # key of the manifest's ``extra``: rows by split
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What there is too little of, as one line with the counts and the remedy."""
+
+    of: Literal["train", "test", "batch"]
+    message: str
+
+
+def shortages(images: Dataset, recipe: Recipe) -> Iterator[Shortage]:
+    """Compares an ``images`` dataset with what training and evaluation need: rows of both splits, and a full batch."""
+    counts = split_counts(images)
+    train, test, holdout = counts["train"], counts["test"], recipe.data.holdout
+    if not train:
+        remedy = f"lower data.holdout ({holdout:g}), name some in a list train.txt, or add photographs"
+        yield Shortage("train", f"0 of {test} photographs are left to train on; {remedy}")
+    if not test:
+        remedy = f"raise data.holdout ({holdout:g}), name some in a list test.txt, or add photographs"
+        yield Shortage("test", f"0 of {train} photographs are held out, so no model can be evaluated; {remedy}")
+    for number, phase in enumerate(recipe.phases):
+        rows = train * recipe.data.views
+        if 0 < rows < phase.batch_size:
+            remedy = "lower it, raise data.views, or add photographs"
+            told = f"{rows} training rows are fewer than phases.{number}.batch_size {phase.batch_size}"
+            yield Shortage("batch", f"{told}, so that each step repeats some; {remedy}")
+
+
+def split_counts(images: Dataset) -> Counter[str]:
+    """Rows by split: from the manifest, or from the rows where an earlier release made the dataset."""
+    told = images.manifest.extra.get(SPLITS)
+    return Counter(told) if told is not None else Counter(images.table(["split"])["split"].to_pylist())
