@@ -98,8 +98,11 @@ class Journal:
                 raise
             except Exception as error:  # any: a defect shows at a row that nobody thought of
                 log.warning("%s: %s: %s; going row by row", stage.name, self.part, describe(error), exc_info=True)
+        return self._one_by_one(stage, rows, key)
+
+    def _one_by_one(self, stage: Stage, rows: list[Row], key: str) -> Result:
         result, failures = Result(), list[str]()
-        for place, row in enumerate(rows):
+        for place, row in enumerate(rows, 1):
             deaths = self.deaths(row[key])
             if deaths >= ROW_TRIES:
                 reason = f"{deaths} processes died while this row alone was in {stage.name}"
@@ -107,15 +110,15 @@ class Journal:
                 continue
             self._note(row[key])
             one = _alone(stage, row)
-            if isinstance(one, Exception):
-                failures.append(type(one).__name__)
-                if len(failures) == place + 1 == ALIKE and len(set(failures)) == 1:
-                    message = f"the first {ALIKE} rows of {self.part} all fail ({_named(row)}): {describe(one)}"
-                    raise StageError(message, field=stage.name) from one
-                result.quarantined.append(_poison(stage, row, f"{ROW_TRIES} times {describe(one)}"))
+            if isinstance(one, Result):
+                result.rows += one.rows
+                result.quarantined += one.quarantined
                 continue
-            result.rows += one.rows
-            result.quarantined += one.quarantined
+            failures.append(type(one).__name__)
+            if len(failures) == place == ALIKE and len(set(failures)) == 1:
+                message = f"the first {ALIKE} rows of {self.part} all fail, the last is {_named(row)}: {describe(one)}"
+                raise StageError(message, field=stage.name) from one
+            result.quarantined.append(_poison(stage, row, f"{ROW_TRIES} times {describe(one)}"))
         self._note(WHOLE)
         return result
 

@@ -252,9 +252,10 @@ def check_budget(publisher: Publisher, counts: Mapping[str, int], max_quarantine
     rows = [row for key in keys for row in read_rows(publisher.store.read(key)) if not is_filtered(row["error"])]
     reasons = Counter(row["message"] for row in rows)
     first = {row["message"]: row["uri"] or row["id"] for row in reversed(rows)}
-    top = "; ".join(f"{count}x {reason}, first {first[reason]}" for reason, count in reasons.most_common(3))
+    told = [f"{count}x {reason}, first {first[reason]}" for reason, count in reasons.most_common(3)]
+    top = "; ".join([*told, "mmface quarantine list names all"] if told else ["no row was left"])
     raise StageError(
         f"{counts['quarantined']} of {counts['in']} rows were set aside, more than data.max_quarantined "
-        f"{max_quarantined:g} allows ({top or 'no row was left'})",
+        f"{max_quarantined:g} allows ({top})",
         field=publisher.identity.stage,
     )

@@ -247,7 +247,8 @@ def test_a_row_that_fails_again_and_again_is_set_aside_and_no_other_is_lost(home
 def test_a_failure_of_every_row_ends_the_stage_and_sets_nothing_aside(home: Store):
     source = publish_source(home, texts(*(f"odd{number}" for number in range(9)), "a"), size=10)
     with pytest.raises(
-        StageError, match=r"lengths: the first 8 rows of part-00000.parquet all fail .*KeyError: 'odd7'"
+        StageError,
+        match=r"lengths: the first 8 rows of part-00000.parquet all fail, the last is id-odd7: KeyError: 'odd7'",
     ):
         run(home, source)
     assert not Publisher(home, identity(source)).finished("data")
