@@ -9,13 +9,12 @@ from io import BytesIO
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
-from mmface.data.sources.png import without_texts
+from mmface.data.sources.png import SIGNATURE, without_texts
 from mmface.errors import InputError
 
 MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16")
 PLAIN = (OSError, SyntaxError, ValueError, RuntimeError, ImageCms.PyCMSError)  # their messages tell enough
 GREY = ("L", "LA", "1", "I;16")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF")
 
 # What Pillow's parsers and codecs raise on a file that breaks its format: beside what is meant for this (OSError,
 # SyntaxError, ValueError), whatever unchecked lengths, types, counts and offsets lead to. Not MemoryError, which says
@@ -75,7 +74,7 @@ def decode(data: bytes, max_megapixels: float = 40.0, *, field: str = "image") -
         image.load()
         return _upright(image)
     except UnidentifiedImageError:
-        damaged = data.startswith(SIGNATURES)
+        damaged = data.startswith((b"\xff\xd8\xff", SIGNATURE)) or data[8:12] == b"WEBP"
         message = "cannot be decoded: its header is damaged" if damaged else "not a jpg, png or webp picture"
         raise InputError(message, field=field) from None
     except Image.DecompressionBombError:
@@ -117,16 +116,15 @@ def _plain(image: Image.Image) -> Image.Image:
 
 def _from_profile(image: Image.Image, profile: bytes | None, *, grey: bool) -> tuple[Image.Image, str | None]:
     """sRGB by the file's colour profile, and why not by it; greys stay as they are under any profile of greys."""
-    space = "GRAY" if grey else image.mode
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile or b""))
         found = str(source.profile.xcolor_space).strip()
-        if found == space == "GRAY":
+        if grey and found == "GRAY":
             return image.convert("RGB"), None
-        if found == space:
+        if found == image.mode:
             srgb = ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image, source, srgb, outputMode="RGB") or image, None
-        reason = f"is of {found} and the picture is of {space}"
+        reason = f"is of {found} and the picture is of {'GRAY' if grey else image.mode}"
     except BROKEN as error:
         reason = f"is damaged ({_cause(error)})"
     return image.convert("RGB"), f"its colour profile {reason}: its pixels were taken as sRGB"

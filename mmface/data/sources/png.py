@@ -44,12 +44,14 @@ def without_texts(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Start, name and length of every chunk; the last one may reach beyond the end of the file."""
+    """Start, name and length of every chunk; that of a cut file's last one reaches beyond its end."""
     start = len(SIGNATURE)
     while start + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
         yield start, kind, length
         start += length + 12
+        if kind == b"IEND":
+            return
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
@@ -59,7 +61,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _is_short(kind: bytes, text: bytes) -> bool:
     if kind == b"zTXt":
         return _is_bounded(text)
-    if kind == b"iTXt" and text[:1] == b"\1":
+    if kind == b"iTXt" and text[:1] != b"\0":
         # Compression flag and method, then language and translated key, then the text.
         return _is_bounded(text[1:2] + text[2:].split(b"\0", 2)[-1])
     return len(text) <= MAX_INFLATED
