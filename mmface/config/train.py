@@ -58,7 +58,8 @@ class ObjectiveConfig(Section):
 class Phase(Section):
     """One stretch of training at one resolution; it starts from the previous phase's EMA.
 
-    An epoch is every stored view of every training row (``data.views``) once.
+    An epoch is every stored view of every training row (``data.views``) once. Above 512 pixels the stages store
+    photographs and drawings as large as the largest phase needs.
     """
 
     resolution: Annotated[int, Field(ge=16, le=2048)]
