@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 # What takes a file, under which name. Every file goes to one of them, in turn; most to those that answer fastest.
 ROUTES = (
-    *(("/v1/conditions/mask", "image"), ("/v1/generate/mask", "condition")) * 4,
+    *(("/v1/generate/mask", "condition"),) * 10,
+    *(("/v1/conditions/mask", "image"),) * 4,
     *(("/v1/generate/sketch", "condition"), ("/v1/images/edits", "image"), ("/v1/conditions/sketch", "image")),
 )
 FIELDS = {"prompt": "a face", "num_inference_steps": "1", "size": "32"}
@@ -29,5 +30,4 @@ def test_2000_mutated_files_are_answered_or_refused(client: TestClient) -> None:
         statuses[answer.status_code] += 1
         if answer.status_code != 200:
             assert answer.json()["error"]["message"], what
-    assert statuses[200] > 500, statuses
-    assert statuses[400] > 500, statuses
+    assert min(statuses[200], statuses[400], statuses[422]) > 300, statuses
