@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -70,11 +70,11 @@ def main(argv: Sequence[str] | None = None) -> str:
         gather(job.home, identity)
         run_parts(publisher, list(files), make, recipe.data.workers, folder=READ)
         tally = reconcile(publisher, list(files), READ)
-        kept, dropped = _drop_duplicates(publisher, list(files), recipe)
+        kept, dropped, summary = _drop_duplicates(publisher, list(files), recipe)
         out = sum(file.rows or 0 for file in kept)
         counts = tally.counts | {"in": len(listed), "out": out, "duplicates": dropped}
         check_budget(publisher, counts, recipe.data.max_quarantined)
-        extra = {**tally.extra, **_summary(publisher, kept), "sources": summaries(recipe.sources, listings)}
+        extra = {**tally.extra, **summary, "sources": summaries(recipe.sources, listings)}
         return publisher.publish(counts, extra=extra, files=kept)
 
     uri = exactly_once(job.home, identity, work)
@@ -83,14 +83,21 @@ def main(argv: Sequence[str] | None = None) -> str:
     return uri
 
 
-def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe) -> tuple[list[File], int]:
-    """Audits all that was read, then writes ``data/`` of it without duplicates; its files and how many were dropped."""
+def _drop_duplicates(
+    publisher: Publisher, parts: Sequence[str], recipe: Recipe
+) -> tuple[list[File], int, dict[str, Any]]:
+    """Audits all that was read, then writes ``data/`` of it without duplicates.
+
+    Returns its files, how many rows were dropped, and the :func:`_summary` of the others.
+    """
     store = publisher.store
     columns = ["id", "uri", "perceptual_hash", "split", "source", "listed"]
-    seen = []
+    read: list[Row] = []
     for part in parts:
         with store.open(f"{READ}/{part}") as file:
-            seen.extend(Seen(**row) for row in read_table(file, columns).to_pylist())
+            # Read so, a column that a part of an earlier release lacks is left out.
+            read += pq.ParquetFile(file).read([*columns, "note"]).to_pylist()
+    seen = [Seen(**{name: row[name] for name in columns}) for row in read]
     bits = recipe.data.near_duplicate_bits
     audit_splits(seen, bits)
     dropped = duplicates(seen, bits)
@@ -102,18 +109,16 @@ def _drop_duplicates(publisher: Publisher, parts: Sequence[str], recipe: Recipe)
             with store.open(f"{READ}/{part}") as file:
                 rows = read_table(file).to_pylist()
             commit(store, f"{DATA}/{part}", [row for row in rows if row["uri"] not in dropped], IMAGES)
-    return [receipt_of(store, f"{DATA}/{part}").file for part in parts], len(dropped)
+    kept = [receipt_of(store, f"{DATA}/{part}").file for part in parts]
+    return kept, len(dropped), _summary(row for row in read if row["uri"] not in dropped)
 
 
-def _summary(publisher: Publisher, files: Sequence[File]) -> dict[str, Any]:
+def _summary(rows: Iterable[Row]) -> dict[str, Any]:
     """For the manifest: how many rows have a note, and the rows by split; logs the commonest notes."""
     notes, splits = Counter[str](), Counter[str]()
-    for part in files:
-        with publisher.store.open(part.path) as file:
-            # Read so, a column that a part of an earlier release lacks is left out.
-            rows = pq.ParquetFile(file).read(["split", "note"]).to_pylist()
-        notes.update(row["note"] for row in rows if row.get("note"))
-        splits.update(row["split"] for row in rows)
+    for row in rows:
+        notes.update([row["note"]] if row.get("note") else [])
+        splits[row["split"]] += 1
     for note, count in notes.most_common(SHOWN):
         log.info("images: a note on %d pictures: %s", count, note)
     return {"noted": notes.total(), SPLITS: dict(sorted(splits.items()))}
