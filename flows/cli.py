@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--captions", metavar="FILE|DIR", help="a .jsonl, or a folder of .txt files")
     on = "where stages run: jobs on the cluster of RAY_ADDRESS, or this process (default: as RAY_ADDRESS says)"
     command.add_argument("--on", choices=["cluster", "local"], help=on)
+    text = "train although train.start=models:/NAME@ALIAS has learnt these photographs by this recipe"
+    command.add_argument("--force", action="store_true", help=text)
 
     command = add("generate", _generate, "Paint faces with a registered model, without a server.")
     drawing = command.add_mutually_exclusive_group(required=True)
@@ -67,7 +69,15 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_recipe(add("serve", _serve, "Serve the champion over HTTP until interrupted."))
     _add_recipe(add("runs", _runs, "List the registered versions of the recipe's serve.model_name and their aliases."))
-    _add_recipe(add("rollback", _rollback, "Make the previous champion of serve.model_name the champion again."))
+    command = add("rollback", _rollback, "Make the previous champion of serve.model_name the champion again.")
+    _add_recipe(command)
+    text = "champion that has to go; refused when another one is champion by then (default: the present one)"
+    command.add_argument("version", nargs="?", metavar="VERSION", help=text)
+    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the move")
+    command = add("promote", _promote, "Make a version champion by hand, past the gate; it must load and paint first.")
+    _add_recipe(command)
+    command.add_argument("version", metavar="VERSION", help="see mmface runs")
+    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the move")
     add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
 
     for group in (datasets, quarantine, job_commands, watermark):
@@ -131,6 +141,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
     from mmface.errors import InputError, ServiceError
     from mmface.reach import dashboard_address
     from mmface.recipes import load_recipe
+    from mmface.weights import pin_start
 
     if (arguments.masks or arguments.captions) and not arguments.images:
         raise InputError("--masks and --captions belong to photographs; give --images too", field="--images")
@@ -140,7 +151,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field="RAY_ADDRESS")
     given = [f"sources={json.dumps([_photos(arguments)])}"] if arguments.images else []
     overrides = (*given, *arguments.set)
-    recipe = load_recipe(arguments.recipe, list(overrides))
+    recipe = pin_start(load_recipe(arguments.recipe, list(overrides)))
     check_key(recipe)
     check(recipe)
     from flows.server import start_temporary_server
@@ -148,7 +159,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
     start_temporary_server()
     from flows.retrain import retrain
 
-    print(retrain(arguments.recipe, overrides).summary())
+    print(retrain(arguments.recipe, overrides, arguments.force).summary())
     return 0
 
 
@@ -178,7 +189,13 @@ def _runs(arguments: argparse.Namespace) -> int:
 def _rollback(arguments: argparse.Namespace) -> int:
     from flows.models import roll_back
 
-    return roll_back(_model_name(arguments))
+    return roll_back(arguments)
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    from flows.models import promote
+
+    return promote(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

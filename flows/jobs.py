@@ -71,6 +71,11 @@ class Job:
     settings: Jobs = field(default_factory=Jobs)
 
     @property
+    def module(self) -> str:
+        """What ``python -m`` runs."""
+        return f"ray_jobs.{self.stage}"
+
+    @property
     def arguments(self) -> list[str]:
         """Command line of the entrypoint."""
         arguments = ["--recipe", self.recipe, "--home", self.home.uri, "--phase", str(self.phase)]
@@ -81,7 +86,7 @@ class Job:
     @property
     def entrypoint(self) -> str:
         """The shell's command line."""
-        return shlex.join(["python", "-m", f"ray_jobs.{self.stage}", *self.arguments])
+        return shlex.join(["python", "-m", self.module, *self.arguments])
 
     @property
     def environment(self) -> dict[str, str]:
@@ -101,6 +106,10 @@ class Job:
     def published(self) -> str | None:
         """The dataset's URI once it is there."""
         return published(self.home, self.identity)
+
+    def run_here(self, watcher: Watcher) -> None:
+        """Runs it without a cluster; raises what the stage raises."""
+        importlib.import_module(self.module).main(self.arguments)
 
 
 def save_recipe(home: Store, recipe: Recipe) -> str:
@@ -145,7 +154,7 @@ def _run(job: Job, lease: Lease, watcher: Watcher) -> None:
         run_on_cluster(job, Cluster(address, job.settings.patience_s), lease, watcher)
     else:
         _record(job, job.attempt(0), "", "")
-        importlib.import_module(f"ray_jobs.{job.stage}").main(job.arguments)
+        job.run_here(watcher)
 
 
 def run_on_cluster(job: Job, cluster: Cluster, lease: Lease, watcher: Watcher) -> None:

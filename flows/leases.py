@@ -83,6 +83,11 @@ class Lease:
         if self.lost:
             raise StageError("another process took this work over; it goes on there", field=self.key)
 
+    def confirm(self) -> None:
+        """The same, asked of the store now: for a step that must not be taken twice."""
+        self.lost = self.lost or self._overtaken()
+        self.check()
+
     def abandon(self) -> None:
         """Ceases to own it without giving it back, so that the reaper looks after what was left behind."""
         self._over.set()
@@ -101,13 +106,16 @@ class Lease:
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
             try:
-                newest = _newest(self.store, self.key.rpartition("/")[0])
-                if newest is None or newest.key != self.key:
+                if self._overtaken():
                     self.lost = True
                     return
                 self.store.write(self.key, _written(self.owner))
             except ServiceError as error:
                 log.warning("%s: %s", self.key, error)
+
+    def _overtaken(self) -> bool:
+        newest = _newest(self.store, self.key.rpartition("/")[0])
+        return newest is None or newest.key != self.key
 
 
 def take(store: Store, name: str, owner: Owner) -> Lease | Owner:

@@ -8,9 +8,10 @@ first stage that is not published.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefect.runtime import flow_run
 
@@ -27,9 +28,29 @@ from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
 from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store, home
-from mmface.weights import pin
+from mmface.weights import SCRATCH, pin_start
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Names the datasets that a run would make, had its training begun where that of a known model began.
+
+    Attributes:
+        lineage: of the known model, see :func:`mmface.stages.lineage`.
+        keys: of the datasets, in the order of the line.
+    """
+
+    lineage: Mapping[str, Mapping[str, Any]]
+    keys: list[str] = field(default_factory=list)
+
+    def name(self, identity: Identity) -> str:
+        """Key of the stage's dataset."""
+        if identity.stage.startswith("train-") and identity.stage in self.lineage:
+            identity = identity.model_copy(update={"weights": self.lineage[identity.stage]["weights"]})
+        self.keys.append(identity.key)
+        return identity.key
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,9 @@ class Run:
         flow_run: id of the Prefect flow run.
         looks_up: the flow that makes what is missing; stages are made here when empty.
         made: stages that this run made itself.
+        follows: the registered version that training goes on from because an alias points to it now; empty where the
+            recipe names its start for good.
+        plan: names what the stages would make, in place of making it.
     """
 
     recipe: Recipe
@@ -50,6 +74,8 @@ class Run:
     flow_run: str
     looks_up: str = ""
     made: list[str] = field(default_factory=list)
+    follows: str = ""
+    plan: Plan | None = None
 
     def only_finding(self, flow: str) -> Run:
         """The same run, for stages that the flow of that name must have made before."""
@@ -77,23 +103,18 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
     Raises:
         MMFaceError: a user's mistake, or a server that does not answer.
     """
-    resolved = load_recipe(recipe, list(overrides))
+    given = load_recipe(recipe, list(overrides))
+    resolved = pin_start(given)
     check(resolved)
-    place = home()
-    # Another run may move the alias meanwhile.
-    train = resolved.train.model_copy(update={"start": pin(resolved.train.start)})
-    resolved = resolved.model_copy(update={"train": train})
-    return Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""))
+    place, start = home(), resolved.train.start
+    follows = start if start != given.train.start and start != SCRATCH else ""
+    run = Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""))
+    return replace(run, follows=follows)
 
 
 @contextmanager
-def tracked(recipe: str, overrides: Sequence[str]) -> Iterator[Run]:
-    """Begins a run with an MLflow run, which ends as the context does: FINISHED, FAILED, or KILLED when interrupted.
-
-    Raises:
-        MMFaceError: see :func:`begin`.
-    """
-    run = begin(recipe, overrides)
+def tracked(run: Run) -> Iterator[Run]:
+    """Gives a run its MLflow run, which ends as the context does: FINISHED, FAILED, or KILLED when interrupted."""
     mlflow_run = open_mlflow_run(run)
     run = replace(run, mlflow_run=mlflow_run)
     show_tracking(run)
@@ -187,11 +208,13 @@ def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
 
 
 def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) -> str:
-    """URI of the stage's dataset: found, or made by its Ray job in a task of its own.
+    """URI of the stage's dataset: found, planned, or made by its Ray job in a task of its own.
 
     Raises:
         DatasetError: it is not published, and another flow is to make it.
     """
+    if run.plan is not None:
+        return f"{run.home.uri}/{run.plan.name(identity)}"
     found = published(run.home, identity)
     if found:
         log.info("%s: published already", identity.stage)

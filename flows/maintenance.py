@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
 
+from flows.champions import roll_back
 from flows.hooks import HOOKS
 from flows.reap import reap_everything
-from mmface import registry
 from mmface.recipes import load_recipe
 from mmface.storage import home
 
 
 @flow(name="rollback", **HOOKS)
-def rollback(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
+def rollback(
+    recipe: str = "demo", overrides: tuple[str, ...] = (), version: str | None = None, why: str = "flow rollback"
+) -> str:
     """Makes the champion before the present one the champion again; returns its version.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file; its serve.model_name counts.
         overrides: KEY=VALUE, one recipe key each, such as serve.model_name=mmface-dit.
+        version: Champion that has to go; by default the one there is when the flow starts.
+        why: Recorded with the move.
 
     Raises:
-        RegistryError: there is no champion, or none before it.
+        RegistryError: there is no champion, none before it, or it is another version.
     """
-    return registry.rollback(load_recipe(recipe, list(overrides)).serve.model_name)
+    name = load_recipe(recipe, list(overrides)).serve.model_name
+    return roll_back(home(), name, version, why, str(flow_run.id or ""))[1]
 
 
 @flow(name="reap", on_failure=HOOKS["on_failure"])

@@ -1,4 +1,4 @@
-"""Commands on registered models: paint with one, list them, roll the champion back."""
+"""Commands on registered models: paint with one, list them, move the champion by hand."""
 
 from __future__ import annotations
 
@@ -74,11 +74,24 @@ def show_versions(name: str) -> int:
     return 0
 
 
-def roll_back(name: str) -> int:
+def roll_back(arguments: Namespace) -> int:
     """``mmface rollback``: the champion before this one serves again; running services follow."""
-    from mmface.registry import rollback
+    from flows import champions
+    from mmface.recipes import load_recipe
+    from mmface.storage import home
 
-    print(f"champion of {name} is version {rollback(name)} again")
+    name = load_recipe(arguments.recipe, arguments.set).serve.model_name
+    removed, back = champions.roll_back(home(), name, arguments.version, arguments.why)
+    print(f"version {removed} of {name} was rolled back; champion is version {back} again")
+    return 0
+
+
+def promote(arguments: Namespace) -> int:
+    """``mmface promote``: a version becomes champion past the gate; running services follow."""
+    from flows.promote import promote_by_hand
+
+    before = promote_by_hand(arguments.recipe, tuple(arguments.set), arguments.version, arguments.why)
+    print(f"champion is version {arguments.version}; before it: {before or 'none'}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The end of a retraining: gate, register, move the alias, try the service over HTTP, report (§8)."""
+"""The end of a retraining: register, gate, warm up, move the alias, try the service over HTTP, report (§8)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import os
 import shlex
 import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.champions import Turn, stays, turn
 from flows.hooks import HOOKS
-from flows.leases import Owner, held
-from flows.line import Run, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
 from flows.preflight import KEY, SERVICE, check_key
+from flows.promote import promote
 from flows.shown import show_decision, show_report
+from flows.tasks import work
 from flows.trial import try_service
 from mmface import registry, tracking
 from mmface.config import Recipe
 from mmface.dataset import Dataset, open_dataset, upstream
-from mmface.errors import DatasetError
+from mmface.errors import DatasetError, MMFaceError
 from mmface.evaluate.gate import Decision, decide
 from mmface.evaluate.report import Report, grid, render_report
+from mmface.moves import read_past
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
@@ -36,17 +40,19 @@ SERVED, MASK, GRID, REPORT = "served.png", "mask.png", "grid.png", "report.html"
 
 @dataclass(frozen=True)
 class Release:
-    """How a retraining ended and where to look."""
+    """How a retraining ended and where to look; without report and curl when there was nothing new."""
 
     version: str
     champion: bool
     reason: str
     metrics: dict[str, float]
-    report: str
-    curl: str
+    report: str = ""
+    curl: str = ""
 
     def summary(self) -> str:
         """What the terminal shows last."""
+        if not self.report:
+            return self.reason
         title = f"version {self.version} {'is the champion' if self.champion else 'was turned down'}: {self.reason}"
         shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
         figures = [f"  {name:44}{value:10.4f}" for name, value in sorted(shown.items())]
@@ -55,7 +61,7 @@ class Release:
 
 @flow(name="release", **HOOKS)
 def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str | None = None) -> Release:
-    """Lets the gate decide on a bundle, registers it, tries the service and reports.
+    """Registers a bundle, lets the gate decide, warms the version up, makes it champion, tries the service and reports.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
@@ -66,7 +72,7 @@ def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str |
         DatasetError: there is no such bundle.
         MMFaceError: a user's mistake, or a server that does not answer.
     """
-    with tracked(recipe, overrides) as run:
+    with tracked(begin(recipe, overrides)) as run:
         check_key(run.recipe)
         return release_bundle(run, bundle or find_bundle(run))
 
@@ -80,21 +86,25 @@ def find_bundle(run: Run) -> str:
 
 
 def release_bundle(run: Run, bundle: str) -> Release:
-    """Registers the bundle, lets the gate decide, tries the service and shows what came of it.
+    """Registers the bundle, lets the gate decide, promotes the version and shows what came of it.
 
     Releases of one model take turns: each compares with the champion that the one before it left.
 
     Args:
         bundle: URI of the ``bundle`` dataset.
+
+    Raises:
+        MMFaceError: the version passed the gate and could not be promoted; the report and the message say who is
+            champion.
     """
     made = open_dataset(bundle)
     if made.manifest.stage != BUNDLE:
         raise DatasetError(f"{bundle} is {made.manifest.stage}, not a bundle", field="bundle")
-    with held(run.home, f"release-{run.recipe.serve.model_name}", Owner.this(run.flow_run)):
-        return _release(run, made)
+    with turn(run.home, run.recipe.serve.model_name, run.flow_run) as mine:
+        return _release(run, made, mine)
 
 
-def _release(run: Run, made: Dataset) -> Release:
+def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     recipe, mlflow_run = run.recipe, str(run.mlflow_run)
     metrics = read_metrics(made.read(f"{BUNDLE}/{METRICS}"))
     version = register(recipe, made, mlflow_run)
@@ -102,23 +112,45 @@ def _release(run: Run, made: Dataset) -> Release:
     show_decision(version, decision, metrics)
     place = run.home.child(f"reports/{made.manifest.fingerprint}")
     prompt = prepare_example(made, place)
-    if decision.passed and not place.exists(SERVED):
-        picture = try_service(recipe, run.home, version, prompt, place.read(MASK))
-        if picture:
-            place.write(SERVED, picture)
+    failure: MMFaceError | None = None
+    if decision.passed:
+        confirm = partial(confirm_service, recipe, run.home, place, version, prompt)
+        try:
+            promote(run, mine, version, decision.reason, work.with_options(name="warm"), confirm)
+        except MMFaceError as error:
+            failure = error
     page = Report(
         recipe=recipe,
         datasets=upstream(made.uri),
         metrics=metrics,
         decision=decision,
         version=version,
-        champion=registry.get_alias(recipe.serve.model_name, registry.CHAMPION) == version,
+        champion=mine.champion() == version,
         curl=curl_command(recipe, prompt, f"{place.uri}/{MASK}"),
         links={"MLflow run": mlflow_run},
         served=place.read(SERVED) if place.exists(SERVED) else None,
+        failure=failure.message if failure else "",
     )
     write_report(page, place, mlflow_run)
+    if failure:
+        raise failure
     return Release(version, page.champion, decision.reason, metrics, f"{place.uri}/{REPORT}", page.curl)
+
+
+def confirm_service(recipe: Recipe, home: Store, place: Store, version: str, prompt: str) -> None:
+    """Has the service paint with ``version`` and keeps the picture beside the report, unless that was done before."""
+    if not place.exists(SERVED):
+        picture = try_service(recipe, home, version, prompt, place.read(MASK))
+        if picture:
+            place.write(SERVED, picture)
+
+
+def nothing_new(run: Run, version: str) -> Release:
+    """The end of a run that has nothing to learn beyond ``version``."""
+    name = run.recipe.serve.model_name
+    reason = f"nothing new: version {version} was made of these photographs by this recipe; {stays(name)}"
+    metrics = read_metrics(registry.read_file(name, version, METRICS))
+    return Release(version, registry.get_alias(name, registry.CHAMPION) == version, reason, metrics)
 
 
 def read_metrics(text: str | bytes) -> dict[str, float]:
@@ -137,28 +169,29 @@ def prepare_example(bundle: Dataset, place: Store) -> str:
 
 @task(cache_policy=NO_CACHE)
 def register(recipe: Recipe, made: Dataset, mlflow_run: str) -> str:
-    """The bundle's version in the registry, as challenger; the same bundle again gives the same version."""
+    """The bundle's version in the registry, as challenger unless it was champion before; one version for one bundle."""
     name = recipe.serve.model_name
     with tempfile.TemporaryDirectory() as folder:
         version = registry.register_bundle(made.download(BUNDLE, Path(folder)), mlflow_run, name)
-    registry.set_alias(name, "challenger", version)
+    past = read_past(name)
+    if version != past.current and not past.objection(version):
+        registry.set_alias(name, "challenger", version, "registered")
     return version
 
 
 @task(cache_policy=NO_CACHE)
 def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
-    """Asks the recipe's thresholds; who passes becomes champion."""
+    """Asks the recipe's thresholds. A version that was champion before does not pass: it returns by hand alone."""
     name = recipe.serve.model_name
-    current = registry.get_alias(name, registry.CHAMPION)
-    compared = current not in (None, version) and recipe.gate.max_frechet_ratio_to_champion is not None
-    champion = read_metrics(registry.read_file(name, str(current), METRICS)) if compared else None
+    past = read_past(name)
+    compared = past.current not in (None, version) and recipe.gate.max_frechet_ratio_to_champion is not None
+    champion = read_metrics(registry.read_file(name, str(past.current), METRICS)) if compared else None
     decision = decide(metrics, champion, recipe.gate)
-    if registry.was_rolled_back(name, version):
-        objection = f"version {version} was rolled back: change the recipe, or give it the alias in MLflow"
-        decision = replace(decision, passed=False, objection=objection)
+    objection = past.objection(version)
+    if objection:
+        remedy = f"change the recipe, or bring it back with mmface promote {version} --why TEXT"
+        decision = replace(decision, passed=False, objection=f"{objection}; {stays(name)}; {remedy}")
     log.info("gate: version %s %s: %s", version, "passed" if decision.passed else "failed", decision.reason)
-    if decision.passed and current != version:
-        registry.set_alias(name, registry.CHAMPION, version)
     return decision
 
 

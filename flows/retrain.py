@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from prefect import flow
+from prefect.states import Completed
 
 from flows.hooks import HOOKS
-from flows.line import paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.line import begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.news import already_learnt
 from flows.preflight import check_key
-from flows.release import Release, release_bundle
+from flows.release import Release, nothing_new, release_bundle
 from flows.shown import show_datasets, show_grid, show_loss
 
 
 @flow(name="retrain", **HOOKS)
-def retrain(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Release:
-    """Runs every stage that is not published yet, then gates, registers, tries the service and reports.
+def retrain(recipe: str = "demo", overrides: tuple[str, ...] = (), force: bool = False) -> Release:
+    """Runs every stage that is not published yet, then registers, gates, promotes, tries the service and reports.
+
+    With ``train.start=models:/NAME@ALIAS`` it ends at once, completed with the message "nothing new", when the version
+    that it would go on from was made of the same photographs by the same recipe.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4 or sources=[{name: a, images: s3://b/c}].
+        force: Train although there is nothing new.
 
     Raises:
         MMFaceError: a user's mistake or a stage that failed; what was published stays and is not done again.
     """
-    with tracked(recipe, overrides) as begun:
-        check_key(begun.recipe)
+    start = begin(recipe, overrides)
+    check_key(start.recipe)
+    learnt = None if force else already_learnt(start)
+    if learnt is not None:
+        idle = nothing_new(start, learnt)
+        return Completed(message=idle.reason, data=idle)  # Prefect hands ``data`` to the caller
+    with tracked(start) as begun:
         run = with_collection(begun)
         data = prepare_data(run, evaluates=True)
         trained = train_phases(run, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.hooks import HOOKS
-from flows.line import prepare_data, tracked, train_phases, with_collection
+from flows.line import begin, prepare_data, tracked, train_phases, with_collection
 from flows.shown import show_loss
 
 
@@ -21,7 +21,7 @@ def train(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
         DatasetError: the data is not prepared.
         MMFaceError: a user's mistake or a phase that failed; it goes on from its newest checkpoint when run again.
     """
-    with tracked(recipe, overrides) as run:
+    with tracked(begin(recipe, overrides)) as run:
         there = with_collection(run.only_finding("prepare"))
         data = prepare_data(there)
         trained = train_phases(there.making(), data)

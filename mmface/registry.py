@@ -1,4 +1,4 @@
-"""MLflow's registry: bundles as versions, and the aliases that say which of them serves (§8).
+"""MLflow's registry: bundles as versions (§8); :mod:`mmface.aliases` says which of them serves.
 
 A version is the registry's number as text. Registering is idempotent by the bundle's fingerprint.
 """
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from mmface.aliases import MODEL, get_alias, known_versions, require_version, rollback, set_alias
 from mmface.errors import RegistryError
+from mmface.moves import CHAMPION, alias_holders
 from mmface.scratch import scratch_folder
 from mmface.tracking import (
     finish_run,
@@ -31,11 +33,7 @@ if TYPE_CHECKING:
 
     from mmface.bundle import Bundle
 
-MODEL = "mmface-dit"
-CHAMPION = "champion"
 FINGERPRINT_TAG = "mmface.bundle"
-ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: it was champion and had to go
-PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version: who held the alias before it
 ARTIFACTS = "bundles"
 
 
@@ -78,7 +76,7 @@ def list_versions(name: str = MODEL) -> list[Version]:
     with mlflow_errors():
         found = client.search_model_versions(f"name = '{name}'")
         # Searching leaves aliases out.
-        aliases = _aliases(client, name) if found else {}
+        aliases = alias_holders(client, name) if found else {}
     versions = [
         Version(
             name=name,
@@ -91,55 +89,6 @@ def list_versions(name: str = MODEL) -> list[Version]:
         for one in found
     ]
     return sorted(versions, key=lambda one: -int(one.version))
-
-
-def get_alias(name: str, alias: str) -> str | None:
-    """The version that holds ``alias``, None when nobody does."""
-    client = open_tracking()
-    with mlflow_errors():
-        return _aliases(client, name).get(alias)
-
-
-def set_alias(name: str, alias: str, version: str) -> None:
-    """Moves ``alias`` to ``version``, which remembers who held it before."""
-    client = open_tracking()
-    _require(client, name, version)
-    with mlflow_errors():
-        previous = _aliases(client, name).get(alias)
-        if previous == version:
-            return
-        # The memory first: a crash in between leaves an unused tag, never an alias without a way back.
-        tag = PREVIOUS_TAG.format(alias=alias)
-        client.set_model_version_tag(name, version, tag, previous or "")
-        client.set_registered_model_alias(name, alias, version)
-
-
-def rollback(name: str = MODEL, alias: str = CHAMPION) -> str:
-    """Gives ``alias`` back to the version that held it before the present one, and returns that version.
-
-    Raises:
-        RegistryError: nobody holds the alias, or nobody held it before.
-    """
-    current = get_alias(name, alias)
-    if current is None:
-        raise RegistryError(f"{name} has no {alias} to roll back; see mmface runs", field="alias")
-    client = open_tracking()
-    with mlflow_errors():
-        previous = client.get_model_version(name, current).tags.get(PREVIOUS_TAG.format(alias=alias))
-    if not previous:
-        raise RegistryError(f"version {current} is the first {alias} of {name}: there is none before it", field="alias")
-    _require(client, name, previous)
-    with mlflow_errors():
-        client.set_model_version_tag(name, current, ROLLED_BACK_TAG, alias)
-        client.set_registered_model_alias(name, alias, previous)
-    return previous
-
-
-def was_rolled_back(name: str, version: str) -> bool:
-    """Whether an operator took an alias away from this version."""
-    _require(client := open_tracking(), name, version)
-    with mlflow_errors():
-        return ROLLED_BACK_TAG in client.get_model_version(name, version).tags
 
 
 def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
@@ -160,11 +109,10 @@ def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
     client = open_tracking()
     version = alias_or_version if alias_or_version.isdigit() else get_alias(name, alias_or_version)
     if version is None:
-        raise RegistryError(
-            f"{name} has no alias {alias_or_version!r}: run mmface retrain, or name one of {_known(name)}",
-            field="alias",
-        )
-    _require(client, name, version)
+        known = known_versions(client, name)
+        message = f"{name} has no alias {alias_or_version!r}: run mmface retrain, or name one of {known}"
+        raise RegistryError(message, field="alias")
+    require_version(client, name, version)
     with mlflow_errors():
         return version, client.get_model_version(name, version).tags.get(FINGERPRINT_TAG, "")
 
@@ -223,31 +171,6 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
-    """Alias to version; empty for a model that was never registered."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        held = client.get_registered_model(name).aliases
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return {}
-    return {alias: str(version) for alias, version in held.items()}
-
-
-def _require(client: MlflowClient, name: str, version: str) -> None:
-    try:
-        with mlflow_errors():
-            client.get_model_version(name, version)
-    except RegistryError:
-        raise RegistryError(f"{name} has no version {version}; there are {_known(name)}", field="version") from None
-
-
-def _known(name: str) -> str:
-    return ", ".join(one.version for one in list_versions(name)) or "none yet"
 
 
 def _describe(run_id: str, place: str) -> Model:

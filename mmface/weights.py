@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmface.aliases import get_alias
 from mmface.components import component_identity
+from mmface.config import Recipe
 from mmface.errors import RecipeError
+from mmface.moves import CHAMPION
+
+log = logging.getLogger(__name__)
 
 SCRATCH = "scratch"
 FIELD = "train.start"
@@ -64,7 +70,7 @@ def found_weights(name: str, field: str = FIELD) -> Iterator[Weights]:
     if name.startswith(REGISTERED):
         from mmface.registry import fetched_bundle, find_version
 
-        model, which = _registered(name, field)
+        model, which = registered(name, field)
         with fetched_bundle(model, find_version(model, which)[0]) as folder:
             yield Weights(folder / "transformer")
         return
@@ -81,7 +87,7 @@ def weights_identity(name: str) -> str:
     if name.startswith(REGISTERED):
         from mmface.registry import find_version
 
-        return f"bundle:{find_version(*_registered(name, FIELD))[1][:16]}"
+        return f"bundle:{find_version(*registered(name))[1][:16]}"
     path = Path(name).expanduser()
     if not path.exists() and not _is_local(name):
         return f"hub:{name}"
@@ -95,8 +101,31 @@ def pin(name: str) -> str:
         return name
     from mmface.registry import find_version
 
-    model, which = _registered(name, FIELD)
+    model, which = registered(name)
     return f"{REGISTERED}{model}/{find_version(model, which)[0]}"
+
+
+def pin_start(recipe: Recipe) -> Recipe:
+    """The recipe with the alias in ``train.start`` pinned, since another run may move it meanwhile.
+
+    Where the recipe goes on from the champion of its own model and there is none yet, training starts from scratch: the
+    first run of a schedule makes the first champion.
+    """
+    start, name = recipe.train.start, recipe.serve.model_name
+    if start == f"{REGISTERED}{name}@{CHAMPION}" and get_alias(name, CHAMPION) is None:
+        log.info("train: %s has no %s yet; starting from scratch", name, CHAMPION)
+        pinned = SCRATCH
+    else:
+        pinned = pin(start)
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"start": pinned})})
+
+
+def registered(name: str, field: str = FIELD) -> tuple[str, str]:
+    """Model and alias or version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``."""
+    match = re.fullmatch(r"models:/([^/@]+)(?:@|/)([^/@]+)", name)
+    if match is None:
+        raise RecipeError(f"{name!r}: write models:/NAME@ALIAS or models:/NAME/VERSION", field=field)
+    return match[1], match[2]
 
 
 def file_hash(file: Path) -> str:
@@ -109,13 +138,6 @@ def file_hash(file: Path) -> str:
 def _file_hash(file: Path, size: int, modified: int) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _registered(name: str, field: str) -> tuple[str, str]:
-    match = re.fullmatch(r"models:/([^/@]+)(?:@|/)([^/@]+)", name)
-    if match is None:
-        raise RecipeError(f"{name!r}: write models:/NAME@ALIAS or models:/NAME/VERSION", field=field)
-    return match[1], match[2]
 
 
 def _look(folder: Path, field: str) -> Path:

@@ -105,7 +105,7 @@ class Models:
         if refused == version and not isinstance(error, ServiceError):
             return
         try:
-            fresh = await in_own_thread(lambda: self._load(version))
+            fresh = await in_own_thread(lambda: self.load(version))
         except (MMFaceError, OSError, RuntimeError) as error:
             log.error("serve: version %s is refused: %s", version, error)
             self._refused[alias] = version, error
@@ -125,7 +125,13 @@ class Models:
             old.engine.close()
             self._on_swap(old.info.version, "retired")
 
-    def _load(self, version: str) -> Generator:
+    def load(self, version: str) -> Generator:
+        """A version ready to serve, which has painted its registered preview.
+
+        Raises:
+            RegistryError: it is not there, damaged, or paints something else.
+            ServiceError: its output is not finite, or the registry cannot be reached.
+        """
         bundle = load_bundle(self.settings.model_name, version)
         bundle.pipeline.to(self._device)
         _own(bundle.pipeline)

@@ -8,7 +8,10 @@ from pydantic import Field
 
 from mmface.config.base import PositiveFloat, PositiveInt, Section
 
-Entrypoint = Literal["portraits", "images", "conditions", "captions", "text", "latents", "train", "samples", "bundle"]
+# All but the last make a dataset; ``warm`` loads a version before champion moves to it, on a GPU if it is given one.
+Entrypoint = Literal[
+    "portraits", "images", "conditions", "captions", "text", "latents", "train", "samples", "bundle", "warm"
+]
 Amount = Annotated[float, Field(ge=0)]
 
 

@@ -45,6 +45,8 @@ class Report:
         curl: the command that calls the served model.
         links: further lines of the lineage, such as the MLflow run.
         served: PNG that the served model answered with, if it was tried.
+        failure: why a version that passed is not champion, or is not confirmed, and which version serves; empty if all
+            went well.
     """
 
     recipe: Recipe
@@ -56,6 +58,7 @@ class Report:
     curl: str
     links: Mapping[str, str] = field(default_factory=dict)
     served: bytes | None = None
+    failure: str = ""
 
 
 def render_report(report: Report) -> str:

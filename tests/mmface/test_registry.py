@@ -30,17 +30,6 @@ LINEAGE = {"samples": "datasets/samples/abc", "code_version": "0.1.0", "phases":
 METRICS = {"mask/miou": 0.5, "mask/n": 3.0, "mask/hair_colour_accuracy": math.nan}
 
 
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of MLflow's present schema: making one takes seconds, copying it none."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.setenv("MMFACE_HOME", str(folder))
-        registry.open_tracking()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture(autouse=True)
 def home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
