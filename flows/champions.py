@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from flows.leases import Lease, Owner, held
 from mmface import aliases, registry
-from mmface.moves import CHAMPION, Kind
+from mmface.moves import CHALLENGER, CHAMPION, Kind, read_past
 from mmface.storage import Store
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,17 @@ class Turn:
         """The version that is champion now."""
         return registry.get_alias(self.model, CHAMPION)
 
-    def move(self, to: str | None, *, expected: str | None, kind: Kind, why: str) -> None:
+    def move(self, to: str | None, *, expected: str | None, kind: Kind, why: str, alias: str = CHAMPION) -> None:
         """See :func:`mmface.aliases.move_alias`. Raises StageError when another process's turn has begun."""
         who, fence = str(self.lease.owner), self.lease.confirm
-        aliases.move_alias(self.model, CHAMPION, to, expected=expected, kind=kind, why=why, who=who, fence=fence)
-        log.info("%s: champion was %s, is %s (%s)", self.model, _named(expected), _named(to), why)
+        aliases.move_alias(self.model, alias, to, expected=expected, kind=kind, why=why, who=who, fence=fence)
+        log.info("%s: %s was %s, is %s (%s)", self.model, alias, _named(expected), _named(to), why)
+
+    def challenge(self, version: str) -> None:
+        """Makes ``version`` the challenger, unless it is champion, was, or was rolled back: then it is none to try."""
+        past, before = read_past(self.model), registry.get_alias(self.model, CHALLENGER)
+        if version not in (past.current, before) and not past.objection(version):
+            self.move(version, expected=before, kind="set", why="registered", alias=CHALLENGER)
 
     def put_back(self, version: str, before: str | None, why: str, *, refused: bool) -> None:
         """Takes a promotion back that was not confirmed: ``before`` is champion again, or nobody.

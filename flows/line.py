@@ -108,8 +108,7 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
     check(resolved)
     place, start = home(), resolved.train.start
     follows = start if start != given.train.start and start != SCRATCH else ""
-    run = Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""))
-    return replace(run, follows=follows)
+    return Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""), follows=follows)
 
 
 @contextmanager

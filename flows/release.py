@@ -108,6 +108,7 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     recipe, mlflow_run = run.recipe, str(run.mlflow_run)
     metrics = read_metrics(made.read(f"{BUNDLE}/{METRICS}"))
     version = register(recipe, made, mlflow_run)
+    mine.challenge(version)
     decision = gate(recipe, metrics, version)
     show_decision(version, decision, metrics)
     place = run.home.child(f"reports/{made.manifest.fingerprint}")
@@ -169,14 +170,9 @@ def prepare_example(bundle: Dataset, place: Store) -> str:
 
 @task(cache_policy=NO_CACHE)
 def register(recipe: Recipe, made: Dataset, mlflow_run: str) -> str:
-    """The bundle's version in the registry, as challenger unless it was champion before; one version for one bundle."""
-    name = recipe.serve.model_name
+    """The bundle's version in the registry; the same bundle again gives the same version."""
     with tempfile.TemporaryDirectory() as folder:
-        version = registry.register_bundle(made.download(BUNDLE, Path(folder)), mlflow_run, name)
-    past = read_past(name)
-    if version != past.current and not past.objection(version):
-        registry.set_alias(name, "challenger", version, "registered")
-    return version
+        return registry.register_bundle(made.download(BUNDLE, Path(folder)), mlflow_run, recipe.serve.model_name)
 
 
 @task(cache_policy=NO_CACHE)

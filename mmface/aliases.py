@@ -66,7 +66,7 @@ def move_alias(
     past = read_past(name, alias)
     number = 1 + max((one.number for one in past.moves), default=0)
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    move = Move(number, expected, to, kind, f"{_user()} {who}".strip(), why[:MAX_WHY], when)
+    move = Move(number, expected, to, kind, ", ".join(filter(None, (_user(), who))), why[:MAX_WHY], when)
     fence()
     with mlflow_errors():
         current = alias_holders(client, name).get(alias)

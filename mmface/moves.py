@@ -18,8 +18,8 @@ from mmface.tracking import mlflow_errors, open_tracking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION = "champion"
-ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: it was champion and had to go
+CHAMPION, CHALLENGER = "champion", "challenger"
+ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: the alias that it held and had to give back
 PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version, by releases that recorded no moves: who held the alias before
 MOVES_TAG = "mmface.moves.{alias}."
 
@@ -56,7 +56,7 @@ class Past:
         current: the version that holds it now.
         moves: every recorded one, oldest first.
         holders: versions that held it, oldest first, once for each time, without promotions that were withdrawn.
-        rolled_back: versions that an operator, or a service that refused them, took an alias away from.
+        rolled_back: versions that it was taken from by an operator, or because the service refused them.
     """
 
     current: str | None
@@ -88,7 +88,7 @@ def read_past(name: str, alias: str = CHAMPION) -> Past:
     tags = {str(one.version): dict(one.tags) for one in found}
     moves = _moves(tags, alias)
     holders = [one for one in _replay(moves) if one in tags]
-    rolled_back = frozenset(version for version, named in tags.items() if ROLLED_BACK_TAG in named)
+    rolled_back = frozenset(version for version, named in tags.items() if named.get(ROLLED_BACK_TAG) == alias)
     return Past(current, moves, tuple(holders), rolled_back)
 
 

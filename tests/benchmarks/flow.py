@@ -59,11 +59,13 @@ def settings(portraits: int, steps: int, samples: int) -> tuple[str, ...]:
 def own_time() -> Stopwatch:
     """Runs from now on, over everything that is not orchestration and happens in this process."""
     from flows import release
+    from flows.warm import WarmUp
 
     watch = Stopwatch()
     for name in ENTRYPOINTS:
         module = importlib.import_module(f"ray_jobs.{name}")
         module.main = watch.around(module.main)  # type: ignore[attr-defined]
+    WarmUp.run_here = watch.around(WarmUp.run_here)  # type: ignore[method-assign]
     for task in (release.register, release.gate, release.try_service, release.write_report):
         task.fn = watch.around(task.fn)
     return watch

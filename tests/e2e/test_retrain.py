@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -86,9 +90,49 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert main(given) == 0
     assert Image.open(BytesIO(first)).tobytes() == Image.open(painted).tobytes()
 
+    assert run(port, "train.start=models:/mmface-dit@champion") == 0
+    told = "nothing new: version 1 was made of these photographs by this recipe; champion stays version 1"
+    assert capsys.readouterr().out.splitlines()[-1] == told
+    assert {entry.key for entry in home.list("datasets") if entry.key.endswith("manifest.json")} == set(manifests)
+
+    with refusing_service() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMFACE_SERVE_URL", address)
+        assert run(port, "gate.min_mask_accuracy=0") == 2  # another bundle, of the same training
+    told = "version 2 does not become champion: " + address + " answers 500: broken"
+    assert told in (said := capsys.readouterr().err)
+    assert "; champion stays version 1" in said
+    assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
+    assert any(told in home.read(entry.key).decode() for entry in home.list("reports") if entry.key.endswith(".html"))
+    assert main(["promote", "2", "--why", "the service is mended"]) == 0
+    assert capsys.readouterr().out == "champion is version 2; before it: 1\n"
+    assert run(port) == 0  # finds the bundle of version 1
+    assert "version 1 was turned down: version 1 was champion before; champion stays version 2;" in (
+        capsys.readouterr().out
+    )
+    assert main(["rollback"]) == 0
+
     assert run(port, "gate.min_mask_miou=1") == 0
     assert "was turned down" in capsys.readouterr().out
     assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
+
+
+@contextmanager
+def refusing_service() -> Iterator[str]:
+    """The address of a service that is broken."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(500)
+            self.end_headers()
+            self.wfile.write(b"broken")
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def shown() -> set[str | None]:

@@ -65,12 +65,6 @@ def register(folder: Path, overrides: tuple[str, ...], weights: dict[str, str]) 
     return version
 
 
-@pytest.fixture(autouse=True)
-def no_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registered bundles here hold no weights for the preflight to look at."""
-    monkeypatch.setattr("mmface.train.start.check_start", lambda recipe: None)
-
-
 @pytest.mark.parametrize("weights", [{}, {"start": "bundle:0123456789abcdef"}], ids=["from scratch", "from another"])
 def test_the_same_photographs_teach_nothing_new(
     weights: dict[str, str], home: Store, photographs: Path, tmp_path: Path

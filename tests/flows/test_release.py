@@ -19,6 +19,7 @@ from flows.leases import Owner
 from flows.line import Run
 from flows.promote import promote
 from flows.release import gate
+from flows.warm import warm_up
 from mmface import registry
 from mmface.errors import RegistryError, ServiceError, StageError
 from mmface.moves import PREVIOUS_TAG, read_past
@@ -121,6 +122,16 @@ def test_a_version_that_was_champion_does_not_return_by_a_schedule(versions: lis
     assert gate.fn(run.recipe, GOOD, second).passed
 
 
+def test_a_version_that_was_champion_is_no_challenger_again(versions: list[str], run: Run, mine: Turn) -> None:
+    """Whoever serves the challenger to some of the requests would have served it again."""
+    first, second = versions
+    for version in versions:
+        mine.challenge(version)
+        promote(run, mine, version, "passed", loads, answers)
+    mine.challenge(first)
+    assert registry.get_alias(NAME, "challenger") == second
+
+
 def test_champions_of_earlier_releases_count_too(versions: list[str], run: Run) -> None:
     """They tagged a champion with who was champion before it, and recorded nothing else."""
     first, second = versions
@@ -159,6 +170,18 @@ def test_a_version_that_cannot_be_loaded_leaves_the_champion(versions: list[str]
         promote(run, mine, second, "passed", run_job, answers)
     assert champion() == first
     assert gate.fn(run.recipe, GOOD, second).passed  # it never was champion
+
+
+def test_on_a_cluster_the_version_is_loaded_by_a_job_of_its_own(versions: list[str], run: Run) -> None:
+    job = warm_up(run, versions[0])
+    receipt = f"warm/{job.identity.fingerprint}.json"
+    given = f"--recipe {run.recipe_uri} --home {run.home.uri} --version {versions[0]} --receipt {receipt}"
+    assert job.entrypoint == f"python -m serve.warm {given}"
+    assert job.environment["MLFLOW_TRACKING_URI"].startswith("sqlite:///")
+    assert job.published() is None
+    run.home.write(receipt, b"{}")
+    assert job.published() == f"{run.home.uri}/{receipt}"
+    assert warm_up(run, versions[0]).published() is None  # it says what loads now, not what once did
 
 
 def test_a_service_that_refuses_gets_the_champion_before_it_back(versions: list[str], run: Run) -> None:
