@@ -1,4 +1,4 @@
-"""One picture over HTTP from the champion: the proof that what was registered can be served."""
+"""One picture over HTTP from the champion: the proof that the running service has taken it up."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def ask(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> byt
                 remedy = f"set {KEY} to a key of it" if answer.status_code == 401 else "is this MMFace's service?"
                 raise ServiceError(f"{url} {said}; {remedy}", field=KEY if answer.status_code == 401 else SERVICE)
         if time.monotonic() > end:
-            remedy = "see its log; run the flow release again when it is mended"
+            remedy = f"see its log; once it is mended: mmface promote {version} --why TEXT"
             raise ServiceError(
                 f"{url} {said}, {SWAP_SECONDS:.0f} s after version {version} got the alias; {remedy}", field=SERVICE
             )
