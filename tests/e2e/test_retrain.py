@@ -103,13 +103,6 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert "; champion stays version 1" in said
     assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
     assert any(told in home.read(entry.key).decode() for entry in home.list("reports") if entry.key.endswith(".html"))
-    assert main(["promote", "2", "--why", "the service is mended"]) == 0
-    assert capsys.readouterr().out == "champion is version 2; before it: 1\n"
-    assert run(port) == 0  # finds the bundle of version 1
-    assert "version 1 was turned down: version 1 was champion before; champion stays version 2;" in (
-        capsys.readouterr().out
-    )
-    assert main(["rollback"]) == 0
 
     assert run(port, "gate.min_mask_miou=1") == 0
     assert "was turned down" in capsys.readouterr().out
