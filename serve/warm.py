@@ -30,10 +30,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--receipt", required=True, metavar="KEY", help="what to write when the version can be served")
     given = parser.parse_args(argv)
 
+    from diffusers.utils.logging import disable_progress_bar
+
     from mmface.components import accelerator
     from mmface.recipes import load_recipe
     from serve.models import Models
 
+    disable_progress_bar()  # of loading, in a log
     settings, device = load_recipe(given.recipe).serve, accelerator()
     generator = Models(settings, lambda *_: None, lambda *_: None, device).load(given.version)
     generator.engine.close()
