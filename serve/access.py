@@ -1,4 +1,4 @@
-"""Who may use ``/v1``, and how often: API keys and a token bucket each (§9)."""
+"""Who may use the service, and how often: API keys and a token bucket each (§9)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from mmface.config import Serve
 from mmface.errors import ServiceError
 from serve.errors import ApiError, envelope
+from serve.routing import route_path
 
-GUARDED = "/v1/"
+# Health, documents and the page have no secrets. Whatever is not named here is guarded, unknown routes included.
+PUBLIC = re.compile(r"/|/healthz|/readyz|/docs|/openapi\.json|/playground/[^/]+")
+POLICY_VIOLATION = 1008  # a websocket's code for closing
 _KEY = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 
@@ -51,6 +55,11 @@ def read_keys(settings: Serve) -> tuple[Key, ...]:
     return keys
 
 
+def is_public(path: str) -> bool:
+    """Whether a route, by its path within the service, asks for no key."""
+    return PUBLIC.fullmatch(path) is not None
+
+
 class Bucket:
     """A token bucket: ``per_minute`` requests at once or spread, never more in the long run."""
 
@@ -81,14 +90,15 @@ class Access:
         self._buckets = {key.name: Bucket(per_minute) for key in keys} if per_minute else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets everything but :data:`GUARDED` pass: health and documents have no secrets."""
-        if scope["type"] == "http" and scope["path"].startswith(GUARDED):
-            refusal = self._judge(scope)
-            if refusal is not None:
-                headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-                await envelope(refusal, headers)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+        """Lets :data:`PUBLIC` routes pass, and what is no request."""
+        refusal = None if scope["type"] == "lifespan" or is_public(route_path(scope)) else self._judge(scope)
+        if refusal is None:
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocketClose(POLICY_VIOLATION, refusal.message)(scope, receive, send)
+        else:
+            headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
+            await envelope(refusal, headers)(scope, receive, send)
 
     def _judge(self, scope: Scope) -> ApiError | None:
         kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")

@@ -20,10 +20,11 @@ from serve.context import RequestContext
 from serve.errors import ApiError, install_handlers
 from serve.fields import ConvertFields, GenerateFields, Modality
 from serve.idempotency import HEADER, Idempotency
-from serve.limits import BoundedUploads, Deadline
-from serve.openapi import PICTURE, add_upload_route, complete, error_responses, painted, upload_body
+from serve.limits import BoundedUploads, Deadline, Drained
+from serve.openapi import PICTURE, add_docs, add_upload_route, complete, error_responses, painted, upload_body
 from serve.orders import answer, take
 from serve.playground import add_playground
+from serve.routing import BarePrefix, Head
 from serve.schemas import Health, Readiness
 from serve.uploads import read_upload
 
@@ -49,7 +50,10 @@ def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None =
         title="MMFace",
         version=version("mmface"),
         summary="Face portraits from a text prompt and a drawing.",
+        docs_url=None,  # FastAPI's page names the document by an address that no stripping proxy has
         redoc_url=None,
+        redirect_slashes=False,  # such redirects trust the Host header and lose a stripped prefix
+        root_path_in_servers=False,
     )
     install_handlers(app)
     _add_middleware(app, settings, read_keys(settings) if keys is None else keys)
@@ -60,6 +64,7 @@ def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None =
         _add_convert(app, service, modality)
     openai.add_openai(app, service)
     add_playground(app)
+    add_docs(app)
     complete(app, (*streaming.EVENTS, *openai.EVENTS), keys=settings.api_keys_env is not None)
     return app
 
@@ -75,10 +80,13 @@ def _add_middleware(app: FastAPI, settings: Serve, keys: tuple[Key, ...]) -> Non
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "X-Model-Version", "X-Seed", "X-Warnings", "Retry-After", HEADER],
         )
+    app.add_middleware(BarePrefix)
+    app.add_middleware(Head)
+    app.add_middleware(Drained)
     app.add_middleware(RequestContext, state=app.state)
     app.add_middleware(AccessLog, prompts=settings.log_prompts)
     log_to_stdout()

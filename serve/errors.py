@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from urllib.parse import quote
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from mmface.errors import InputError, MMFaceError, RegistryError, ServiceError
+from serve.routing import route_path
 from serve.schemas import ErrorBody, ErrorDetail
 
 MAX_NAME = 64  # of a client's field name, repeated to it
@@ -140,7 +142,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException):
-            where = f"{error.detail}: {request.method} {request.url.path[:200]}; see /docs for the routes"
+            path = quote(route_path(request.scope)[:200])
+            where = f"{error.detail}: {request.method} {path}; see /docs for the routes"
             status = error.status_code if error.status_code in TYPES else 400
             return envelope(ApiError(status, where), error.headers)
         return envelope(to_api_error(error))

@@ -12,6 +12,7 @@ from mmface.config import Sampler
 Modality = Literal["mask", "sketch"]
 Fit = Literal["crop", "pad", "stretch"]
 PictureFormat = Literal["png", "webp", "jpeg"]
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]  # OpenAI's words
 MAX_IMAGES = 8
 MAX_SEED = 2**63 - 1
 MAX_PROMPT = 10_000
@@ -21,7 +22,8 @@ _SEEDS = re.compile(r"[0-9]{1,19}(,[0-9]{1,19})+")
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_IMAGES)]
+# Without fail_fast a list of millions of wrong items would become as many errors.
+Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_IMAGES, fail_fast=True)]
 
 
 class Fields(BaseModel):
@@ -69,7 +71,8 @@ class GenerateFields(Fields):
         None,
         ge=0,
         le=100,
-        description="Quality of webp and jpeg: 100, the default, keeps most; 0 is smallest. Not for png.",
+        description="Quality of webp and jpeg: 100, the default, keeps most; 0 is smallest. Ignored for png, "
+        "and `warnings` says so.",
         examples=[90],
     )
     response_format: Literal["b64_json"] = Field("b64_json", description="How pictures are embedded in JSON.")
@@ -137,8 +140,17 @@ class EditFields(GenerateFields):
         examples=["sketch"],
     )
     user: Annotated[str, Field(max_length=200)] | None = Field(None, description="Accepted, not used.")
-    quality: Literal["auto"] = Field("auto", description="Only `auto`: the steps decide.")
+    safety_identifier: Annotated[str, Field(max_length=200)] | None = Field(None, description="Accepted, not used.")
+    quality: Quality = Field("auto", description="Not used, and `warnings` says so: `num_inference_steps` decides.")
+    input_fidelity: Literal["high", "low"] | None = Field(
+        None, description="Not used, and `warnings` says so: the drawing is always followed."
+    )
     background: Literal["auto", "opaque"] = Field("auto", description="Pictures are opaque.")
+
+    def unused(self) -> list[str]:
+        """Warnings of OpenAI's fields that were sent and change nothing here."""
+        sent = {"quality": self.quality != "auto", "input_fidelity": self.input_fidelity is not None}
+        return [f"{name} is not used here" for name, given in sent.items() if given]
 
 
 class ConvertFields(Fields):

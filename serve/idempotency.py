@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ApiError, envelope
+from serve.routing import route_path
 
 HEADER = "Idempotency-Key"
 KEPT_S = 3600.0
@@ -61,7 +62,7 @@ class Idempotency:
             return
         try:
             body, digest = await _read(scope, receive)
-            key = (str(scope.get("state", {}).get("key")), scope["path"], Headers(scope=scope)[HEADER])
+            key = (str(scope.get("state", {}).get("key")), route_path(scope), Headers(scope=scope)[HEADER])
             known = await self._known(key, digest)
         except ApiError as error:
             await envelope(error)(scope, receive, send)

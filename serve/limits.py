@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ApiError, envelope
+
+DRAINED_BYTES = 64_000_000  # at most, of the body of a request that is refused before it has arrived
+DRAINED_S = 3.0
 
 
 class BoundedUploads:
@@ -58,6 +61,44 @@ class BoundedUploads:
 
     def _refusal(self) -> ApiError:
         return ApiError(413, f"the body is larger than {self.max_bytes} bytes; send a smaller picture")
+
+
+class Drained:
+    """ASGI middleware: before a request is answered, the rest of its body is read and dropped, within bounds.
+
+    A server that answers earlier closes the connection, which resets it under a proxy that still sends: its client
+    then sees the proxy's 502 instead of the refusal.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Clients that wait for 100 Continue have not begun to send, and slow ones are answered at once."""
+        if scope["type"] != "http" or b"expect" in dict(scope["headers"]):
+            await self.app(scope, receive, send)
+            return
+        arrived = dict(scope["headers"]).keys().isdisjoint((b"content-length", b"transfer-encoding"))
+
+        async def watched() -> Message:
+            nonlocal arrived
+            message = await receive()
+            arrived = not message.get("more_body", False)
+            return message
+
+        async def drain() -> None:
+            left = DRAINED_BYTES
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAINED_S):
+                    while not arrived and left > 0:
+                        left -= len((await watched()).get("body", b""))
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] != 408:
+                await drain()
+            await send(message)
+
+        await self.app(scope, watched, send_after_body)
 
 
 class Deadline:

@@ -11,7 +11,8 @@ from serve.errors import ApiError
 from serve.fields import GenerateFields, PictureFormat
 from serve.provenance import MEDIA_TYPES
 
-_JSON = ("application/json", "application/*", "*/*")
+# Java's HttpURLConnection writes * for */*.
+_JSON = ("application/json", "application/*", "*/*", "*")
 _EVENTS = ("text/event-stream", "text/*")
 
 
@@ -24,18 +25,23 @@ class Reply:
     quality: int | None
 
 
-def negotiate(request: Request, fields: GenerateFields) -> Reply:
+def negotiate(request: Request, fields: GenerateFields, *, prefer_json: bool = False) -> Reply:
     """The form that ``Accept``, ``stream`` and ``output_format`` ask for together.
 
+    Args:
+        prefer_json: a picture is answered only to clients that do not accept JSON. OpenAI's clients expect JSON, and
+            some HTTP libraries accept pictures first where nobody asked them to.
+
     Raises:
-        ApiError: 406 the client takes none of them, 400 they contradict each other, 422 a quality for png.
+        ApiError: 406 the client takes none of them, 400 they contradict each other.
     """
-    body, picture = _choose(_accepted(request), fields)
+    accepted = _accepted(request)
+    if prefer_json:
+        accepted.sort(key=lambda kind: kind not in _JSON)
+    body, picture = _choose(accepted, fields)
     if body == "picture" and fields.n != 1:
         raise ApiError(400, f"Accept: {MEDIA_TYPES[picture]} gives one image; accept JSON or send n = 1", param="n")
-    if fields.output_compression is not None and picture == "png":
-        raise ApiError(422, "png has none; ask for webp or jpeg", param="output_compression")
-    return Reply(body, picture, fields.output_compression)
+    return Reply(body, picture, None if picture == "png" else fields.output_compression)
 
 
 def _choose(accepted: list[str], fields: GenerateFields) -> tuple[Literal["json", "picture", "events"], PictureFormat]:
@@ -57,9 +63,10 @@ def _choose(accepted: list[str], fields: GenerateFields) -> tuple[Literal["json"
 
 
 def _accepted(request: Request) -> list[str]:
-    """The media types of ``Accept``, the most wanted first."""
+    """The media types of ``Accept``, the most wanted first; without the header, or with an empty one, any."""
     offers = []
-    for part in request.headers.get("accept", "*/*").lower().split(","):
+    parts = ",".join(request.headers.getlist("accept")).lower().split(",")
+    for part in [part for part in parts if part.strip()] or ["*/*"]:
         kind, *parameters = (piece.strip() for piece in part.split(";"))
         quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -20,7 +21,8 @@ from serve.uploads import read_upload
 
 PICTURE = (
     "The drawing that the portrait follows, a mask or a sketch (see `modality`): png, jpg or webp. Multipart may "
-    "call it `image[]`. OpenAI's `mask`, which marks what to repaint, has no counterpart here."
+    'call it `image[]`; JSON may send `"images": [{"image_url": "data:image/png;base64,…"}]` with one entry instead. '
+    "OpenAI's `mask`, which marks what to repaint, has no counterpart here."
 )
 
 
@@ -100,11 +102,20 @@ def add_openai(app: FastAPI, service: Service) -> None:
     async def edits(request: Request) -> Response:
         deadline = Deadline(service.settings.timeout_s)
         async with deadline():
-            fields, drawing = await read_upload(request, EditFields, "image", other_name="image[]")
+            fields, drawing = await read_upload(request, EditFields, "image", other_names=("image[]", "images"))
             version = _version(fields.model, name)
             order = await take(
-                service, request, deadline, fields, drawing, field="image", modality=fields.modality, version=version
+                service,
+                request,
+                deadline,
+                fields,
+                drawing,
+                field="image",
+                modality=fields.modality,
+                version=version,
+                prefer_json=True,
             )
+            order = replace(order, warnings=(*order.warnings, *fields.unused()))
         if order.reply.body == "events":
             return await stream(service, order, edit_events)
         return await answer(service, order)
@@ -115,7 +126,7 @@ def add_openai(app: FastAPI, service: Service) -> None:
         edits,
         summary="Portraits from a prompt and a drawing, as OpenAI's clients ask for them",
         body=upload_body(EditFields, "image", PICTURE),
-        answer=painted(EVENTS),
+        answer=painted(EVENTS, "JSON; one picture if `Accept` names its type and not JSON; events with `stream`."),
         errors=(400, 401, 404, 406, 408, 413, 415, 422, 429, 500, 503),
     )
 

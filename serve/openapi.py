@@ -7,11 +7,12 @@ from copy import deepcopy
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serve.access import GUARDED
+from serve.access import is_public
 from serve.errors import CODES, TYPES
 from serve.provenance import MEDIA_TYPES
 from serve.schemas import ErrorBody, GenerateResponse
@@ -35,8 +36,9 @@ MEANINGS = {
 REQUEST_ID = {
     "name": "X-Request-Id",
     "in": "header",
-    "description": "Becomes the request's id in logs and in the pictures; made if absent.",
-    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+    "description": "Becomes the request's id in logs and in the pictures. Made if absent; replaced, and the new one "
+    "answered, if it is not 1 to 128 letters, digits and `._:-`.",
+    "schema": {"type": "string"},
 }
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
@@ -52,16 +54,21 @@ _SEED_LIST = {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19}){0,7}$", "
 PICTURE: Responses = {200: {"description": "The picture.", "content": {"image/png": _BINARY}}}
 
 
-def painted(events: Iterable[type[BaseModel]]) -> Responses:
+def painted(
+    events: Iterable[type[BaseModel]],
+    description: str = "JSON; one picture if `Accept` names its type; events with `stream`.",
+) -> Responses:
     """The success of a route that paints.
 
     Args:
         events: models of its server-sent events.
+        description: which form an answer has.
     """
     names = {model.model_fields["type"].default: {"$ref": _reference(model)} for model in events}
     event = {
         "type": "object",
-        "description": "One event: `event: NAME`, `data: JSON`, an empty line; `x-events` has the JSON of each name.",
+        "description": "One event: `event: NAME`, `data: JSON`, an empty line; `x-events` has the JSON of each name. "
+        "Without news a comment, a line that begins with a colon, comes at least every 10 seconds.",
         "required": ["event", "data"],
         "properties": {
             "event": {"type": "string", "enum": list(names)},
@@ -71,7 +78,7 @@ def painted(events: Iterable[type[BaseModel]]) -> Responses:
     }
     return {
         200: {
-            "description": "JSON; one picture if `Accept` names its type; events with `stream`.",
+            "description": description,
             "model": GenerateResponse,
             "content": dict.fromkeys(MEDIA_TYPES.values(), _BINARY) | {"text/event-stream": {"schema": event}},
             "headers": {
@@ -94,9 +101,13 @@ def upload_body(model: type[BaseModel], file_field: str, description: str) -> di
 
     def content(picture: dict[str, str], *, as_text: bool) -> dict[str, Any]:
         schema = model.model_json_schema()
-        fields = {name: _as_text(field) if as_text else field for name, field in schema.get("properties", {}).items()}
+        required = schema.get("required", [])
+        fields = schema.get("properties", {})
+        fields = {
+            name: _in_form(field) if as_text else _in_json(field, name in required) for name, field in fields.items()
+        }
         schema["properties"] = {file_field: {"type": "string", "description": description, **picture}} | fields
-        schema["required"] = [file_field, *schema.get("required", [])]
+        schema["required"] = [file_field, *required]
         return {"schema": schema}
 
     return {
@@ -134,6 +145,15 @@ def add_upload_route(
     )
 
 
+def add_docs(app: FastAPI) -> None:
+    """``/docs``: finds the document beside itself, whatever prefix a proxy adds or takes away."""
+
+    async def docs(_: Request) -> Response:
+        return get_swagger_ui_html(openapi_url="openapi.json", title=f"{app.title} - Swagger UI")
+
+    app.add_route("/docs", docs, include_in_schema=False)
+
+
 def complete(app: FastAPI, events: Iterable[type[BaseModel]], *, keys: bool) -> None:
     """Adds what no single route knows: events, headers that every request may have, and the API key.
 
@@ -146,10 +166,11 @@ def complete(app: FastAPI, events: Iterable[type[BaseModel]], *, keys: bool) -> 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+            made["servers"] = [{"url": "."}]  # relative to the document, as OpenAPI has it
             made["components"]["schemas"] |= definitions["$defs"]
             for path, operations in made["paths"].items():
                 for method, operation in operations.items():
-                    _complete_operation(operation, method, guarded=keys and path.startswith(GUARDED))
+                    _complete_operation(operation, method, guarded=keys and not is_public(path))
             if keys:
                 made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = made
@@ -169,7 +190,15 @@ def _reference(model: type[BaseModel]) -> str:
     return _REFERENCE.format(model=model.__name__)
 
 
-def _as_text(field: dict[str, Any]) -> dict[str, Any]:
+def _in_json(field: dict[str, Any], required: bool) -> dict[str, Any]:
+    """A field's schema in JSON, where null stands for an absent field."""
+    if required or any(one.get("type") == "null" for one in field.get("anyOf", [])):
+        return field
+    about = {key: field[key] for key in ("title", "description", "default", "examples") if key in field}
+    return about | {"anyOf": [{key: value for key, value in field.items() if key not in about}, {"type": "null"}]}
+
+
+def _in_form(field: dict[str, Any]) -> dict[str, Any]:
     """A field's schema in a form, which has neither null nor arrays: an absent field, or text with commas."""
     if "anyOf" not in field:
         return field

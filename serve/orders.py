@@ -49,6 +49,7 @@ async def take(
     field: str,
     modality: Modality | None,
     version: str | None = None,
+    prefer_json: bool = False,
 ) -> Order:
     """Reads the drawing and draws seeds where none are given.
 
@@ -56,13 +57,16 @@ async def take(
         field: name of the picture's field, for errors.
         modality: None to find out from the picture; the order's warnings then say what it was taken for.
         version: of the model, if the client insists on one.
+        prefer_json: see :func:`negotiate`.
     """
     request.state.prompt = fields.prompt
-    reply = negotiate(request, fields)
+    reply = negotiate(request, fields, prefer_json=prefer_json)
     async with service.decoding:
         limit = service.settings.max_condition_megapixels
         drawing = await asyncio.to_thread(read_drawing, picture, modality, limit, field)
     warnings = drawing.warnings
+    if fields.output_compression is not None and reply.quality is None:
+        warnings = (*warnings, "output_compression was ignored: png loses nothing; webp and jpeg have a quality")
     if modality is None:
         warnings = (f"{field} was taken for a {drawing.modality}; send modality to say so yourself", *warnings)
     request_id, trace = request.state.request_id, request.headers.get("traceparent")

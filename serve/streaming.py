@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from typing import Literal
+from typing import Literal, TypeVar
 
+from anyio import CancelScope
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
@@ -19,6 +20,8 @@ from serve.schemas import ErrorDetail, Generated, GenerateResponse, ImageData, P
 
 # Proxies must pass events on as they come.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+QUIET_S = 9.0  # after which a comment is sent: many proxies and clients give up a connection that says nothing
+_COMMENT = ": still at work\n\n"
 
 
 class Event(BaseModel):
@@ -66,6 +69,7 @@ class Failed(Event):
 
 EVENTS = (Queued, Step, PartialImage, Completed, Failed)
 
+News = TypeVar("News")
 Dialect = Callable[[Progress | Generated, Order], list[Event]]
 """How events are put into words."""
 
@@ -83,35 +87,64 @@ def ours(told: Progress | Generated, order: Order) -> list[Event]:
 
 
 async def stream(service: Service, order: Order, dialect: Dialect) -> StreamingResponse:
-    """Answers with events. What goes wrong before the first one raises, and is an answer of its own."""
-    told = service.backend.stream(order.job)
+    """Answers with events. What goes wrong before the first one raises, and is an answer of its own.
+
+    Without a first event for :data:`QUIET_S` the answer begins with a comment.
+    """
+    told = with_pauses(service.backend.stream(order.job), QUIET_S)
     async with order.deadline():
         first = await anext(told)
     return _Events(told, _lines(first, told, order, dialect))
 
 
+async def with_pauses(told: AsyncIterator[News], quiet_s: float) -> AsyncGenerator[News | None]:
+    """What ``told`` yields, and None whenever it has yielded nothing for ``quiet_s``. Closes ``told`` when closed."""
+    async with aclosing(told):  # type: ignore[type-var]
+        while True:
+            news = asyncio.ensure_future(anext(told))
+            try:
+                while not (await asyncio.wait({news}, timeout=quiet_s))[0]:
+                    yield None
+                yield news.result()
+            except StopAsyncIteration:
+                return
+            finally:
+                if not news.done():
+                    news.cancel()
+                    with CancelScope(shield=True):  # ``told`` cannot be closed while it runs
+                        await asyncio.wait({news})
+
+
 class _Events(StreamingResponse):
     """Closes the backend's iterator whenever the client leaves, also before the first line is read."""
 
-    def __init__(self, told: AsyncIterator[Progress | Generated], lines: AsyncIterator[str]) -> None:
+    def __init__(self, told: AsyncGenerator[Progress | Generated | None], lines: AsyncIterator[str]) -> None:
         super().__init__(lines, media_type="text/event-stream", headers=_HEADERS)
         self.told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.told):  # type: ignore[type-var]
+        async with aclosing(self.told):
             await super().__call__(scope, receive, send)
 
 
 async def _lines(
-    first: Progress | Generated, told: AsyncIterator[Progress | Generated], order: Order, dialect: Dialect
+    first: Progress | Generated | None,
+    told: AsyncIterator[Progress | Generated | None],
+    order: Order,
+    dialect: Dialect,
 ) -> AsyncIterator[str]:
-    event: Progress | Generated | None = first
+    event = first
     try:
-        while event is not None:
-            for words in await asyncio.to_thread(dialect, event, order):
-                yield _line(words)
+        while True:
+            if event is None:
+                yield _COMMENT
+            else:
+                for words in await asyncio.to_thread(dialect, event, order):
+                    yield _line(words)
             async with order.deadline():
-                event = await anext(told, None)
+                event = await anext(told)
+    except StopAsyncIteration:
+        return
     except (ApiError, MMFaceError) as error:
         yield _failed(to_api_error(error))
     except Exception as error:

@@ -57,9 +57,14 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 @contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
-    """The address of a real HTTP server on loopback that serves ``app``."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off"))
+def listening(app: ASGIApp, root_path: str = "") -> Iterator[str]:
+    """The address of a real HTTP server on loopback that serves ``app``.
+
+    Args:
+        root_path: what a proxy in front takes away; the server puts it back.
+    """
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", root_path=root_path)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -84,7 +84,7 @@ def refused(answer: httpx.Response, status: int, param: str | None) -> None:
         (JSON, tree(seed=1.5), 422, "seed"),
         (JSON, tree(seed=[]), 422, "seed"),
         (JSON, tree(n=10**18), 422, "n"),
-        (JSON, tree(n=1.0), 422, "n"),
+        (JSON, tree(n=1.5), 422, "n"),
         (JSON, tree(num_inference_steps=10**9), 422, "num_inference_steps"),
         (JSON, tree(guidance_scale=1e308), 422, "guidance_scale"),
         (JSON, tree(size=10**12), 422, "size"),
