@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -14,6 +17,7 @@ import pytest
 from service import listening, mask_png, pixels, tiny_recipe
 
 from mmface.bundle import Bundle
+from serve import streaming
 from serve.api import create_app
 from serve.generator import Generator
 
@@ -121,3 +125,91 @@ def test_waiting_tells_how_many_are_ahead(alone: tuple[str, Generator]) -> None:
     waited = [event["ahead"] for event in events(second) if event["type"] == "queued"]
     assert waited == sorted(waited, reverse=True)
     assert waited[0] == 1
+
+
+def test_a_stream_without_news_sends_comments(alone: tuple[str, Generator], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, _ = alone
+    assert streaming.QUIET_S < 10
+    monkeypatch.setattr(streaming, "QUIET_S", 0.02)
+
+    async def two() -> tuple[httpx.Response, httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+
+            async def one(steps: int) -> httpx.Response:
+                data = {"prompt": "", "stream": "true", "num_inference_steps": str(steps)}
+                return await client.post(MASK, files={"condition": ("m.png", mask_png())}, data=data)
+
+            first = asyncio.create_task(one(100))
+            await asyncio.sleep(0.1)
+            return await one(2), await first
+
+    second, _ = asyncio.run(two())
+    blocks = second.text.strip().split("\n\n")
+    comments = [place for place, block in enumerate(blocks) if block.startswith(":")]
+    assert comments[0] < next(place for place, block in enumerate(blocks) if "event: step" in block)  # while it waits
+    told = [block for place, block in enumerate(blocks) if place not in comments]
+    assert [block.split("\n")[0] for block in (told[0], told[-1])] == ["event: queued", "event: completed"]
+
+
+def test_pauses_are_told_and_whoever_leaves_in_one_ends_what_is_told() -> None:
+    ended = []
+
+    async def told() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.sleep(0.05)
+            yield 2
+            await asyncio.Event().wait()
+        finally:
+            ended.append("told")
+
+    async def listen() -> list[int | None]:
+        heard: list[int | None] = []
+        async with aclosing(streaming.with_pauses(told(), 0.01)) as news:
+            async for one in news:
+                heard.append(one)
+                if one is None and 2 in heard:
+                    break
+        return heard
+
+    heard = asyncio.run(listen())
+    assert (heard[0], heard[-1], ended) == (1, None, ["told"])
+    assert [one for one in heard if one is not None] == [1, 2]
+    assert heard.index(2) > 1  # a pause before it
+
+    async def failing() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    async def hear(one: AsyncIterator[int]) -> list[int | None]:
+        return [news async for news in streaming.with_pauses(one, 5)]
+
+    with pytest.raises(ValueError, match="broken"):
+        asyncio.run(hear(failing()))
+
+
+def test_a_client_that_leaves_in_a_pause_frees_the_engine(
+    alone: tuple[str, Generator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, generator = alone
+    monkeypatch.setattr(streaming, "QUIET_S", 0.02)
+    cancelled = generator.engine.counters.cancelled
+    data = {"prompt": "", "stream": "true", "num_inference_steps": "1000"}
+    files = {"condition": ("m.png", mask_png())}
+
+    def read_until(word: str) -> None:
+        with httpx.stream("POST", f"{url}{MASK}", files=files, data=data, timeout=30) as answer:
+            for line in answer.iter_lines():
+                if line.startswith(word):
+                    return
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(
+            httpx.post, f"{url}{MASK}", files=files, data=data | {"num_inference_steps": "60"}, timeout=30
+        )
+        while not generator.engine.pending:
+            time.sleep(0.005)
+        read_until(":")
+        assert first.result().text.rstrip().splitlines()[-2] == "event: completed"
+    assert ask(url, num_inference_steps=2).status_code == 200
+    assert generator.engine.counters.cancelled == cancelled + 1
