@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import io
 import json
 import os
 import socket
@@ -199,6 +201,41 @@ def test_photo_to_conditions_and_back(service: httpx.Client) -> None:
         assert post(service, f"/v1/generate/{modality}", condition=answer.content).status_code == 200
     refused = service.post("/v1/conditions/mask", files={"image": b"no image"})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
+
+
+def test_keys_are_asked_for_below_rays_route_prefix(service: httpx.Client) -> None:
+    """A second ingress to the same replica, as ``route_prefix: /faces`` of a config declares it."""
+    from ray import serve
+
+    from serve.access import Key
+    from serve.deployments import Ingress
+
+    keys = (Key("tests", hashlib.sha256(b"secret").hexdigest()),)
+    replica = serve.get_deployment_handle("Replica", "mmface")
+    ingress: Any = serve.deployment(serve.ingress()(Ingress), name="Prefixed", ray_actor_options={"num_cpus": 0})
+    settings = tiny_recipe(api_keys_env="UNUSED", requests_per_minute=600).serve
+    serve.run(ingress.bind(replica, settings, keys), name="prefixed", route_prefix="/faces")
+    try:
+        with httpx.Client(base_url=f"{service.base_url}/faces", timeout=60) as client:
+            for path in ("generate/mask", "generate/sketch", "conditions/mask", "conditions/sketch", "images/edits"):
+                assert client.post(f"/v1/{path}", content=b"x" * 150_000).status_code == 401
+            for path in ("/v1/models", "//v1/models", "/v1/models/mmface-dit", "/%2Fv1/models", "/nowhere"):
+                assert client.get(path).status_code == client.head(path).status_code == 401, path
+            for path in ("/", "/healthz", "/readyz", "/docs", "/openapi.json", "/playground/app.js"):
+                assert client.get(path).status_code == client.head(path).status_code == 200, path
+            bare = client.get(str(client.base_url).rstrip("/"))
+            assert (bare.status_code, bare.headers["Location"]) == (307, "faces/")
+            known = {"Authorization": "Bearer secret", "X-Request-Id": "not one", "Accept": "image/png"}
+            made = client.post("/v1/generate/mask", files={"condition": mask_png()}, data={"prompt": ""}, headers=known)
+            assert made.status_code == 200, made.text
+            image = Image.open(io.BytesIO(made.content))
+            assert made.headers.get_list("X-Request-Id") == [
+                image.info["mmface:request_id"],
+                "not one",
+            ]  # Ray repeats it
+            assert service.get("/facesX/v1/models").status_code == 404  # not below the prefix: the other application's
+    finally:
+        serve.delete("prefixed")
 
 
 def test_a_new_champion_takes_over_and_a_bad_one_does_not(
