@@ -50,6 +50,11 @@ def edit(client: httpx.Client, tree: dict[str, Any], **headers: str) -> httpx.Re
     return client.post(EDITS, content=json.dumps(sent), headers={"Content-Type": JSON} | headers)
 
 
+def kind_of(answer: httpx.Response) -> str:
+    assert answer.status_code == 200, answer.text
+    return answer.headers["Content-Type"]
+
+
 def refused(answer: httpx.Response, status: int, param: str, words: str) -> None:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
@@ -85,7 +90,7 @@ def test_an_odd_request_id_is_replaced_and_the_answer_says_so(client: httpx.Clie
 
 @pytest.mark.parametrize("accept", [JAVA, BROWSER, "*", "", ",", "*/*", "application/*", "image/png, */*;q=0.1"])
 def test_openai_routes_answer_json_to_whoever_accepts_it(client: httpx.Client, accept: str) -> None:
-    assert edit(client, {}, Accept=accept).headers["Content-Type"] == JSON
+    assert kind_of(edit(client, {}, Accept=accept)) == JSON
 
 
 @pytest.mark.parametrize(
@@ -93,7 +98,7 @@ def test_openai_routes_answer_json_to_whoever_accepts_it(client: httpx.Client, a
     [("image/png", "image/png"), ("image/*", "image/png"), ("image/webp, image/png;q=0.5", "image/webp")],
 )
 def test_pictures_are_for_those_who_accept_nothing_else(client: httpx.Client, accept: str, kind: str) -> None:
-    assert edit(client, {}, Accept=accept).headers["Content-Type"] == kind
+    assert kind_of(edit(client, {}, Accept=accept)) == kind
 
 
 @pytest.mark.parametrize(
@@ -101,9 +106,9 @@ def test_pictures_are_for_those_who_accept_nothing_else(client: httpx.Client, ac
 )
 def test_our_own_routes_weigh_what_is_accepted(client: httpx.Client, accept: str, kind: str) -> None:
     body = {"prompt": "", "condition": PICTURE, "num_inference_steps": 1, "size": "32"}
-    assert client.post(MASK, json=body, headers={"Accept": accept}).headers["Content-Type"] == kind
+    assert kind_of(client.post(MASK, json=body, headers={"Accept": accept})) == kind
     lines = [("Accept", "text/html"), ("Accept", accept or "*/*")]  # one header in two lines is one list
-    assert client.post(MASK, json=body, headers=lines).headers["Content-Type"] == kind
+    assert kind_of(client.post(MASK, json=body, headers=lines)) == kind
 
 
 def test_json_null_is_absent(client: httpx.Client) -> None:

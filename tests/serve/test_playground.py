@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect, sync_playwright
 from service import listening, mask_png, png, tiny_recipe
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmface.bundle import Bundle
@@ -339,6 +342,34 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(
         paint(page)
         pictures(page, 1)
         assert "secret" not in json.dumps(context.storage_state())
+        context.close()
+
+
+def test_it_works_below_a_prefix_with_a_key(
+    browser: Browser, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KEYS", f"one:{hashlib.sha256(b'secret').hexdigest()}")
+    settings = tiny_recipe(api_keys_env="KEYS").serve
+    app = Starlette(routes=[Mount("/faces", create_app(Generator(bundle, settings), settings))])
+    with listening(app) as url:
+        context = browser.new_context(base_url=url, permissions=["clipboard-read", "clipboard-write"])
+        page = context.new_page()
+        page.goto("/faces")
+        page.fill("#key", "secret")
+        page.keyboard.press("Enter")
+        expect(page.locator("#model")).to_contain_text("mmface-dit")
+        begin_with_example(page)
+        paint(page)
+        pictures(page, 1)
+        page.get_by_role("button", name="Copy as curl").click()
+        expect(page.locator("#status")).to_contain_text("copied")
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert f"{url}/faces/v1/generate/mask" in command
+        variables = os.environ | {"MMFACE_API_KEY": "secret"}
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, timeout=60, env=variables)
+        [made] = tmp_path.glob("face-*.png")
+        shown = Image.open(saved(page, 0, tmp_path))
+        np.testing.assert_array_equal(np.asarray(Image.open(made)), np.asarray(shown))
         context.close()
 
 
