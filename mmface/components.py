@@ -11,6 +11,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mmface.component_checks import (
+    CAPTIONER,
+    CLIP,
+    PARSER,
+    REWRITER,
+    SKETCHER,
+    TEXT_ENCODER,
+    VAE,
+    Place,
+    Role,
+    component_folders,
+    require_chat_template,
+    require_labels,
+    require_model_type,
+    require_tokenizer_files,
+    require_type,
+    require_weights,
+    text_places,
+)
 from mmface.errors import InputError
 from mmface.zoo import resolve
 
@@ -25,10 +44,11 @@ def component_identity(name: str) -> str:
     if not path.is_dir():
         return f"hub:{name}"
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".txt", ".jinja"):
-            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-            digest.update(_sha256(file).digest())
+    for folder in component_folders(path):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix in (".safetensors", ".json", ".txt", ".jinja"):
+                digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+                digest.update(_sha256(file).digest())
     return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
 
 
@@ -40,90 +60,98 @@ def accelerator() -> str:
 
 
 def load_vae(name: str) -> Any:
-    """The VAE, of the class its config names: AutoencoderKL, AutoencoderDC or AutoencoderTiny."""
-    import diffusers
-    import torch
+    """The VAE, of the class its config names: AutoencoderKL, AutoencoderDC or AutoencoderTiny.
 
-    path, options = _locate(name)
-    config = diffusers.AutoencoderKL.load_config(path, **options)
-    cls = getattr(diffusers, config["_class_name"])
-    vae = cls.from_pretrained(path, use_safetensors=True, torch_dtype=torch.float32, **options)
-    return vae.eval().requires_grad_(False)
+    Raises:
+        InputError: no such component, or one of another class, or without some of its files or weights; names the
+            recipe's key. The other loaders here raise it alike.
+    """
+    import diffusers
+
+    with VAE.refusing(name):
+        place = _locate(name)
+        config = diffusers.AutoencoderKL.load_config(place.path, **place.options)
+        require_type(VAE, name, config.get("_class_name"))
+        return _frozen(getattr(diffusers, config["_class_name"]), VAE, name, place)
 
 
 def load_text_encoder(name: str) -> tuple[Any, Any]:
-    """``(tokenizer, text_encoder)``: CLIPTokenizer and CLIPTextModel."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+    """``(tokenizer, text_encoder)``: CLIPTokenizer and CLIPTextModel.
 
-    path, options = _locate(name)
-    # In the repository of a diffusers pipeline the tokenizer lies in a folder beside the encoder's.
-    beside = {"subfolder": "tokenizer"} if options.get("subfolder") == "text_encoder" else {}
-    tokenizer = CLIPTokenizer.from_pretrained(path, **options | beside)
-    return tokenizer, _frozen(CLIPTextModel, path, options)
+    They lie in one folder, or in ``text_encoder`` and ``tokenizer`` of a diffusers pipeline, of which ``name`` is the
+    whole or the text encoder.
+    """
+    from transformers import CLIPTextModel
+
+    with TEXT_ENCODER.refusing(name):
+        encoder, tokenizer = text_places(_locate(name))
+        require_model_type(TEXT_ENCODER, name, encoder)
+        model = _frozen(CLIPTextModel, TEXT_ENCODER, name, encoder)
+        return _clip_tokenizer(TEXT_ENCODER, name, tokenizer, model.config), model
 
 
 def load_clip(name: str) -> tuple[Any, Any, Any]:
     """``(model, tokenizer, image_processor)`` of a CLIPModel."""
-    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+    from transformers import CLIPImageProcessor, CLIPModel
 
-    path, options = _locate(name)
-    tokenizer = CLIPTokenizer.from_pretrained(path, **options)
-    return _frozen(CLIPModel, path, options), tokenizer, CLIPImageProcessor.from_pretrained(path, **options)
+    with CLIP.refusing(name):
+        place = _locate(name)
+        require_model_type(CLIP, name, place)
+        model = _frozen(CLIPModel, CLIP, name, place)
+        tokenizer = _clip_tokenizer(CLIP, name, place, model.config.text_config)
+        return model, tokenizer, CLIPImageProcessor.from_pretrained(place.path, **place.options)
 
 
 def load_parser(name: str) -> tuple[Any, Any]:
     """``(model, image_processor)`` of a SegformerForSemanticSegmentation with the 19 labels."""
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
-    path, options = _locate(name)
-    return (
-        _frozen(SegformerForSemanticSegmentation, path, options),
-        SegformerImageProcessor.from_pretrained(path, **options),
-    )
+    with PARSER.refusing(name):
+        place = _locate(name)
+        require_model_type(PARSER, name, place)
+        model = _frozen(SegformerForSemanticSegmentation, PARSER, name, place)
+        require_labels(name, model.config.id2label)
+        return model, SegformerImageProcessor.from_pretrained(place.path, **place.options)
 
 
 def load_sketcher(name: str) -> Any:
     """The U²-Net that draws sketches: a folder or hub id, or one safetensors file with a public checkpoint's keys."""
-    import torch
-
     from mmface.data.u2net import U2Net
 
     if name.endswith(CHECKPOINT):
-        model = U2Net.from_checkpoint(Path(name))
-    else:
-        path, options = _locate(name)
-        model, report = U2Net.from_pretrained(
-            path, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, **options
-        )
-        if report["missing_keys"] or report["unexpected_keys"]:
-            raise InputError(f"{name}: its weights are not those of the U²-Net in its config", field="components")
-    return model.eval().requires_grad_(False)
+        return U2Net.from_checkpoint(Path(name)).eval().requires_grad_(False)
+    with SKETCHER.refusing(name):
+        place = _locate(name)
+        require_type(SKETCHER, name, U2Net.load_config(place.path, **place.options).get("_class_name"))
+        return _frozen(U2Net, SKETCHER, name, place)
 
 
 def load_captioner(name: str) -> tuple[Any, Any]:
-    """``(model, processor)`` of an InternVLForConditionalGeneration (the hub's ``…-hf`` repositories).
-
-    Raises:
-        InputError: no such model, or one of another class.
-    """
+    """``(model, processor)`` of an InternVLForConditionalGeneration (the hub's ``…-hf`` repositories)."""
     from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
-    path, options = _locate_type(name, "internvl", "components.captioner", "facts, or InternVL")
-    model = _frozen_large(InternVLForConditionalGeneration, path, options)
-    return model, InternVLProcessor.from_pretrained(path, **options)
+    with CAPTIONER.refusing(name):
+        place = _locate(name)
+        require_model_type(CAPTIONER, name, place)
+        require_tokenizer_files(CAPTIONER, name, place)
+        processor = InternVLProcessor.from_pretrained(place.path, **place.options)
+        require_chat_template(CAPTIONER, name, processor)
+        model = _frozen(InternVLForConditionalGeneration, CAPTIONER, name, place, large=True)
+    return model.to(accelerator()), processor
 
 
 def load_rewriter(name: str) -> tuple[Any, Any]:
-    """``(model, tokenizer)`` of a Qwen3ForCausalLM; the tokenizer pads on the left.
-
-    Raises:
-        InputError: no such model, or one of another class.
-    """
+    """``(model, tokenizer)`` of a Qwen3ForCausalLM; the tokenizer pads on the left."""
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
-    path, options = _locate_type(name, "qwen3", "components.rewriter", "Qwen3")
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **options)
-    return _frozen_large(Qwen3ForCausalLM, path, options), tokenizer
+    with REWRITER.refusing(name):
+        place = _locate(name)
+        require_model_type(REWRITER, name, place)
+        require_tokenizer_files(REWRITER, name, place)
+        tokenizer = AutoTokenizer.from_pretrained(place.path, padding_side="left", **place.options)
+        require_chat_template(REWRITER, name, tokenizer)
+        model = _frozen(Qwen3ForCausalLM, REWRITER, name, place, large=True)
+    return model.to(accelerator()), tokenizer
 
 
 def describe(name: str) -> str:
@@ -140,10 +168,10 @@ def _sha256(file: Path) -> Any:
         return hashlib.file_digest(content, "sha256")
 
 
-def _locate(name: str) -> tuple[str, dict[str, Any]]:
+def _locate(name: str) -> Place:
     path = Path(resolve(name))
     if path.is_dir():
-        return str(path), {}
+        return Place(str(path), {})
     if path.is_absolute() or name.startswith((".", "~")):
         remedy = "train it with mmface zoo train" if name.startswith("zoo:") else "give a hub id or an existing folder"
         raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
@@ -151,37 +179,34 @@ def _locate(name: str) -> tuple[str, dict[str, Any]]:
     owner, _, rest = place.partition("/")
     repository, _, folder = rest.partition("/")
     options = {"revision": revision, "subfolder": folder}
-    return f"{owner}/{repository}".rstrip("/"), {key: value for key, value in options.items() if value}
+    return Place(f"{owner}/{repository}".rstrip("/"), {key: value for key, value in options.items() if value})
 
 
-def _locate_type(name: str, model_type: str, field: str, wanted: str) -> tuple[str, dict[str, Any]]:
-    """Where a model is, once its config was found to be of ``model_type``."""
-    from transformers import PreTrainedConfig
+def _clip_tokenizer(role: Role, name: str, place: Place, config: Any) -> Any:
+    """The tokenizer of the text encoder that ``config`` is of."""
+    from transformers import CLIPTokenizer
 
-    role = field.rpartition(".")[2]
-    try:
-        path, options = _locate(name)
-        found = PreTrainedConfig.get_config_dict(path, **options)[0].get("model_type")
-    except (InputError, OSError) as error:
-        message = f"no {role} {name!r}: {str(error).splitlines()[0]}; give {wanted} by hub id or local folder"
-        raise InputError(message, field=field) from None
-    if found != model_type:
-        raise InputError(f"no {role} {name!r}: it is {found!r}; give {wanted} by hub id or local folder", field=field)
-    return path, options
+    from mmface.text import misfit
+
+    require_tokenizer_files(role, name, place)
+    tokenizer = CLIPTokenizer.from_pretrained(place.path, **place.options)
+    if reason := misfit(tokenizer, config):
+        raise role.refuse(name, reason)
+    return tokenizer
 
 
-def _frozen_large(cls: Any, path: str, options: dict[str, str]) -> Any:
-    """Billions of parameters: in bfloat16 on a GPU if there is one."""
+def _frozen(cls: Any, role: Role, name: str, place: Place, *, large: bool = False) -> Any:
+    """In float32; a ``large`` model, with billions of parameters, in bfloat16 if there is a GPU for it."""
     import torch
 
-    device = accelerator()
-    if device == "cpu":
-        return _frozen(cls, path, options)
-    model = cls.from_pretrained(path, use_safetensors=True, dtype=torch.bfloat16, **options)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _frozen(cls: Any, path: str, options: dict[str, str]) -> Any:
-    import torch
-
-    return cls.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **options).eval().requires_grad_(False)
+    dtype = torch.bfloat16 if large and accelerator() == "cuda" else torch.float32
+    model, report = cls.from_pretrained(
+        place.path,
+        use_safetensors=True,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported, and refused here
+        **place.options,
+    )
+    require_weights(role, name, report)
+    return model.eval().requires_grad_(False)

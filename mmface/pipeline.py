@@ -28,7 +28,7 @@ from mmface.model import MODALITIES, Conditioning, MMFaceDiT
 from mmface.precision import computes_in_bf16
 from mmface.sampling import OnStep, SamplerName, make_scheduler, objective_of, sample
 from mmface.sampling.request import Drawing, Request, make_request
-from mmface.text import EncodedText, encode_text
+from mmface.text import EncodedText, encode_text, misfit
 
 
 @dataclass
@@ -92,6 +92,8 @@ class MMFacePipeline(DiffusionPipeline):
         if width != text_width:
             message = f"the transformer takes text of width {text_width}, the text encoder gives {width}"
             raise RecipeError(message, field="components.text_encoder")
+        if reason := misfit(tokenizer, text_encoder.config):
+            raise RecipeError(f"{reason}: give the encoder's own tokenizer", field="components.text_encoder")
         self.register_modules(  # type: ignore[no-untyped-call]
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )

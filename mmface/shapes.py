@@ -12,6 +12,7 @@ import diffusers
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, SegformerConfig, SegformerForSemanticSegmentation
 
+from mmface.component_checks import component_folders
 from mmface.config import Components, Recipe
 from mmface.costs import SHAPES
 from mmface.data.conditions import SKETCH_SIDE
@@ -115,7 +116,7 @@ def component_config(components: Components, role: str) -> dict[str, Any]:
     """Config of a component: from its folder, or from what is known of hub networks.
 
     Raises:
-        InputError: neither.
+        InputError: neither, or the folder holds no such config.
     """
     name = getattr(components, role)
     folder = Path(resolve(name))
@@ -125,7 +126,13 @@ def component_config(components: Components, role: str) -> dict[str, Any]:
             message = f"the shape of {name} is not known here; download it and name its folder, or one of: {_names()}"
             raise InputError(message, field=f"components.{role}")
         return dict(known)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if role == "text_encoder":
+        folder = component_folders(folder)[0]
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"{name} cannot be read ({error}); give a hub id or the folder of a model"
+        raise InputError(message, field=f"components.{role}") from None
     processor = folder / "preprocessor_config.json"
     if role == "parser" and processor.is_file():
         config["input_side"] = json.loads(processor.read_text(encoding="utf-8"))["size"]["height"]

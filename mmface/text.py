@@ -12,7 +12,7 @@ Shapes: B prompts, L = ``tokenizer.model_max_length``, D text width.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,6 +33,28 @@ class EncodedText(NamedTuple):
     sequence: Tensor
     pooled: Tensor
     mask: Tensor | None
+
+
+def misfit(tokenizer: CLIPTokenizer, config: Any) -> str | None:
+    """Why a tokenizer is not that of a text encoder with this ``CLIPTextConfig``; ``None`` if it may be.
+
+    The encoder pools the state of the first ``eos_token_id``, or, where its config has the 2 of early checkpoints, of
+    the highest token id (huggingface/transformers#24773): with another token there every prompt is pooled alike.
+    """
+    length, positions = tokenizer.model_max_length, config.max_position_embeddings
+    if length > positions:
+        return f"the tokenizer's model_max_length is {length:g}, the text encoder has {positions} positions"
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= config.vocab_size:
+        return f"the tokenizer has token ids up to {highest}, the text encoder a vocabulary of {config.vocab_size}"
+    begin, end = config.bos_token_id, config.eos_token_id
+    if end == 2:
+        begin, end = tokenizer.bos_token_id, config.vocab_size - 1
+    if tokenizer.eos_token_id != end:
+        return f"the tokenizer ends prompts with token {tokenizer.eos_token_id}, the text encoder looks for {end}"
+    if begin not in (None, tokenizer.bos_token_id):
+        return f"the tokenizer begins prompts with token {tokenizer.bos_token_id}, the text encoder's is {begin}"
+    return None
 
 
 @torch.no_grad()

@@ -32,8 +32,8 @@ TOKENS = 16
 TEXT_WIDTH = 16
 SIDE = 32
 _TOWER = {"hidden_size": TEXT_WIDTH, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-_TEXT = {"vocab_size": 54, "max_position_embeddings": TOKENS}
-_TEXT |= {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+TEXT = {"vocab_size": 54, "max_position_embeddings": TOKENS}
+TEXT |= {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
@@ -47,13 +47,13 @@ def tokenizer(folder: Path) -> CLIPTokenizer:
 
 def text_encoder() -> CLIPTextModel:
     torch.manual_seed(1)
-    return CLIPTextModel(CLIPTextConfig(**_TOWER, **_TEXT)).eval()
+    return CLIPTextModel(CLIPTextConfig(**_TOWER, **TEXT)).eval()
 
 
 def clip() -> CLIPModel:
     torch.manual_seed(6)
     vision = {**_TOWER, "image_size": SIDE, "patch_size": 8}
-    config = CLIPConfig(text_config={**_TOWER, **_TEXT}, vision_config=vision, projection_dim=TEXT_WIDTH)
+    config = CLIPConfig(text_config={**_TOWER, **TEXT}, vision_config=vision, projection_dim=TEXT_WIDTH)
     return CLIPModel(config).eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def components(tmp_path_factory: pytest.TempPathFactory, facts: dict[str, Any]) 
     tiny.kl_flux().save_pretrained(root / "vae")
     tiny.kl().save_pretrained(root / "vae-narrow")
     sizes = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
-    CLIPTextModel(CLIPTextConfig(**sizes, vocab_size=54, max_position_embeddings=16)).save_pretrained(root / "text")
-    tiny.tokenizer(root / "text")
-    return {"vae": str(root / "vae"), "text_encoder": str(root / "text")}
+    CLIPTextModel(CLIPTextConfig(**sizes, **tiny.TEXT)).save_pretrained(root / "sd" / "text_encoder")
+    tiny.tokenizer(root / "sd" / "tokenizer")
+    return {"vae": str(root / "vae"), "text_encoder": str(root / "sd" / "text_encoder")}
 
 
 def recipe(objective: str, components: dict[str, str], facts: dict[str, Any], **changes: Any) -> Recipe:
@@ -136,6 +137,16 @@ def test_another_recipe_is_refused_by_its_key(tmp_path, released, components, fa
         convert(str(released / FOLDERS["flow"]), recipe("flow", components, facts, **changes), tmp_path / "bundle")
     assert caught.value.field == field
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_encoder_without_its_tokenizer_makes_no_bundle(tmp_path, released, components, facts, capsys):
+    shutil.copytree(components["text_encoder"], tmp_path / "text_encoder")
+    saved = tmp_path / "recipe.yaml"
+    saved.write_text(recipe("flow", {**components, "text_encoder": str(tmp_path / "text_encoder")}, facts).to_yaml())
+    out = tmp_path / "bundle"
+    assert main(["convert", str(released / FOLDERS["flow"]), "--recipe", str(saved), "--out", str(out)]) == 2
+    assert "mmface: error: components.text_encoder: no text_encoder" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_other_keys_and_bundles_are_refused(tmp_path, released, components, facts):

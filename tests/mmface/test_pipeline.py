@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
+from transformers import CLIPTokenizer
 
 from mmface.data.labels import PALETTE
 from mmface.errors import InputError, RecipeError
@@ -207,3 +208,9 @@ def test_components_must_fit(folder, changes, field) -> None:
     with pytest.raises(RecipeError) as error:
         MMFacePipeline(**{**fitting, "transformer": tiny.transformer(**changes)})
     assert error.value.field == field
+
+
+def test_a_tokenizer_made_up_from_nothing_does_not_fit(folder) -> None:
+    fitting = tiny.pipeline(folder).components
+    with pytest.raises(RecipeError, match=r"components.text_encoder: the tokenizer's model_max_length is 1e\+30"):
+        MMFacePipeline(**{**fitting, "tokenizer": CLIPTokenizer(vocab={"a": 0}, merges=[])})
