@@ -38,6 +38,17 @@ class AdamW8bit(AdamW):
         config: dict[str, Any] = super().get_config(gindex, pindex, group)  # type: ignore[no-untyped-call]
         return config | {"optim_bits": 8 if self._quantised[pindex] else 32}
 
+    def update_step(self, group: dict[str, Any], p: nn.Parameter, gindex: int, pindex: int) -> None:
+        """Updates one parameter; of an empty shard the steps alone are counted.
+
+        A weight with fewer rows than there are ranks leaves some without any. bitsandbytes' CUDA kernels would be
+        launched on no blocks there, which ends the process.
+        """
+        if p.numel():
+            super().update_step(group, p, gindex, pindex)  # type: ignore[no-untyped-call]
+        else:
+            self.state[p]["step"] += 1
+
     def state_dict(self) -> dict[str, Any]:
         """In torch's form; bitsandbytes would nest the quantised tensors one level deeper."""
         return torch.optim.Optimizer.state_dict(self)
