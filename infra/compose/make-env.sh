@@ -1,14 +1,17 @@
 #!/bin/sh
-# Writes .env beside this file with fresh secrets; an .env that is there already stays, because databases know its passwords.
+# Writes .env beside this file: fresh secrets, and limits that fit the machine. An .env that is there already keeps its
+# values, because databases know its passwords; if it has no limits yet, they are added.
 set -eu
 cd "$(dirname "$0")"
-if [ -e .env ]; then
+if [ -e .env ] && grep -q '^RAY_CPUS=' .env; then
     echo "$PWD/.env exists; remove it and the stack's volumes to start anew" >&2
     exit 1
 fi
 umask 077
 secret() { openssl rand -hex 24; }
-cat > .env <<VALUES
+least() { echo $(($1 < $2 ? $1 : $2)); }
+if [ ! -e .env ]; then
+    cat > .env <<SECRETS
 POSTGRES_PASSWORD=$(secret)
 PREFECT_DB_PASSWORD=$(secret)
 MLFLOW_DB_PASSWORD=$(secret)
@@ -16,5 +19,20 @@ S3_ACCESS_KEY=$(secret)
 S3_SECRET_KEY=$(secret)
 RAY_TOKEN=$(secret)
 GRAFANA_PASSWORD=$(secret)
-VALUES
+SECRETS
+fi
+# Docker's machine, which may be a virtual one with less; this one, if Docker does not answer.
+if ! machine=$(docker info --format '{{.NCPU}} {{.MemTotal}}' 2> /dev/null); then
+    machine="$(getconf _NPROCESSORS_ONLN) $(($(getconf _PHYS_PAGES) * $(getconf PAGE_SIZE)))"
+fi
+cores=${machine% *} memory=${machine#* } gib=1073741824
+store=$(least $((4 * gib)) $((memory / 8)))
+cat >> .env <<LIMITS
+RAY_CPUS=$(least 4 "$cores")
+SERVER_CPUS=$(least 2 "$cores")
+RAY_HEAD_MEMORY=$(least $((8 * gib)) $((memory / 3)))
+RAY_WORKER_MEMORY=$(least $((16 * gib)) $((memory / 2)))
+RAY_OBJECT_STORE=$store
+RAY_SHM=$((store * 5 / 4))
+LIMITS
 echo "wrote $PWD/.env"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,9 @@ COMPOSE = INFRA / "compose"
 SERVICES: dict[str, dict[str, Any]] = compose()["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 ONCE = {"bucket", "serve"}
-SECRET = re.compile(r"\$\{([A-Z0-9_]+)(:\?[^}]*)?\}")
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(:\?[^}]*)?\}")
+LIMITS = {"RAY_CPUS", "SERVER_CPUS", "RAY_HEAD_MEMORY", "RAY_WORKER_MEMORY", "RAY_OBJECT_STORE", "RAY_SHM"}
+GIB = 2**30
 
 
 def test_the_schema_takes_it() -> None:
@@ -48,25 +51,84 @@ def test_services_wait_for_health() -> None:
             assert how == {"condition": wanted}, (name, other)
 
 
-def test_secrets_come_from_the_file_that_the_script_makes(tmp_path: Path) -> None:
-    script = shutil.copy(COMPOSE / "make-env.sh", tmp_path)
-    subprocess.run(["sh", script], check=True, capture_output=True)
-    made = dict(line.split("=") for line in (tmp_path / ".env").read_text().splitlines())
-    asked = set(SECRET.findall((COMPOSE / "compose.yaml").read_text("utf-8")))
+def test_up_waits_for_the_end_of_what_ends() -> None:
+    """Otherwise ``up --wait`` takes the end of a service for a failure and exits with 1."""
+    waited_for = {
+        other
+        for service in SERVICES.values()
+        for other, how in service.get("depends_on", {}).items()
+        if how == {"condition": "service_completed_successfully"}
+    }
+    assert waited_for == ONCE
+
+
+def make_environment(folder: Path, machine: str | None = None) -> dict[str, str]:
+    """What the script writes beside itself, where Docker says this of its machine or does not answer."""
+    script = shutil.copy(COMPOSE / "make-env.sh", folder)
+    docker = folder / "bin" / "docker"
+    docker.parent.mkdir(exist_ok=True)
+    docker.write_text(f"#!/bin/sh\necho {machine}\n" if machine else "#!/bin/sh\necho 0 0\nexit 1\n")
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{os.environ['PATH']}"
+    subprocess.run(["sh", script], check=True, capture_output=True, env={**os.environ, "PATH": path})
+    return dict(line.split("=") for line in (folder / ".env").read_text().splitlines())
+
+
+def test_variables_come_from_the_file_that_the_script_makes(tmp_path: Path) -> None:
+    made = make_environment(tmp_path)
+    asked = set(VARIABLE.findall((COMPOSE / "compose.yaml").read_text("utf-8")))
     assert {name for name, _ in asked} == set(made)
     assert all(remedy for _, remedy in asked), "without .env nothing may start"
-    assert all(len(value) == 48 for value in made.values())
-    assert len(set(made.values())) == len(made)
+    secrets = {name: value for name, value in made.items() if name not in LIMITS}
+    assert all(len(value) == 48 for value in secrets.values())
+    assert len(set(secrets.values())) == len(secrets) == 7
     assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
-    again = subprocess.run(["sh", script], check=False, capture_output=True)
+    again = subprocess.run(["sh", str(tmp_path / "make-env.sh")], check=False, capture_output=True)
     assert again.returncode == 1, "passwords that databases know were overwritten"
     ignored = subprocess.run(["git", "check-ignore", "-q", str(COMPOSE / ".env")], cwd=ROOT, check=False)
     assert ignored.returncode == 0
 
 
+def test_an_older_file_keeps_its_secrets_and_gets_limits(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=known\n")
+    made = make_environment(tmp_path)
+    assert set(made) == {"POSTGRES_PASSWORD", *LIMITS}
+    assert made["POSTGRES_PASSWORD"] == "known"
+
+
+@pytest.mark.parametrize(("cores", "gib"), [(1, 4), (2, 24), (8, 16), (64, 512)])
+def test_limits_fit_the_machine(tmp_path: Path, cores: int, gib: int) -> None:
+    made = make_environment(tmp_path, f"{cores} {gib * GIB}")
+    given = {name: int(made[name]) for name in LIMITS}
+    for service in SERVICES.values():
+        cpus = service["deploy"]["resources"]["limits"]["cpus"]
+        assert float(VARIABLE.sub(lambda match: made[match[1]], cpus)) <= cores
+    for node in ("RAY_HEAD_MEMORY", "RAY_WORKER_MEMORY"):
+        assert given["RAY_SHM"] < given[node] * 2 / 3 <= gib * GIB / 3
+    if cores >= 4 and gib >= 32:
+        assert (given["RAY_CPUS"], given["RAY_HEAD_MEMORY"], given["RAY_WORKER_MEMORY"]) == (4, 8 * GIB, 16 * GIB)
+
+
+def test_limits_without_docker_are_those_of_this_machine(tmp_path: Path) -> None:
+    made = make_environment(tmp_path)
+    assert 1 <= int(made["RAY_CPUS"]) <= (os.cpu_count() or 1)
+    assert 0 < int(made["RAY_WORKER_MEMORY"]) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+
+
+def test_the_object_store_fits_into_shared_memory(tmp_path: Path) -> None:
+    """Ray would put it on the disk otherwise."""
+    made = make_environment(tmp_path, f"4 {16 * GIB}")
+    for name in ("ray-head", "ray-worker"):
+        assert VARIABLE.fullmatch(SERVICES[name]["shm_size"])[1] == "RAY_SHM"  # type: ignore[index]
+        assert "--object-store-memory ${RAY_OBJECT_STORE:" in SERVICES[name]["command"]
+    assert int(made["RAY_OBJECT_STORE"]) <= 0.95 * int(made["RAY_SHM"])
+
+
 def test_who_knows_which_secret() -> None:
     knows = {
-        name: {match[0] for match in SECRET.findall(json.dumps(service))} - {"S3_ACCESS_KEY", "S3_SECRET_KEY"}
+        name: {match[0] for match in VARIABLE.findall(json.dumps(service))}
+        - {"S3_ACCESS_KEY", "S3_SECRET_KEY"}
+        - LIMITS
         for name, service in SERVICES.items()
     }
     assert {name: secrets for name, secrets in knows.items() if secrets} == {

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import json
+import os
 import re
+import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.infra.commands import check_command
 from tests.infra.manifests import INFRA, ROOT, tool
 
 DOCKERFILE = INFRA / "docker" / "Dockerfile"
@@ -49,3 +54,28 @@ def test_secrets_and_data_do_not(path: str) -> None:
     assert lines[1] == "*"
     allowed = [line[1:] for line in lines if line.startswith("!")]
     assert not any(fnmatch.fnmatch(path, each) or path.startswith(f"{each}/") for each in allowed)
+
+
+def test_a_plain_run_asks_for_a_token_that_a_read_only_root_can_hold(tmp_path: Path) -> None:
+    """Without a token ``ray start`` lets everybody in; Ray keeps the one that it makes below the home."""
+    shell, option, script = json.loads(re.findall(r"^CMD (.+)$", TEXT, re.MULTILINE)[0])
+    assert (shell, option) == ("sh", "-c")
+    generate, start = re.split(r" > /dev/null && exec ", script)
+    check_command(start)
+    ((target, link),) = re.findall(r"ln -s (\S+) (\S+)", TEXT)
+    assert target.startswith("/tmp/"), "the one folder that is writable everywhere"
+    kept = tmp_path / target.removeprefix("/")
+    kept.parent.mkdir()
+    (tmp_path / link).parent.mkdir()
+    (tmp_path / link).symlink_to(kept)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    program, *arguments = shlex.split(generate)
+    done = subprocess.run(
+        [tool(program), *arguments],
+        env={**environment, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(done.stdout) >= 32
+    assert kept.read_text() == done.stdout

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
@@ -86,6 +87,30 @@ def test_pods_are_closed() -> None:
                 assert {each["name"] for each in container["volumeMounts"]} <= mounted
                 assert re.fullmatch(r"mmface:\d+\.\d+\.\d+-(cpu|cuda)", container["image"]), container["image"]
     assert seen >= 20
+
+
+def test_the_object_store_fits_into_shared_memory() -> None:
+    """Where a group brings its own, which KubeRay would size by the pod's memory."""
+    seen = 0
+    for name, made in objects(*RAY_KINDS):
+        for spec in pods(made):
+            (container, *_) = spec["containers"]
+            mounted = {each["name"] for each in container["volumeMounts"] if each["mountPath"] == "/dev/shm"}
+            for volume in spec["volumes"]:
+                if volume["name"] in mounted:
+                    seen += 1
+                    shared, memory = (
+                        quantity(size)
+                        for size in (volume["emptyDir"]["sizeLimit"], container["resources"]["limits"]["memory"])
+                    )
+                    store = DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * memory
+                    assert store < 0.95 * shared < 0.5 * memory, (name, made["kind"])
+    assert seen
+
+
+def quantity(text: str) -> float:
+    """Bytes of a size in Gi."""
+    return float(text.removesuffix("Gi")) * 2**30
 
 
 def test_ray_asks_for_a_token_and_secrets_are_referred_to() -> None:
