@@ -47,13 +47,12 @@ def misfit(tokenizer: CLIPTokenizer, config: Any) -> str | None:
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         return f"the tokenizer has token ids up to {highest}, the text encoder a vocabulary of {config.vocab_size}"
-    begin, end = config.bos_token_id, config.eos_token_id
-    if end == 2:
-        begin, end = tokenizer.bos_token_id, config.vocab_size - 1
+    end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
     if tokenizer.eos_token_id != end:
         return f"the tokenizer ends prompts with token {tokenizer.eos_token_id}, the text encoder looks for {end}"
-    if begin not in (None, tokenizer.bos_token_id):
-        return f"the tokenizer begins prompts with token {tokenizer.bos_token_id}, the text encoder's is {begin}"
+    begin = config.bos_token_id
+    if begin not in (None, 0, tokenizer.bos_token_id):  # 0 in early checkpoints
+        return f"the tokenizer begins prompts with token {tokenizer.bos_token_id}, the encoder with {begin}"
     return None
 
 
