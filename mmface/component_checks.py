@@ -28,7 +28,7 @@ class Place(NamedTuple):
     """
 
     path: str
-    options: dict[str, str]
+    options: dict[str, Any]
 
     def has(self, *files: str) -> bool:
         """Whether all of these files are there; those of a repository are fetched into the cache."""
