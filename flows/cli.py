@@ -21,9 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. A user's mistake is one line on stderr and exit code 2; an interrupt is 130."""
     arguments = _parser().parse_args(argv)
     _set_up_logging()
+    from mmface.environment import prepare_environment
     from mmface.errors import MMFaceError
 
     try:
+        prepare_environment()
         command: Command = arguments.run
         return command(arguments)
     except MMFaceError as error:

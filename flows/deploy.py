@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-DEFAULT_FILE = Path(__file__).parents[1] / "infra" / "prefect" / "prefect.yaml"
+INFRA = Path(__file__).parents[1] / "infra"  # beside the packages, in a checkout as in a wheel
+DEFAULT_FILE = INFRA / "prefect" / "prefect.yaml"
+DASHBOARDS = INFRA / "grafana"
 AUTOMATIONS = "automations.yaml"  # beside it, if there is one
 POOL_TYPE = "process"
 # Of trainings and of preparations that are at work at once; see flows.tasks.LIMITS.
@@ -26,7 +28,7 @@ def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], N
     text = "Apply deployments, schedules and automations to the Prefect server of PREFECT_API_URL."
     command = commands.add_parser("deploy", help=text, description=text)
     add_recipe(command)
-    text = "a prefect.yaml (default: the repository's)"
+    text = "a prefect.yaml (default: the one that ships)"
     command.add_argument("--file", type=Path, default=DEFAULT_FILE, metavar="YAML", help=text)
     command.set_defaults(run=run)
 
@@ -66,7 +68,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         told = yaml.safe_load(file.read_text())
     except OSError as error:
-        remedy = "give the repository's infra/prefect/prefect.yaml, or your own"
+        remedy = "give a copy of the one that ships, infra/prefect/prefect.yaml, or your own"
         raise InputError(f"cannot read {file} ({error.strerror}); {remedy}", field="--file") from None
     except yaml.YAMLError as error:
         raise InputError(f"{file} is not YAML: {str(error).splitlines()[0]}", field="--file") from None

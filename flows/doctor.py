@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from flows.preflight import ADDRESSES, MAX_SKEW_SECONDS, PROBE, describe_skew, free_gib, skews
+from flows.deploy import DASHBOARDS, DEFAULT_FILE
+from flows.preflight import ADDRESSES, MAX_SKEW_SECONDS, describe_skew, free_gib, probe_home, skews
 from mmface.components import component_identity, describe
 from mmface.config import Components
-from mmface.errors import MMFaceError
-from mmface.reach import dashboard_address, unreachable
+from mmface.environment import user_folder_problem
+from mmface.errors import MMFaceError, ServiceError
+from mmface.reach import LOCAL, check_sockets, dashboard_address, ray_folder, unreachable
 from mmface.storage import home
 
 PACKAGES = ("torch", "torchvision", "ray", "prefect", "mlflow", "diffusers", "transformers", "bitsandbytes", "pyarrow")
@@ -30,7 +32,8 @@ class Finding:
 
 def examine() -> int:
     """Prints every finding; 1 if something needs a remedy."""
-    findings = [*_packages(), _device(), *_zoo(), _home(), *_services(), *_clocks(), *_cluster(), *_pools(), *_models()]
+    here = [*_packages(), _device(), *_zoo(), *_files(), _home(), _user(), *_sockets()]
+    findings = [*here, *_services(), *_clocks(), *_cluster(), *_pools(), *_models()]
     for finding in findings:
         print(f"{'MISSING' if finding.remedy else 'ok':8}{finding.what:22}{finding.detail}")
         if finding.remedy:
@@ -63,18 +66,41 @@ def _zoo() -> Iterator[Finding]:
             yield Finding(name, str(error), "mmface zoo train")
 
 
+def _files() -> Iterator[Finding]:
+    """What ships beside the packages."""
+    for what, path in (("deployments", DEFAULT_FILE), ("dashboards", DASHBOARDS / "serving.json")):
+        there = path.is_file()
+        yield Finding(what, str(path) if there else f"no file {path}", "" if there else "install mmface again")
+
+
 def _home() -> Finding:
     try:
-        store = home()
-        store.write(PROBE, b"probe")
-        store.delete(PROBE)
+        probe_home()
     except (MMFaceError, OSError) as error:
         return Finding("MMFACE_HOME", str(error), "set MMFACE_HOME to a folder or s3://bucket/prefix you can write to")
     free = free_gib()
     if free is None:
-        return Finding("MMFACE_HOME", f"{store.uri} (writable)")
+        return Finding("MMFACE_HOME", f"{home().uri} (writable)")
     remedy = "" if free >= NEEDED_GIB else f"free {NEEDED_GIB} GiB or set MMFACE_HOME elsewhere"
-    return Finding("MMFACE_HOME", f"{store.uri} (writable, {free:.0f} GiB free)", remedy)
+    return Finding("MMFACE_HOME", f"{home().uri} (writable, {free:.0f} GiB free)", remedy)
+
+
+def _user() -> Finding:
+    problem = user_folder_problem()
+    place = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    return Finding("HOME", problem or f"Prefect keeps its files in {place}", "set PREFECT_HOME" if problem else "")
+
+
+def _sockets() -> Iterator[Finding]:
+    """Of a Ray that would start here."""
+    if os.environ.get("RAY_ADDRESS", LOCAL) != LOCAL:
+        return
+    try:
+        check_sockets()
+    except ServiceError as error:
+        yield Finding("TMPDIR", error.message, "set RAY_TMPDIR to a short path, such as /tmp")
+    else:
+        yield Finding("TMPDIR", f"{ray_folder()} is short enough for Ray's sockets")
 
 
 def _services() -> Iterator[Finding]:

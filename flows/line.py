@@ -24,6 +24,7 @@ from mmface import stages, tracking
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
 from mmface.data.shortages import shortages
 from mmface.dataset import open_dataset, published
+from mmface.environment import prepare_environment
 from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
 from mmface.manifest import Identity
 from mmface.recipes import load_recipe
@@ -103,6 +104,7 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
     Raises:
         MMFaceError: a user's mistake, or a server that does not answer.
     """
+    prepare_environment()  # of a process that a Prefect worker started
     given = load_recipe(recipe, list(overrides))
     resolved = pin_start(given)
     check(resolved)

@@ -7,14 +7,17 @@ import shutil
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from uuid import uuid4
 
 import httpx
 
 from mmface.config import Recipe
 from mmface.data.sources.layouts import list_collections
+from mmface.environment import user_folder_problem
 from mmface.errors import RecipeError, ServiceError, UnreachableError
-from mmface.reach import dashboard_address, unreachable
+from mmface.reach import dashboard_address, ray_address, unreachable
 from mmface.storage import HOME_VARIABLE, home
+from mmface.tracking import tracking_uri
 from mmface.weights import SCRATCH
 
 ADDRESSES = {
@@ -25,7 +28,7 @@ ADDRESSES = {
 CLOCKS = (*ADDRESSES, "AWS_ENDPOINT_URL")
 SERVICE = "MMFACE_SERVE_URL"  # of a service that is up and follows the champion
 KEY = "MMFACE_API_KEY"  # that the service asks for, where the recipe has serve.api_keys_env
-PROBE = "doctor/probe"
+PROBE = "doctor/probe-{}"  # a new name each time: an old one's remains would hide what cannot be written
 LEAST_GIB = 1.0
 MAX_SKEW_SECONDS = 120.0  # S3 refuses at 15 minutes, signed tokens sooner
 
@@ -39,7 +42,7 @@ def check(recipe: Recipe) -> None:
         InputError: no such folder, or nothing in it.
         UnreachableError: an address where nothing answers.
         ServiceError: credentials or a token that are refused, a bucket that may not be listed, a full disk, a clock
-            that is wrong.
+            that is wrong, a temporary folder, a home or a user's folder that Ray, MLflow or Prefect cannot work with.
     """
     list_collections(recipe.sources, recipe.data.min_matched)
     for variable, without in ADDRESSES.items():
@@ -49,6 +52,8 @@ def check(recipe: Recipe) -> None:
     for variable, seconds in skews():
         if abs(seconds) > MAX_SKEW_SECONDS:
             raise ServiceError(f"{describe_skew(seconds)}; set the clock (NTP)", field=variable)
+    if not dashboard_address():
+        ray_address()
     check_home()
     check_cluster(recipe)
     if recipe.train.start != SCRATCH:
@@ -59,13 +64,23 @@ def check(recipe: Recipe) -> None:
 
 def check_home() -> None:
     """Writes to the home and looks at its room. Raises ServiceError with the remedy."""
-    store = home()
-    store.write(PROBE, b"probe")
-    store.delete(PROBE)
+    probe_home()
     free = free_gib()
     if free is not None and free < LEAST_GIB:
-        message = f"{store.uri} has {free:.2f} GiB left; make room (mmface datasets gc) or set it elsewhere"
+        message = f"{home().uri} has {free:.2f} GiB left; make room (mmface datasets gc) or set it elsewhere"
         raise ServiceError(message, field=HOME_VARIABLE)
+    problem = user_folder_problem()
+    if problem:
+        raise ServiceError(problem, field="HOME")
+
+
+def probe_home() -> None:
+    """Writes as publishing does, where the first writer wins. Raises ServiceError, also where MLflow cannot be."""
+    store, probe = home(), PROBE.format(uuid4().hex)
+    store.write(probe, b"probe", if_absent=True)
+    store.delete(probe)
+    if store.local_path is not None:
+        tracking_uri()
 
 
 def check_cluster(recipe: Recipe) -> None:

@@ -34,6 +34,7 @@ def start_temporary_server() -> None:
     Raises:
         ServiceError: it does not start.
     """
+    import httpx
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import get_current_settings
 
@@ -42,7 +43,7 @@ def start_temporary_server() -> None:
     server = SubprocessASGIServer()
     try:
         server.start()
-    except RuntimeError as error:
+    except (RuntimeError, httpx.HTTPError) as error:
         message = f"Prefect's temporary server did not start ({str(error).splitlines()[0]}); try again"
         raise ServiceError(message, field="PREFECT_API_URL") from error
     if server.server_process is not None:

@@ -88,11 +88,24 @@ class Dataset:
 
 
 def open_dataset(uri: str) -> Dataset:
-    """Opens a published dataset. Raises DatasetError if there is no manifest (never published, or still in work)."""
+    """Opens a published dataset; its manifest names inputs where they are now, should the home have been moved.
+
+    Raises:
+        DatasetError: there is no manifest (never published, or still in work).
+    """
     store = Store(uri)
     if not store.exists(MANIFEST):
         raise DatasetError(f"{uri} has no {MANIFEST}: it was never published; run the stage again", field="uri")
-    return Dataset(store, Manifest.model_validate_json(store.read(MANIFEST)))
+    manifest = Manifest.model_validate_json(store.read(MANIFEST))
+    inputs = {name: _locate(source, store.uri) for name, source in manifest.inputs.items()}
+    return Dataset(store, manifest.model_copy(update={"inputs": inputs}))
+
+
+def _locate(source: str, dataset: str) -> str:
+    """Where an input lies: in the home of the dataset that was made of it, or else where it was."""
+    place, key = dataset.rsplit("/", 3)[0], source.rstrip("/").split("/")[-3:]
+    here = "/".join([place, *key])  # below a home: datasets/<stage>/<fingerprint>
+    return here if here != source and Store(here).exists(MANIFEST) else source
 
 
 def upstream(uri: str) -> dict[str, Dataset]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from mmface.storage import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
 
 TEMPORARY = ".tmp-"
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
 
 
 class Folder:
@@ -140,13 +142,23 @@ def _write_file(target: Path, fill: Callable[[BinaryIO], object], if_absent: boo
         if not if_absent:
             os.replace(name, target)
             return True
-        try:
-            os.link(name, target)  # fails if the target is there, in one step
-        except FileExistsError:
-            return False
-        return True
+        return _link(name, target)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _link(name: str, target: Path) -> bool:
+    """Gives a file its name in one step; False if the name is taken."""
+    try:
+        os.link(name, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        message = f"the file system of {target.parent} has no hard links, by which the first writer wins"
+        raise ServiceError(f"{message}; choose a folder on ext4, XFS, NFS or the like", field=HOME_VARIABLE) from error
+    return True
 
 
 def temporary(pid: str) -> str:

@@ -6,17 +6,19 @@ slow. Open it once before many processes do: several opening a fresh database ra
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import sqlite3
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mmface.errors import RegistryError, ServiceError, UnreachableError
 from mmface.storage import HOME_VARIABLE, home
@@ -24,8 +26,19 @@ from mmface.storage import HOME_VARIABLE, home
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "mmface"
+ARTIFACTS = "mlartifacts"  # beside SQLite's file
+# Tables and columns of MLflow's database that hold addresses of artifacts.
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
 KEY_TAG = "mmface.key"
 REACH_SECONDS = 3.0
 REFUSALS = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "BAD_REQUEST")
@@ -36,7 +49,7 @@ def tracking_uri() -> str:
     """``MLFLOW_TRACKING_URI``, by default SQLite in the home folder.
 
     Raises:
-        ServiceError: the home is remote, so there is no place for a default.
+        ServiceError: there is no place for a default: the home is remote, or its path cannot be SQLite's.
     """
     given = os.environ.get(TRACKING_VARIABLE)
     if given:
@@ -46,6 +59,9 @@ def tracking_uri() -> str:
         raise ServiceError(
             f"set it to an MLflow server: {HOME_VARIABLE} is not a local folder", field=TRACKING_VARIABLE
         )
+    if "?" in str(root):  # what follows it would be SQLite's options, and the database a file outside the home
+        message = f"{root} has a '?', which the address of MLflow's SQLite cannot hold; choose a folder without"
+        raise ServiceError(message, field=HOME_VARIABLE)
     return f"sqlite:///{root / 'mlflow.db'}"
 
 
@@ -75,6 +91,8 @@ def open_tracking() -> MlflowClient:
     with mlflow_errors():
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)  # opens the store
+    if scheme == "sqlite":
+        _follow_move(_database(uri))
     return client
 
 
@@ -152,6 +170,33 @@ def _make_parent(folder: Path) -> None:
         raise ServiceError(f"cannot make {folder} ({error.strerror})", field=TRACKING_VARIABLE) from None
 
 
+def _follow_move(database: Path) -> None:
+    """Mends the absolute addresses that MLflow keeps of artifacts, once the database was moved together with them."""
+    place = _artifacts(database)
+    with closing(sqlite3.connect(database, timeout=60.0)) as connection, connection:
+        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+        if found is None or found[0] == place.as_uri() or not _was_moved(found[0], place):
+            return
+        for table, column in ADDRESSES:
+            connection.execute(
+                f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1)"
+                f" WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
+                {"new": place.as_uri(), "old": found[0]},
+            )
+    log.info("%s was moved: MLflow's artifacts, which were at %s, are found at %s", database, found[0], place)
+
+
+def _was_moved(location: str, place: Path) -> bool:
+    """Whether artifacts at ``location`` were beside the database once, and not put elsewhere on purpose."""
+    parts = urlsplit(location)
+    ours = parts.scheme == "file" and parts.path.endswith(f"/{ARTIFACTS}")
+    return ours and (place.is_dir() or not Path(unquote(parts.path)).is_dir())
+
+
+def _artifacts(database: Path) -> Path:
+    return database.parent / ARTIFACTS
+
+
 def _experiment(client: MlflowClient) -> str:
     """The id of our experiment; on SQLite its artifacts lie beside the database."""
     from mlflow.exceptions import MlflowException
@@ -160,7 +205,7 @@ def _experiment(client: MlflowClient) -> str:
     if found is not None:
         return str(found.experiment_id)
     uri = tracking_uri()
-    location = (_database(uri).parent / "mlartifacts").as_uri() if uri.startswith("sqlite") else None
+    location = _artifacts(_database(uri)).as_uri() if uri.startswith("sqlite") else None
     try:
         return str(client.create_experiment(EXPERIMENT, location))
     except MlflowException:  # somebody else made it in between

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
+from mmface.environment import prepare_environment
 from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError, describe
 from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
@@ -67,6 +68,7 @@ def run_as_program(main: Callable[[], str | list[str]]) -> None:
     for name in ("ray_jobs", "mmface", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
     try:
+        prepare_environment()
         made = main()
     except MMFaceError as error:
         print(f"{SAID}{error}", file=sys.stderr)

@@ -99,6 +99,7 @@ def _supervise(arguments: argparse.Namespace) -> int:
     from flows.stack.place import Place
     from flows.stack.services import Options, plan
     from flows.stack.supervisor import Supervisor
+    from mmface.reach import check_sockets
 
     place = Place(arguments.folder)
     options = Options(
@@ -112,6 +113,7 @@ def _supervise(arguments: argparse.Namespace) -> int:
     )
     scratch = tempfile.mkdtemp(prefix="mmface-ray-")
     try:
+        check_sockets(Path(scratch))
         made = plan(options, scratch)
     except BaseException:
         Path(scratch).rmdir()

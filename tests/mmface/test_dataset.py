@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmface.data.records import QUARANTINE
-from mmface.dataset import Publisher, check_counts, open_dataset, published
+from mmface.dataset import Publisher, check_counts, open_dataset, published, upstream
 from mmface.errors import DatasetError, ServiceError
 from mmface.manifest import Identity
 from mmface.storage import Store
@@ -54,6 +54,16 @@ def test_second_publisher_does_not_overwrite(home: Store):
     first.publish({"in": 0}, extra={"who": "first"})
     second.publish({"in": 0}, extra={"who": "second"})
     assert open_dataset(first.store.uri).manifest.extra == {"who": "first"}
+
+
+def test_inputs_are_found_in_a_home_that_was_moved(tmp_path: Path):
+    old, other = Store(tmp_path / "old"), Store(tmp_path / "other")
+    first = Publisher(old, identity()).publish({})
+    far = Publisher(other, identity(stage="far")).publish({})
+    second = Publisher(old, identity(stage="second", inputs={"demo": first, "far": far})).publish({})
+    (tmp_path / "old").rename(tmp_path / "new")
+    found = upstream(second.replace("/old/", "/new/"))
+    assert [found[stage].uri for stage in ("demo", "far")] == [first.replace("/old/", "/new/"), far]
 
 
 def test_damage_is_noticed(home: Store):

@@ -24,6 +24,7 @@ from mmface.config import Recipe
 from mmface.data.labels import mask_to_png
 from mmface.errors import RegistryError, ServiceError
 from mmface.lineages import registered_lineages
+from mmface.tracking import open_tracking
 from mmface.weights import found_weights, pin, weights_identity
 
 LINEAGE = {"samples": "datasets/samples/abc", "code_version": "0.1.0", "phases": ["datasets/train-0-32/def"]}
@@ -109,6 +110,35 @@ def test_writing_twice_gives_one_fingerprint(
     assert bundle_fingerprint(again) == bundle_fingerprint(bundle)
     (again / "lineage.json").write_text("{}")
     assert bundle_fingerprint(again) != bundle_fingerprint(bundle)
+
+
+def test_a_home_that_was_moved_is_complete(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = registry.start_run("a", key="k")
+    version = registry.register_bundle(_bundle_like(tmp_path / "bundle", "one"), run)
+    registry.set_alias(registry.MODEL, registry.CHAMPION, version)
+    elsewhere = open_tracking().create_experiment("another's", (home / "mlartifacts-of-another").as_uri())
+
+    moved = home.rename(tmp_path / "another home#%20")
+    monkeypatch.setenv("MMFACE_HOME", str(moved))
+    with registry.fetched_bundle(registry.MODEL, version) as folder:
+        assert folder.is_relative_to(moved)
+    assert registry.read_file(registry.MODEL, version, "README.md") == "one"
+    assert registry.start_run("a", key="k") == run
+    assert registry.register_bundle(_bundle_like(tmp_path / "second", "two"), registry.start_run("b")) == "2"
+    assert len(list(moved.rglob("README.md"))) == 2
+    assert not home.exists()
+    kept = open_tracking().get_experiment(elsewhere).artifact_location
+    assert kept == (home / "mlartifacts-of-another").as_uri()
+
+
+def test_artifacts_elsewhere_on_purpose_stay_there(tmp_path: Path, home: Path) -> None:
+    place = tmp_path / "large-disk" / "mlartifacts"
+    place.mkdir(parents=True)
+    open_tracking().create_experiment("mmface", place.as_uri())
+    run = registry.start_run("a")
+    registry.log_artifact(run, _bundle_like(tmp_path / "b", "x") / "README.md")
+    assert len(list(place.rglob("README.md"))) == 1
+    assert not (home / "mlartifacts").exists()
 
 
 def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
