@@ -26,10 +26,11 @@ from mmface.data.shortages import shortages
 from mmface.dataset import open_dataset, published
 from mmface.environment import prepare_environment
 from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
+from mmface.hub import pin_components
 from mmface.manifest import Identity
 from mmface.recipes import load_recipe
 from mmface.storage import Store, home
-from mmface.weights import SCRATCH, pin_start
+from mmface.weights import REGISTERED, pin_start
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,9 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
     given = load_recipe(recipe, list(overrides))
     resolved = pin_start(given)
     check(resolved)
+    resolved = pin_components(resolved)
     place, start = home(), resolved.train.start
-    follows = start if start != given.train.start and start != SCRATCH else ""
+    follows = start if start.startswith(REGISTERED) and start != given.train.start else ""
     return Run(resolved, save_recipe(place, resolved), place, None, str(flow_run.id or ""), follows=follows)
 
 

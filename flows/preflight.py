@@ -15,6 +15,7 @@ from mmface.config import Recipe
 from mmface.data.sources.layouts import list_collections
 from mmface.environment import user_folder_problem
 from mmface.errors import RecipeError, ServiceError, UnreachableError
+from mmface.hub import pin_components
 from mmface.reach import dashboard_address, ray_address, unreachable
 from mmface.storage import HOME_VARIABLE, home
 from mmface.tracking import tracking_uri
@@ -34,17 +35,18 @@ MAX_SKEW_SECONDS = 120.0  # S3 refuses at 15 minutes, signed tokens sooner
 
 
 def check(recipe: Recipe) -> None:
-    """Looks at the collections, the weights to start from, the home, the cluster, and every address that is set.
+    """Looks at collections, components, weights to start from, the home, the cluster, and every address that is set.
 
     Raises:
-        RecipeError: the weights that training would start from are not there or of another architecture, or the
-            cluster has not the GPUs.
+        RecipeError: the weights that training would start from are not there or of another architecture, a
+            component's hub id has no commit, or the cluster has not the GPUs.
         InputError: no such folder, or nothing in it.
         UnreachableError: an address where nothing answers.
         ServiceError: credentials or a token that are refused, a bucket that may not be listed, a full disk, a clock
             that is wrong, a temporary folder, a home or a user's folder that Ray, MLflow or Prefect cannot work with.
     """
     list_collections(recipe.sources, recipe.data.min_matched)
+    pin_components(recipe)
     for variable, without in ADDRESSES.items():
         problem = unreachable(os.environ.get(variable, ""))
         if problem:

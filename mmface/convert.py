@@ -13,6 +13,7 @@ from mmface.bundle import assemble, write_bundle
 from mmface.components import component_identity, load_text_encoder, load_vae
 from mmface.config import Recipe
 from mmface.errors import InputError, RecipeError
+from mmface.hub import pin_components
 from mmface.latents import latent_channels
 from mmface.released import load_released
 from mmface.weights import file_hash, found_weights
@@ -33,10 +34,11 @@ def convert(source: str, recipe: Recipe, out: Path) -> Path:
 
     Raises:
         InputError: ``out`` exists, ``source`` is a bundle already, or its keys or shapes are not the model's.
-        RecipeError: the recipe is not that of these weights; names the key.
+        RecipeError: the recipe is not that of these weights, or a component's hub id has no commit; names the key.
     """
     if out.exists():
         raise InputError(f"{out} exists already; name a new folder", field="--out")
+    recipe = pin_components(recipe, "vae", "text_encoder")
     with found_weights(source, "FOLDER") as weights:
         if not weights.released:
             raise InputError(f"{weights.path} needs no conversion: it is a transformer with its config", field="FOLDER")

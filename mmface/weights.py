@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mmface import hub
 from mmface.aliases import get_alias
 from mmface.components import component_identity
 from mmface.config import Recipe
@@ -96,9 +97,15 @@ def weights_identity(name: str) -> str:
 
 
 def pin(name: str) -> str:
-    """``models:/NAME@ALIAS`` as the version that holds the alias now, so that it stays the same for a whole run."""
+    """``models:/NAME@ALIAS`` as the version that holds the alias now, and a hub id at its present commit.
+
+    So they stay the same for a whole run.
+
+    Raises:
+        RecipeError, RegistryError, ServiceError: there is no such model, or nobody says which it is now.
+    """
     if not name.startswith(REGISTERED):
-        return name
+        return name if _is_local(name) else hub.pin(name, FIELD)
     from mmface.registry import find_version
 
     model, which = registered(name)

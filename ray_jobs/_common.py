@@ -15,6 +15,7 @@ from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
 from mmface.environment import prepare_environment
 from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError, describe
+from mmface.hub import pin_components
 from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
 from mmface.reach import ray_address
@@ -52,7 +53,7 @@ def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[s
     missing = [name for name in needs if not inputs.get(name)]
     if missing:
         parser.error(f"missing --inputs {'=URI --inputs '.join(missing)}=URI")
-    recipe = load_recipe(given.recipe, given.set)
+    recipe = pin_components(load_recipe(given.recipe, given.set))  # a flow's recipe is pinned already
     if not 0 <= given.phase < len(recipe.phases):
         parser.error(f"--phase must be below {len(recipe.phases)}")
     place = Store(given.home) if given.home else home()

@@ -91,7 +91,10 @@ class Data(Section):
 
 
 class Components(Section):
-    """Frozen networks by hub id, local folder or ``zoo:<name>`` (§7)."""
+    """Frozen networks by hub id, local folder or ``zoo:<name>`` (§7).
+
+    A hub id is ``owner/name[/folder][@revision]``; without a revision a run pins it to its present commit.
+    """
 
     vae: str = "zoo:vae"
     text_encoder: str = "zoo:clip"
