@@ -93,7 +93,7 @@ def _user() -> Finding:
 
 def _sockets() -> Iterator[Finding]:
     """Of a Ray that would start here."""
-    if os.environ.get("RAY_ADDRESS", LOCAL) != LOCAL:
+    if (os.environ.get("RAY_ADDRESS") or LOCAL) != LOCAL:
         return
     try:
         check_sockets()

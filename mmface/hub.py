@@ -13,7 +13,7 @@ from mmface.errors import RecipeError
 
 log = logging.getLogger(__name__)
 
-SECONDS = 10.0
+SECONDS = 3.0  # each repository of a recipe may cost them where a firewall is silent
 NO_HUB_ID = ("zoo:", "models:/", "/", ".", "~")  # beginnings of other names
 
 

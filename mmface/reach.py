@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from mmface.errors import ServiceError, UnreachableError
 SECONDS = 3.0
 AUTO, LOCAL = "auto", "local"  # of RAY_ADDRESS: the Ray that was started on this machine, or one of our own
 PROCESSES = Path("/proc")
-SOCKET_BYTES = 107  # the longest path of a Unix socket
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # the longest path of a Unix socket
 # Ray's longest socket below its temporary folder: the time in microseconds, and a process id of at most 7 digits.
 RAY_SOCKET = "session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"
 

@@ -172,6 +172,8 @@ def _make_parent(folder: Path) -> None:
 
 def _follow_move(database: Path) -> None:
     """Mends the absolute addresses that MLflow keeps of artifacts, once the database was moved together with them."""
+    if not database.is_file():
+        return  # it is in memory
     place = _artifacts(database)
     with closing(sqlite3.connect(database, timeout=60.0)) as connection, connection:
         found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
