@@ -162,7 +162,7 @@ def test_what_vllm_is_asked_and_what_its_answer_becomes():
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
 def test_without_vllm_the_job_says_what_to_do_before_it_starts_anything(home: Store, identity: Identity):
-    settings = ["components.captioner=some/model", "captioning.engine=vllm"]
+    settings = ["components.captioner=some/model@main", "captioning.engine=vllm"]
     given = [part for one in settings for part in ("--set", one)]
     inputs = [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]
     with pytest.raises(RecipeError, match=r"captioning.engine: vllm is not installed here; pip install 'ray\[llm\]'"):
