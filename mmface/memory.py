@@ -84,7 +84,7 @@ def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
     train, config = shapes.recipe.train, dict(shapes.transformer.config)
     samples = -(-phase.batch_size // (phase.accumulation * place.workers))
     objective = make_objective(**shapes.recipe.objective.model_dump())
-    account = _Account(_shares(train, place, phase.accumulation))
+    account = Account(_shares(train, place, phase.accumulation))
     with FakeTensorMode(allow_non_fake_inputs=True), account:
         step = _Step(shapes.recipe, config, place, account)
         with account.doing("", "activations"):
@@ -96,7 +96,7 @@ def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
     return Peak(parts, account.moment_of_fullest, samples)
 
 
-class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of live storages by kind, and a copy of the books at the fullest moment.
 
     Args:
@@ -163,7 +163,7 @@ class _Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Step:
     """Everything that training holds, and one step over it."""
 
-    def __init__(self, recipe: Recipe, config: dict[str, Any], place: Place, account: _Account) -> None:
+    def __init__(self, recipe: Recipe, config: dict[str, Any], place: Place, account: Account) -> None:
         self.account, self.place, self.train = account, place, recipe.train
         names = ("in_channels", "text_embed_dim", *recipe.model.model_dump())
         with _default_dtype(torch.bfloat16 if self.train.precision == "bf16-pure" else torch.float32):

@@ -184,7 +184,6 @@ def build(settings: Serve, environment: dict[str, str], keys: tuple[Key, ...] | 
         max_ongoing_requests=settings.max_queued + 1 + PROBES,
         max_queued_requests=settings.max_queued,
         ray_actor_options=resources,
-        health_check_period_s=30,
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=settings.timeout_s,
         graceful_shutdown_wait_loop_s=0.5,

@@ -5,73 +5,39 @@ Plain Python and torch. On the CPU an image's bytes depend on its own request al
 
 from __future__ import annotations
 
+import copy
 import itertools
 import logging
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from mmface.data.pixels import to_pil
-from mmface.errors import MMFaceError
-from mmface.latents import decode
-from mmface.sampling import Trajectory, advance
+from mmface.errors import MMFaceError, ServiceError
+from mmface.precision import rows_are_alike
+from mmface.sampling import evaluate
 from serve.encodings import Encodings
-from serve.plan import Plan
-from serve.schemas import Progress
-from serve.traces import UNTRACED, Trace
+from serve.errors import GenerationError, MemoryShortageError
+from serve.footprint import Load, Room, ran_out_of_memory
+from serve.painting import GenerationCancelled, Painting, Pixels
 
 if TYPE_CHECKING:
     from mmface.pipeline import MMFacePipeline
 
 log = logging.getLogger(__name__)
 
-Pixels = npt.NDArray[np.uint8]
 OnStep = Callable[[int, float], None]
 """Told how many images a denoising step moved on, and its seconds."""
-
-
-class GenerationCancelled(Exception):
-    """Nobody waits for the result any more."""
-
-
-@dataclass(eq=False)
-class Painting:
-    """A request on its way; both callbacks are called from the engine's thread.
-
-    Attributes:
-        tell: gets each :class:`Progress`.
-        finish: gets the images [n, H, W, 3], or what went wrong. Called once.
-        trajectories: of the images that have begun, and not ended yet.
-        images: those that are done.
-        trace: is told when the request is encoded and decoded.
-    """
-
-    plan: Plan
-    tell: Callable[[Progress], None]
-    finish: Callable[[Pixels | BaseException], None]
-    trace: Trace = UNTRACED
-    trajectories: dict[int, Trajectory] = field(default_factory=dict)
-    images: dict[int, Pixels] = field(default_factory=dict)
-    told: Progress | None = None
-
-    @property
-    def begun(self) -> int:
-        """Images that have begun; they do so in order."""
-        return len(self.trajectories) + len(self.images)
-
-    @property
-    def done(self) -> int:
-        """Steps that every image has done."""
-        if self.begun < len(self.plan.seeds):
-            return 0
-        return min((one.done for one in self.trajectories.values()), default=self.plan.evaluations)
+Image = tuple[Painting, int]
+"""An image under way: its request, and its place there."""
+STOPPED = "the engine has stopped, see the replica's log; a new replica replaces this one"
 
 
 @dataclass
@@ -87,21 +53,25 @@ class Counters:
 class Engine:
     """Paints requests of any prompt, drawing, seed, size, sampler, step count and guidance together.
 
+    An error ends the requests that it happened to and no others. One that leaves the GPU unusable ends the thread.
+
     Args:
         pipeline: the model.
-        max_images: how many are denoised at once.
+        room: how many images are denoised at once.
         on_step: called from the engine's thread after each step.
     """
 
-    def __init__(self, pipeline: MMFacePipeline, max_images: int, on_step: OnStep) -> None:
+    def __init__(self, pipeline: MMFacePipeline, room: Room, on_step: OnStep) -> None:
         self.pipeline = pipeline
-        self.max_images = max_images
+        self.room = room
         self.counters = Counters()
         self._on_step = on_step
         self._encodings = Encodings(pipeline)
+        self._device, self._bf16 = pipeline.transformer.device, pipeline.bf16
         self._paintings: deque[Painting] = deque()  # in the order they came, begun or not
         self._changed = threading.Condition()
         self._closed = False
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="denoise", daemon=True)
         self._thread.start()
 
@@ -117,13 +87,21 @@ class Engine:
 
     def waiting(self) -> int:
         """Requests for which there is no room beside those that came before them."""
-        with self._changed:
-            counts = [len(one.plan.seeds) for one in self._paintings]
-        return sum(before >= self.max_images for before in itertools.accumulate(counts[:-1], initial=0) if counts)
+        load, waiting = Load(), 0
+        for painting in self._queue():
+            waiting += self.room.is_full(load, painting.plan)
+            self.room.add(load, painting.plan, len(painting.plan.seeds))
+        return waiting
 
     def submit(self, painting: Painting) -> None:
-        """Queues a request."""
+        """Queues a request.
+
+        Raises:
+            ServiceError: the thread has ended.
+        """
         with self._changed:
+            if self._stopped:
+                raise ServiceError(STOPPED)
             self._paintings.append(painting)
             self._changed.notify()
 
@@ -140,81 +118,141 @@ class Engine:
                 with torch.inference_mode():
                     self._admit()
                     self._step()
-        except BaseException as error:
+        finally:
             # A dead thread must leave nobody waiting; the replica's health check reports it.
-            for painting in list(self._paintings):
-                self._end(painting, error)
-            raise
+            with self._changed:
+                self._stopped = True
+            for painting in self._queue():
+                self._end(painting, ServiceError(STOPPED))
 
     def _wait(self) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._paintings or self._closed)
             return bool(self._paintings)
 
+    def _queue(self) -> list[Painting]:
+        with self._changed:
+            return list(self._paintings)
+
+    def _under_way(self) -> list[Image]:
+        return [(painting, image) for painting in self._queue() for image in sorted(painting.trajectories)]
+
     def _admit(self) -> None:
         """Begins as many images as there is room for, first come first served; drops whom nobody waits for."""
-        with self._changed:
-            paintings = list(self._paintings)
-        room = self.max_images - sum(len(one.trajectories) for one in paintings)
-        ahead = 0
+        paintings, ahead = self._queue(), 0
         for painting in paintings:
             if painting.plan.left.is_set():
-                room += len(painting.trajectories)
                 self._leave(painting)
+        load = self._load(self._under_way())
+        for painting in paintings:
+            if painting.ended:
                 continue
-            try:
-                while room > 0 and painting.begun < len(painting.plan.seeds):
-                    image = painting.begun
-                    with painting.trace.phase("encode"):
-                        painting.trajectories[image] = self._encodings.trajectory(painting.plan, image)
-                    room -= 1
-            except MMFaceError as error:
-                self._end(painting, error)
-                continue
-            self._tell(painting, ahead)
-            ahead += not painting.images
+            with self._ends_alone(painting):
+                self._begin(painting, load)
+                painting.tell_progress(ahead, self.pipeline.vae)
+            ahead += not (painting.images or painting.ended)
+
+    def _begin(self, painting: Painting, load: Load) -> None:
+        while painting.begun < len(painting.plan.seeds):
+            if self.room.is_full(load, painting.plan):
+                load.images = self.room.max_images  # whoever came later waits too, even if there were room
+                return
+            image = painting.begun
+            with painting.trace.phase("encode"):
+                painting.trajectories[image] = self._encodings.trajectory(painting.plan, image)
+            self.room.add(load, painting.plan)
+
+    def _load(self, images: Sequence[Image]) -> Load:
+        return self.room.load(painting.plan for painting, _ in images)
 
     def _step(self) -> None:
-        active = [(painting, image) for painting in self._paintings for image in sorted(painting.trajectories)]
+        active = self._under_way()
         for _, group in itertools.groupby(sorted(active, key=_size), key=_size):
-            trajectories = [painting.trajectories[image] for painting, image in group]
-            start = time.perf_counter()
-            advance(self.pipeline.transformer, trajectories, bf16=self.pipeline.bf16)
+            for part in self._parts(list(group)):
+                self._advance(part)
+        for painting in dict.fromkeys(painting for painting, _ in active):
+            with self._ends_alone(painting):
+                self._collect(painting)
+
+    def _parts(self, images: Sequence[Image]) -> Iterator[list[Image]]:
+        """Images that there is room to evaluate together."""
+        part: list[Image] = []
+        load = Load()
+        for painting, image in images:
+            if self.room.is_full(load, painting.plan):
+                yield part
+                part, load = [], Load()
+            part.append((painting, image))
+            self.room.add(load, painting.plan)
+        yield part
+
+    def _advance(self, images: list[Image]) -> None:
+        """Moves images of one size on by one step, together where that changes none of their bits."""
+        start = time.perf_counter()
+        shared = rows_are_alike(self._bf16, self._device)
+        moved = sum(self._evaluate(group) for group in ([images] if shared else [[one] for one in images]))
+        if moved:
             self.counters.steps += 1
             self.counters.last_forward = time.monotonic()
-            self._on_step(len(trajectories), time.perf_counter() - start)
-        for painting in dict.fromkeys(painting for painting, _ in active):
-            self._collect(painting)
+            self._on_step(moved, time.perf_counter() - start)
+
+    def _evaluate(self, group: list[Image], *, again: bool = True) -> int:
+        """Asks the network once, and a second time in halves if that ran out of memory; how many images moved on."""
+        group = [(painting, image) for painting, image in group if not painting.ended]
+        failure = self._attempt(group) if group else None
+        if failure is None:
+            return len(group)
+        if isinstance(failure, MemoryShortageError) and again and len(group) > 1:
+            return sum(self._evaluate(part, again=False) for part in self._parts(group))
+        for painting in dict.fromkeys(painting for painting, _ in group):
+            self._end(painting, copy.copy(failure))
+        return 0
+
+    def _attempt(self, group: list[Image]) -> MMFaceError | None:
+        trajectories = [painting.trajectories[image] for painting, image in group]
+        try:
+            predictions = evaluate(self.pipeline.transformer, trajectories, bf16=self._bf16)
+        except Exception as error:  # noqa: BLE001 - those it happened to are told; the others go on
+            return self._failure(error, group)
+        for (painting, _), trajectory, prediction in zip(group, trajectories, predictions, strict=True):
+            with self._ends_alone(painting):
+                trajectory.answer(prediction)
+        return None
+
+    @contextmanager
+    def _ends_alone(self, painting: Painting) -> Iterator[None]:
+        """What goes wrong inside ends this request and no other."""
+        try:
+            yield
+            return
+        except Exception as error:  # noqa: BLE001 - likewise
+            failure = self._failure(error, [(painting, 0)])
+        if not painting.ended:
+            self._end(painting, failure)
+
+    def _failure(self, error: Exception, images: Sequence[Image]) -> MMFaceError:
+        """What the callers of ``images`` are told. It does not refer to ``error``, whose frames hold tensors.
+
+        Raises:
+            RuntimeError: the GPU is of no use any more.
+        """
+        if isinstance(error, MMFaceError):
+            return copy.copy(error)
+        ids = ", ".join(dict.fromkeys(painting.plan.job.request_id for painting, _ in images))
+        # As text: a handler may keep what it is given, and frames with it.
+        log.error("requests %s: a step failed\n%s", ids, "".join(traceback.format_exception(error)))
+        if ran_out_of_memory(error):
+            self.room.learn(self._load(images if len(images) > 1 else self._under_way()))
+            return MemoryShortageError("out of memory; try again later, or with a smaller size or n")
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # after an illegal access this and every later call raises
+        return GenerationError(f"a step failed ({type(error).__name__}); the replica's log says where")
 
     def _collect(self, painting: Painting) -> None:
-        """Decodes what is finished."""
-        for image in [image for image, one in painting.trajectories.items() if one.finished]:
-            if painting.plan.left.is_set():
-                return
-            with painting.trace.phase("decode"):
-                painting.images[image] = self._decode(painting.trajectories.pop(image).latents)
+        painting.decode_finished(self.pipeline.vae)
         if len(painting.images) == len(painting.plan.seeds):
             self.counters.completed += 1
             self._end(painting, np.stack([painting.images[image] for image in range(len(painting.images))]))
-
-    def _tell(self, painting: Painting, ahead: int) -> None:
-        plan = painting.plan
-        told = Progress(0 if painting.begun else ahead, painting.done, plan.evaluations)
-        if told == painting.told:
-            return
-        painting.told = told
-        painting.tell(told)
-        if told.step in plan.preview_steps:
-            number = plan.preview_steps.index(told.step)
-            painting.tell(replace(told, images=self._preview(painting), preview=number))
-
-    def _preview(self, painting: Painting) -> Pixels:
-        drawn = painting.images | {image: self._decode(one.estimate) for image, one in painting.trajectories.items()}
-        return np.stack([drawn[image] for image in sorted(drawn)])
-
-    def _decode(self, latents: torch.Tensor) -> Pixels:
-        # One by one: in a batch the last bits would depend on the others.
-        return np.asarray(to_pil(decode(self.pipeline.vae, latents))[0])
 
     def _leave(self, painting: Painting) -> None:
         self.counters.cancelled += 1
@@ -224,8 +262,8 @@ class Engine:
     def _end(self, painting: Painting, result: Pixels | BaseException) -> None:
         with self._changed:
             self._paintings.remove(painting)
-        painting.finish(result)
+        painting.end(result)
 
 
-def _size(one: tuple[Painting, int]) -> tuple[int, int]:
+def _size(one: Image) -> tuple[int, int]:
     return one[0].plan.height, one[0].plan.width

@@ -96,6 +96,18 @@ class UnknownModelError(MMFaceError):
     code = "model_not_found"
 
 
+class GenerationError(MMFaceError):
+    """A step failed for a reason that is not the request's; the replica's log has the traceback."""
+
+    code = "generation_failed"
+
+
+class MemoryShortageError(ServiceError):
+    """A request ran out of memory."""
+
+    code = "out_of_memory"
+
+
 def envelope(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response that carries ``error``."""
     headers = dict(headers or {})

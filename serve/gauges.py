@@ -48,6 +48,11 @@ class Gauges:
         self._waiting = Gauge(
             "mmface_waiting_requests", description="Those for which there is no room yet.", tag_keys=("version",)
         )
+        self._memory = Gauge(
+            "mmface_memory_limit_bytes",
+            description="Bytes that images under way may be predicted to take; lowered when memory runs out.",
+            tag_keys=("version",),
+        )
         self._ended = Counter(
             "mmface_generations_total",
             description="Generations by how they ended: completed, cancelled or failed.",
@@ -89,3 +94,4 @@ class Gauges:
         tags = {"version": generator.info.version}
         self._pending.set(generator.engine.pending, tags=tags)
         self._waiting.set(generator.engine.waiting(), tags=tags)
+        self._memory.set(generator.engine.room.limit, tags=tags)

@@ -8,16 +8,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from mmface.config import Serve
 from mmface.errors import ServiceError
-from serve.engine import Engine, OnStep, Painting, Pixels
-from serve.errors import OverloadedError
+from serve.engine import Engine, OnStep
+from serve.errors import MemoryShortageError, OverloadedError
+from serve.footprint import ran_out_of_memory, room_for
+from serve.painting import Painting, Pixels
 from serve.plan import Plan, make_plan, model_info
 from serve.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
 from serve.threads import in_own_thread
@@ -45,12 +47,17 @@ class Generator:
         self.recipe = bundle.recipe
         self.settings = settings
         self.info = model_info(bundle, settings)
-        self.engine = Engine(bundle.pipeline, settings.max_batch, on_step)
+        room = room_for(bundle.pipeline, self.recipe.resolutions[-1], settings)
+        self.engine = Engine(bundle.pipeline, room, on_step)
         self._tracer = tracer_to(settings.traces) if settings.traces else None
         self._mean_seconds = 1.0  # of a request, running
         self._converter: Converter | None = None
         self._converting = asyncio.Lock()
-        self._probe()
+        try:
+            self._probe()
+        except BaseException:
+            self.engine.close()  # else its thread keeps the weights
+            raise
 
     async def describe(self) -> list[ModelInfo]:
         """What this version supports, and its defaults."""
@@ -70,6 +77,9 @@ class Generator:
         Raises:
             InputError: a size or step count this model does not support.
             OverloadedError: ``settings.max_queued`` requests are waiting already.
+            MemoryShortageError: there was not enough memory.
+            GenerationError: a step failed.
+            ServiceError: the engine has stopped.
         """
         plan = make_plan(job, self.info)
         self._require_room()
@@ -77,13 +87,13 @@ class Generator:
         events: asyncio.Queue[Progress | Pixels | BaseException] = asyncio.Queue()
 
         def put(event: Progress | Pixels | BaseException) -> None:
-            if not plan.left.is_set():
+            if not plan.left.is_set() and not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
         trace = begin(self._tracer, plan, self.info)
-        self.engine.submit(Painting(plan, tell=put, finish=put, trace=trace))
         event: Progress | Pixels | BaseException | None = None
         try:
+            self.engine.submit(Painting(plan, tell=put, finish=put, trace=trace))
             while isinstance(event := await events.get(), Progress):
                 yield event
         finally:
@@ -99,21 +109,24 @@ class Generator:
 
         Raises:
             InputError: not a picture.
+            MemoryShortageError: there was not enough memory.
         """
         async with self._converting:
-            return await in_own_thread(lambda: self._convert(photo, modality))
+            with _memory_errors():
+                return await in_own_thread(lambda: self._convert(photo, modality))
 
     async def ready(self) -> Readiness:
         """Answers after a real forward pass, unless one has just been done or is being done.
 
         Raises:
-            ServiceError: the model's output is not finite, or the engine has stopped.
+            ServiceError: the model's output is not finite, there is no memory for it, or the engine has stopped.
         """
         engine = self.engine
         if not engine.alive:
             raise ServiceError("the engine has stopped; see the replica's log")
         if not engine.pending and not self._fresh():
-            await in_own_thread(self._probe)
+            with _memory_errors():
+                await in_own_thread(self._probe)
         return Readiness(
             model=self.info.id,
             running=engine.pending > 0,
@@ -183,3 +196,13 @@ class Generator:
         if not torch.isfinite(latents).all():
             raise ServiceError(f"{self.info.id} answers with numbers that are not finite; roll the alias back")
         self.engine.counters.last_forward = time.monotonic()
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        raise MemoryShortageError("out of memory; try again later") from None

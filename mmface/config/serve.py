@@ -60,7 +60,11 @@ class Serve(Section):
     max_preview_error: PositiveFloat = 4.0  # mean difference, 0 ... 255, from the registered preview
     canary: str | None = None  # an alias that answers canary_share of the seeds
     canary_share: Fraction = 0.05
-    max_batch: PositiveInt = 8
+    max_batch: PositiveInt = 8  # images that a replica denoises at once
+    # GiB that those may take beside the weights, as serve.footprint predicts from their shapes. By default what a GPU
+    # has beside the weights of the served versions, or half of a machine's memory divided by its replicas. One image is
+    # always let in.
+    max_memory_gib: PositiveFloat | None = None
     max_queued: PositiveInt = 32
     max_upload_bytes: PositiveInt = 8_000_000
     upload_timeout_s: PositiveFloat = 30.0  # within which a body must have arrived

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmface.model import Conditioning
 from mmface.sampling.schedulers import SamplerName, make_scheduler, objective_of
-from mmface.sampling.trajectory import Trajectory, advance
+from mmface.sampling.trajectory import Trajectory, advance, evaluate
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called after evaluation i of n with the latents [B, C, H, W]; it may raise to cancel."""
@@ -66,4 +66,13 @@ def _cache_context(transformer: nn.Module, index: int) -> AbstractContextManager
     return context
 
 
-__all__ = ["OnStep", "SamplerName", "Trajectory", "advance", "make_scheduler", "objective_of", "sample"]
+__all__ = [
+    "OnStep",
+    "SamplerName",
+    "Trajectory",
+    "advance",
+    "evaluate",
+    "make_scheduler",
+    "objective_of",
+    "sample",
+]

@@ -99,14 +99,15 @@ def advance(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16:
     """
     shared = rows_are_alike(bf16, trajectories[0].latents.device)
     for group in [trajectories] if shared else [[one] for one in trajectories]:
-        _evaluate(transformer, group, bf16)
+        for one, prediction in zip(group, evaluate(transformer, group, bf16=bf16), strict=True):
+            one.answer(prediction)
 
 
-def _evaluate(transformer: nn.Module, trajectories: Sequence[Trajectory], bf16: bool) -> None:
+@torch.no_grad()
+def evaluate(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16: bool = False) -> Sequence[Tensor]:
+    """What the network answers each trajectory, in one evaluation; the trajectories stay as they are."""
     latents, times, conditions = zip(*(one.ask() for one in trajectories), strict=True)
     conditioning = conditions[0] if len(conditions) == 1 else Conditioning.cat(*conditions)
     with torch.autocast(latents[0].device.type, torch.bfloat16, enabled=bf16):
         prediction = predict(transformer, torch.cat(latents), torch.cat(times), conditioning)
-    answers = torch.split(prediction, [one.rows for one in trajectories])
-    for one, answer in zip(trajectories, answers, strict=True):
-        one.answer(answer)
+    return torch.split(prediction, [one.rows for one in trajectories])
