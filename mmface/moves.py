@@ -70,6 +70,11 @@ class Past:
         fitting = (one for one in reversed(self.holders) if one != self.current and one not in self.rolled_back)
         return next(fitting, None)
 
+    @property
+    def former(self) -> list[str]:
+        """Other versions that held it and were not rolled back, the newest version first."""
+        return sorted(set(self.holders) - self.rolled_back - {self.current}, key=int, reverse=True)
+
     def objection(self, version: str) -> str:
         """Why a schedule must not give the alias to ``version``; empty when it may."""
         if version == self.current:

@@ -26,6 +26,24 @@ from serve.deployments import UNSERVED, build
 
 APP = "mmface"
 START_S = 300.0
+# Addresses and credentials of the store and of MLflow. What names a file of this machine is of no use elsewhere.
+HANDED_ON = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_S3_ENDPOINT_URL",
+    "MLFLOW_S3_IGNORE_TLS",
+    "MLFLOW_TRACKING_AUTH",
+    "MLFLOW_TRACKING_AWS_SIGV4",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+)
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 
 log = logging.getLogger(__name__)
@@ -142,8 +160,7 @@ def _deploy(settings: Serve) -> None:
 
 def _environment() -> dict[str, str]:
     """What replicas need to reach the same registry; a relative home would mean another folder there."""
-    shared = ("AWS_ACCESS_KEY_ID", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    credentials = {name: os.environ[name] for name in shared if name in os.environ}
+    credentials = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
     return {HOME_VARIABLE: storage.home().uri, TRACKING_VARIABLE: tracking_uri(), **credentials}
 
 

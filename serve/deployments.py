@@ -77,13 +77,15 @@ class Replica:
         return [generator.info for generator in self._models.serving()]
 
     async def ready(self) -> Readiness:
-        """See :meth:`Generator.ready`."""
-        return await self._models.champion().ready()
+        """See :meth:`Generator.ready`; names a champion that could not be loaded."""
+        readiness = await self._models.champion().ready()
+        return readiness.model_copy(update={"refused": self._models.refused})
 
     async def check_health(self) -> None:
         """See :meth:`Generator.check_health`; a replica without a model is whole, only not ready."""
         if self._following.done():
             raise ServiceError("aliases are not followed any more; see the replica's log")
+        self._gauges.refused(self._models.refused is not None)
         for generator in self._models.serving():
             await generator.check_health()
 

@@ -64,6 +64,14 @@ class Gauges:
             tag_keys=("version", "outcome"),
         )
 
+        self._refused = Gauge(
+            "mmface_champion_refused", description="1 while the champion's version cannot be loaded, else 0."
+        )
+
+    def refused(self, refused: bool) -> None:
+        """Whether the champion cannot be loaded."""
+        self._refused.set(float(refused))
+
     def step(self, version: str, images: int, seconds: float) -> None:
         """After a denoising step."""
         self._step.observe(seconds, tags={"version": version})

@@ -1,7 +1,9 @@
 """The versions that a replica serves: it follows the registry's aliases while it answers (§9).
 
 When an alias moves, the new version is loaded beside the old one and must paint its registered preview; then new
-requests go to it and the old one finishes what it has. A version that fails is refused, and the old one stays.
+requests go to it and the old one finishes what it has. A version that fails, for whatever reason, is refused: the old
+one stays, and a replica that has none takes the newest former champion that loads. What may be mended by waiting
+(memory, disk, network) is tried again, less and less often.
 """
 
 from __future__ import annotations
@@ -10,24 +12,54 @@ import asyncio
 import hashlib
 import itertools
 import logging
+import math
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
 
 from torch import nn
 
+from mmface.bundle import Bundle, read_bundle
 from mmface.config import Serve
 from mmface.errors import MMFaceError, RegistryError, ServiceError
+from mmface.moves import read_past
 from mmface.pipeline import MMFacePipeline
 from mmface.precision import keep_in_bf16
 from mmface.preview import preview_error
-from mmface.registry import get_alias, load_bundle
+from mmface.registry import fetched_bundle, get_alias
+from serve.footprint import ran_out_of_memory
 from serve.generator import Generator
 from serve.schemas import Job
 from serve.threads import in_own_thread
 
 log = logging.getLogger(__name__)
 
+LONGEST_WAIT_S = 300.0  # between two tries to load a version
+
 OnSwap = Callable[[str, str], None]
 """Told a version, and "serving", "refused" or "retired"."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a version did not load. Not the exception: its frames would keep the weights.
+
+    Attributes:
+        transient: another try may succeed.
+    """
+
+    why: str
+    transient: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A version that is not served: why, after how many tries, and the earliest time of the next one."""
+
+    why: str
+    tries: int
+    again_at: float
 
 
 class Models:
@@ -48,7 +80,9 @@ class Models:
         self._on_swap = on_swap
         self._device = device
         self._serving: dict[str, Generator] = {}
-        self._refused: dict[str, tuple[str, Exception]] = {}  # by alias: the version it points to, and why not
+        self._wanted: dict[str, str | None] = {}  # by alias: the version that it points to
+        self._refusals: dict[str, Refusal] = {}  # by version
+        self._away: str | None = None  # why the registry could not be asked
         self._aliases = [settings.alias, *([settings.canary] if settings.canary else [])]
 
     def champion(self) -> Generator:
@@ -60,11 +94,18 @@ class Models:
         alias = self.settings.alias
         if alias in self._serving:
             return self._serving[alias]
-        if alias in self._refused:
-            version, error = self._refused[alias]
-            raise ServiceError(f"version {version} cannot be served: {error}", field="serve.alias")
         message = f"{self.settings.model_name} has no {alias} yet: run mmface retrain"
+        if self.refused is not None:
+            message = f"version {self.refused} cannot be served: {self._refusals[self.refused].why}"
+        elif self._away is not None:
+            message = self._away
         raise ServiceError(message, field="serve.alias")
+
+    @property
+    def refused(self) -> str | None:
+        """The version that should answer by default and cannot be loaded."""
+        version = self._wanted.get(self.settings.alias)
+        return version if version in self._refusals else None
 
     def choose(self, job: Job) -> Generator:
         """Who paints a job: the version it insists on; of the rest, a canary gets its share, always the same seeds."""
@@ -88,32 +129,56 @@ class Models:
 
     async def look(self) -> None:
         """Takes over what the aliases point to now. A registry that cannot be reached changes nothing."""
-        for alias in self._aliases:
-            try:
-                version = await asyncio.to_thread(get_alias, self.settings.model_name, alias)
-            except MMFaceError as error:
-                log.warning("serve: %s", error.message)
-                return
-            serving = self._serving.get(alias)
-            if version is not None and version != (serving and serving.info.version):
-                await self._take(alias, version)
-            elif version is None and alias != self.settings.alias:
-                self._replace(alias, None)  # the canary's trial has ended; a deleted champion goes on
-
-    async def _take(self, alias: str, version: str) -> None:
-        refused, error = self._refused.get(alias, ("", None))
-        if refused == version and not isinstance(error, ServiceError):
-            return
         try:
-            fresh = await in_own_thread(lambda: self.load(version))
-        except (MMFaceError, OSError, RuntimeError) as error:
-            log.error("serve: version %s is refused: %s", version, error)
-            self._refused[alias] = version, error
-            self._on_swap(version, "refused")
-            return
-        self._refused.pop(alias, None)
-        log.info("serve: version %s is %s now", version, alias)
-        self._replace(alias, fresh)
+            for alias in self._aliases:
+                await self._follow(alias, await asyncio.to_thread(get_alias, self.settings.model_name, alias))
+            if self.refused is not None and self.settings.alias not in self._serving:
+                await self._fall_back()
+            self._away = None
+        except MMFaceError as error:
+            log.warning("serve: %s", error.message)
+            self._away = error.message
+
+    async def _follow(self, alias: str, version: str | None) -> None:
+        before, self._wanted[alias] = self._wanted.get(alias), version
+        if before is not None and before != version:
+            self._refusals.pop(before, None)  # if it comes back, it has been mended
+        serving = self._serving.get(alias)
+        if version is None:
+            if alias != self.settings.alias:
+                self._replace(alias, None)  # the canary's trial has ended; a deleted champion goes on
+        elif serving is None or serving.info.version != version:
+            fresh = await self._try(version)
+            if fresh is not None:
+                log.info("serve: version %s is %s now", version, alias)
+                self._replace(alias, fresh)
+
+    async def _fall_back(self) -> None:
+        alias = self.settings.alias
+        past = await asyncio.to_thread(read_past, self.settings.model_name, alias)
+        for version in past.former:
+            fresh = await self._try(version)
+            if fresh is not None:
+                log.warning("serve: version %s, %s before, answers instead of version %s", version, alias, self.refused)
+                self._replace(alias, fresh)
+                return
+
+    async def _try(self, version: str) -> Generator | None:
+        """Loads a version unless it was refused for good or not long ago."""
+        before = self._refusals.get(version)
+        if before is not None and monotonic() < before.again_at:
+            return None
+        made = await in_own_thread(lambda: self._load(version))
+        if isinstance(made, Generator):
+            self._refusals.pop(version, None)
+            return made
+        tries = before.tries + 1 if before is not None else 1
+        wait = min(self.settings.follow_s * 2.0 ** min(tries, 20), LONGEST_WAIT_S) if made.transient else math.inf
+        self._refusals[version] = Refusal(made.why, tries, monotonic() + wait)
+        remedy = f"; tried again in {wait:.0f} s" if made.transient else ""
+        log.error("serve: version %s is refused: %s%s", version, made.why, remedy)
+        self._on_swap(version, "refused")
+        return None
 
     def _replace(self, alias: str, fresh: Generator | None) -> None:
         """From here on ``fresh`` gets what comes; who answered before finishes what it has."""
@@ -132,16 +197,41 @@ class Models:
             RegistryError: it is not there, damaged, or paints something else.
             ServiceError: its output is not finite, or the registry cannot be reached.
         """
-        bundle = load_bundle(self.settings.model_name, version)
+        with fetched_bundle(self.settings.model_name, version) as folder:
+            return self._make(read_bundle(folder, version))
+
+    def _load(self, version: str) -> Generator | Failure:
+        fetched = False
+        try:
+            with fetched_bundle(self.settings.model_name, version) as folder:
+                fetched = True
+                return self._make(read_bundle(folder, version))
+        except Exception as error:  # noqa: BLE001 - whatever it is, this version cannot be served
+            if isinstance(error, MMFaceError):
+                return Failure(str(error), _is_transient(error, fetched))
+            log.error("serve: version %s did not load\n%s", version, "".join(traceback.format_exception(error)))
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            return Failure(why, _is_transient(error, fetched))
+
+    def _make(self, bundle: Bundle) -> Generator:
         bundle.pipeline.to(self._device)
         _own(bundle.pipeline)
         if bundle.preview is not None:
             _require_preview(preview_error(bundle.pipeline, bundle.recipe, bundle.preview), self.settings)
 
         def on_step(images: int, seconds: float) -> None:
-            self._on_step(version, images, seconds)
+            self._on_step(bundle.version, images, seconds)
 
         return Generator(bundle, self.settings, on_step)
+
+
+def _is_transient(error: Exception, fetched: bool) -> bool:
+    """Whether waiting may help: memory and disk always; until the files are here and as registered, services too."""
+    if ran_out_of_memory(error):
+        return True
+    if not fetched:
+        return isinstance(error, ServiceError) or not isinstance(error, MMFaceError)
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
 def _spread(seed: int) -> float:

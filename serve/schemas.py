@@ -74,6 +74,9 @@ class Readiness(BaseModel):
 
     status: Literal["ready"] = "ready"
     model: str = Field(examples=["mmface-dit:3"])
+    refused: str | None = Field(
+        None, description="The champion's version if it could not be loaded; `model` answers instead.", examples=["4"]
+    )
     running: bool = Field(description="A generation is under way.")
     queued: int = Field(description="Generations waiting in the replica that answered.")
     completed: int = Field(description="Generations finished since its start.")

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 KEY = "a-long-random-word"
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 KNOWN = {"Authorization": f"Bearer {KEY}"}
-SECRET = "an-s3-secret"
+SECRET, PASSWORD = "an-s3-secret", "an-mlflow-password"
 UPLOAD_S = 4.0
 METRICS_S = 90.0  # within which Ray must have exported them
 
@@ -92,6 +92,7 @@ def cluster(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             command = ["flows.cli", "serve", "--recipe", str(root / "recipe.yaml")]
             variables = {"RAY_ADDRESS": f"127.0.0.1:{gcs}", "MMFACE_HOME": str(root / "home")}
             variables |= {"TEST_KEYS": f"tests:{DIGEST}", "AWS_SECRET_ACCESS_KEY": SECRET}
+            variables |= {"MLFLOW_TRACKING_USERNAME": "tests", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
             with process(*command, log=root / "serve.log", **variables):
                 wait_for(f"http://127.0.0.1:{port}/healthz", root / "serve.log")
                 missing = wait_for(f"http://127.0.0.1:{port}/readyz", root / "serve.log", 503, "serve.alias")
@@ -154,7 +155,7 @@ def test_keys_reach_the_ingress_and_stay_hidden(cluster: dict[str, str]) -> None
     assert all("Ingress" in text for text in shown)
     logs = [path.read_text(errors="replace") for path in Path(cluster["logs"]).rglob("*") if path.is_file()]
     assert any("/v1/generate/mask" in text for text in logs)
-    for secret in (KEY, DIGEST, SECRET):
+    for secret in (KEY, DIGEST, SECRET, PASSWORD):
         assert not [text for text in (*shown, *logs) if secret in text]
 
 

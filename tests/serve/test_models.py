@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Callable
+import errno
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -17,10 +21,13 @@ from test_generator import job
 
 from mmface.bundle import Bundle, write_bundle
 from mmface.config import Serve
-from mmface.errors import ServiceError
+from mmface.errors import ServiceError, UnreachableError
+from mmface.pipeline import MMFacePipeline
 from mmface.precision import keep_in_bf16
 from mmface.preview import Preview
-from mmface.registry import register_bundle, rollback, set_alias, start_run
+from mmface.registry import fetched_bundle, register_bundle, rollback, set_alias, start_run
+from serve.app import _environment
+from serve.deployments import Replica
 from serve.models import Models
 
 pytestmark = pytest.mark.anyio
@@ -36,11 +43,16 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def register(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Registers a variant of the tiny bundle under an alias; its preview is right, or of another picture."""
+    """Registers a variant of the tiny bundle under an alias; its preview is right, or of another picture.
+
+    ``damage`` changes the files that are registered.
+    """
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
-    def do(number: int, alias: str = "champion", *, honest: bool = True) -> str:
+    def do(
+        number: int, alias: str = "champion", *, honest: bool = True, damage: Callable[[Path], None] | None = None
+    ) -> str:
         folder = tmp_path / f"bundle-{number}"
         painted = bundle.pipeline(
             "a face",
@@ -54,6 +66,8 @@ def register(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (painted if honest else Image.new("RGB", painted.size, "red")).save(sink, "PNG")
         preview = Preview(sketch_png(), sink.getvalue(), "sketch", "a face", number)
         write_bundle(bundle.pipeline, folder, bundle.recipe, {"number": number}, {}, preview)
+        if damage is not None:
+            damage(folder)
         version = register_bundle(folder, start_run(f"tiny-{number}"))
         set_alias(NAME, alias, version)
         return version
@@ -181,6 +195,134 @@ async def test_damaged_files_are_refused_and_a_registry_that_is_away_changes_not
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     await following.look()
     assert following.champion().info.version == "1"
+
+
+def no_json(folder: Path) -> None:
+    (folder / "metrics.json").write_text("no JSON")
+
+
+def unknown_key(folder: Path) -> None:
+    (folder / "preview" / "request.json").write_text('{"colour": "red"}')
+
+
+def cut_weights(folder: Path) -> None:
+    (file,) = folder.glob("transformer/*.safetensors")
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def wrong_recipe(folder: Path) -> None:
+    (folder / "recipe.yaml").write_text("colour: red")
+
+
+async def test_whatever_a_version_raises_refuses_it_for_good(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following, told = models(tiny_recipe().serve)
+    register(1)
+    await following.look()
+    for number, damage in enumerate((no_json, unknown_key, cut_weights, wrong_recipe), 2):
+        register(number, damage=damage)
+        await following.look()
+        assert following.champion().info.version == "1"
+        assert following.refused == str(number)
+        with monkeypatch.context() as patch:
+            patch.setattr("serve.models.monotonic", lambda: 1e9)
+            await following.look()
+        assert told == [("1", "serving"), *((str(one), "refused") for one in range(2, number + 1))]
+    set_alias(NAME, "champion", "1")
+    await following.look()
+    assert following.refused is None
+
+
+async def test_what_passes_is_tried_again_less_and_less_often(
+    register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following, told = models(tiny_recipe(follow_s=5).serve)
+    register(1)
+    await following.look()
+    register(2)
+    errors = OSError(errno.ENOSPC, "No space left on device"), MemoryError(), UnreachableError("no MLflow answers")
+    tried: list[float] = []
+    clock = [0.0]
+
+    @contextmanager
+    def failing(name: str, version: str) -> Iterator[Path]:
+        tried.append(clock[0])
+        if len(tried) < 9:
+            raise copy.copy(errors[len(tried) % 3])
+        with fetched_bundle(name, version) as folder:
+            yield folder
+
+    monkeypatch.setattr("serve.models.fetched_bundle", failing)
+    monkeypatch.setattr("serve.models.monotonic", lambda: clock[0])
+    for clock[0] in (0, 5, 10, 25, 30, 70, 145, 150, 310, 605, 610, 905, 910, 1210):
+        await following.look()
+        assert following.champion().info.version == ("2" if len(tried) == 9 else "1")
+    assert tried == [0, 10, 30, 70, 150, 310, 610, 910, 1210]
+    assert told[-2:] == [("2", "serving"), ("1", "retired")]
+
+
+async def test_a_refused_version_keeps_no_weights(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
+    following, _ = models(tiny_recipe().serve)
+    loaded: list[weakref.ref[object]] = []
+
+    def own(pipeline: MMFacePipeline) -> None:
+        loaded.append(weakref.ref(pipeline.transformer))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("serve.models._own", own)
+    register(1)
+    await following.look()
+    gc.collect()
+    assert [one() for one in loaded] == [None]
+    with pytest.raises(ServiceError, match="version 1 cannot be served: OutOfMemoryError: CUDA out of memory"):
+        following.champion()
+
+
+async def test_a_restarted_replica_takes_the_newest_former_champion_that_loads(register: Register) -> None:
+    for number in (1, 2, 3):
+        register(number)
+    rollback()  # takes version 3 away for good
+    register(4, damage=no_json)
+    register(5, "challenger")  # never passed the gate
+    register(6, damage=no_json)
+    following, told = models(tiny_recipe().serve)
+    await following.look()
+    assert told == [("6", "refused"), ("4", "refused"), ("2", "serving")]
+    await following.look()
+    assert len(told) == 3
+    replica = Replica.__new__(Replica)
+    await replica.__init__(tiny_recipe().serve, 1, {})  # type: ignore[misc]
+    await replica.check_health()
+    readiness = await replica.ready()
+    assert (readiness.model, readiness.refused) == (f"{NAME}:2", "6")
+    register(7)
+    await following.look()
+    assert told[-2:] == [("7", "serving"), ("2", "retired")]
+    assert following.refused is None
+
+
+async def test_a_registry_that_is_away_at_the_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    following, _ = models(tiny_recipe().serve)
+    await following.look()
+    with pytest.raises(ServiceError, match=r"no MLflow answers at http://127\.0\.0\.1:9"):
+        following.champion()
+
+
+def test_replicas_are_handed_what_reaches_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MMFACE_HOME", str(tmp_path))
+    credentials = {
+        "MLFLOW_TRACKING_USERNAME": "somebody",
+        "MLFLOW_TRACKING_PASSWORD": "a secret",
+        "MLFLOW_TRACKING_TOKEN": "a token",
+        "MLFLOW_S3_ENDPOINT_URL": "http://s3:8333",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_SECRET_ACCESS_KEY": "another secret",
+    }
+    for name, value in credentials.items():
+        monkeypatch.setenv(name, value)
+    assert credentials.items() <= _environment().items()
 
 
 async def test_broken_weights_are_refused(register: Register, bundle: Bundle, tmp_path: Path) -> None:
