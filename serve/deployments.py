@@ -85,7 +85,8 @@ class Replica:
         """See :meth:`Generator.check_health`; a replica without a model is whole, only not ready."""
         if self._following.done():
             raise ServiceError("aliases are not followed any more; see the replica's log")
-        self._gauges.refused(self._models.refused is not None)
+        for generator in self._models.serving()[:1]:
+            self._gauges.refused(generator.info.version, self._models.refused is not None)
         for generator in self._models.serving():
             await generator.check_health()
 

@@ -65,12 +65,14 @@ class Gauges:
         )
 
         self._refused = Gauge(
-            "mmface_champion_refused", description="1 while the champion's version cannot be loaded, else 0."
+            "mmface_champion_refused",
+            description="1 for the version that answers instead of a champion that cannot be loaded, else 0.",
+            tag_keys=("version",),
         )
 
-    def refused(self, refused: bool) -> None:
-        """Whether the champion cannot be loaded."""
-        self._refused.set(float(refused))
+    def refused(self, version: str, refused: bool) -> None:
+        """Whether ``version`` answers because the champion cannot be loaded."""
+        self._refused.set(float(refused), tags={"version": version})
 
     def step(self, version: str, images: int, seconds: float) -> None:
         """After a denoising step."""
@@ -80,6 +82,8 @@ class Gauges:
     def swap(self, version: str, outcome: str) -> None:
         """A version was taken, refused or retired."""
         self._swaps.inc(tags={"version": version, "outcome": outcome})
+        if outcome == "retired":
+            self.refused(version, False)
 
     @contextmanager
     def request(self, job: Job, generator: Generator) -> Iterator[None]:

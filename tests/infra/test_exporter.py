@@ -29,12 +29,14 @@ def scraped(ray_session: None) -> dict[str, float]:
             from serve.gauges import Gauges
 
             self.gauges = Gauges()
-            engine = SimpleNamespace(pending=2, waiting=lambda: 1)
+            room = SimpleNamespace(limit=2.0**30)
+            engine = SimpleNamespace(pending=2, waiting=lambda: 1, room=room)
             generator: Any = SimpleNamespace(info=SimpleNamespace(version="7"), engine=engine)
             job: Any = SimpleNamespace(modality="mask")
             with self.gauges.request(job, generator):
                 for count in IMAGES:
                     self.gauges.step("7", count, 0.3)
+            self.gauges.refused("7", False)
             self.gauges.swap("7", "serving")
 
     replica = ray.remote(num_cpus=0)(Replica).remote()
