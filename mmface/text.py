@@ -47,7 +47,7 @@ def misfit(tokenizer: CLIPTokenizer, config: Any) -> str | None:
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         return f"the tokenizer has token ids up to {highest}, the text encoder a vocabulary of {config.vocab_size}"
-    end = config.vocab_size - 1 if config.eos_token_id == 2 else config.eos_token_id
+    end = highest if config.eos_token_id == 2 else config.eos_token_id
     if tokenizer.eos_token_id != end:
         return f"the tokenizer ends prompts with token {tokenizer.eos_token_id}, the text encoder looks for {end}"
     begin = config.bos_token_id

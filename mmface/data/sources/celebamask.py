@@ -21,6 +21,7 @@ from PIL import Image
 
 from mmface.config import Collection
 from mmface.data.labels import LABELS
+from mmface.data.sources.decode import BROKEN
 from mmface.data.sources.files import Listing, Places, SourceFile, Split, sift
 from mmface.data.sources.names import canonical, is_lines, names_of, shown
 from mmface.data.sources.sidecars import LISTS, Sidecar, captions_by_name, read_lists, split_lists
@@ -107,7 +108,7 @@ def _covers(part: Image.Image) -> NDArray[np.bool_]:
             if opacity.min() < 255:
                 return opacity > 0
         return np.asarray(part.convert("L")) > 0
-    except (OSError, ValueError) as error:
+    except BROKEN as error:
         raise InputError(f"a part cannot be decoded: {error}", field="mask") from None
 
 
