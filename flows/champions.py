@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,9 +53,13 @@ class Turn:
 
 
 @contextmanager
-def turn(home: Store, model: str, flow_run: str = "") -> Iterator[Turn]:
-    """Waits until nobody else moves the champion of ``model``."""
-    with held(home, f"release-{model}", Owner.this(flow_run)) as lease:
+def turn(home: Store, model: str, flow_run: str = "", reads: Iterable[str] = ()) -> Iterator[Turn]:
+    """Waits until nobody else moves the champion of ``model``.
+
+    Args:
+        reads: URIs of datasets that must not be removed meanwhile.
+    """
+    with held(home, f"release-{model}", Owner.this(flow_run, reads)) as lease:
         assert lease is not None, "nothing else ends the wait"
         yield Turn(model, lease)
 

@@ -100,7 +100,7 @@ def release_bundle(run: Run, bundle: str) -> Release:
     made = open_dataset(bundle)
     if made.manifest.stage != BUNDLE:
         raise DatasetError(f"{bundle} is {made.manifest.stage}, not a bundle", field="bundle")
-    with turn(run.home, run.recipe.serve.model_name, run.flow_run) as mine:
+    with turn(run.home, run.recipe.serve.model_name, run.flow_run, [bundle]) as mine:
         return _release(run, made, mine)
 
 

@@ -38,7 +38,7 @@ def convert(source: str, recipe: Recipe, out: Path) -> Path:
     """
     if out.exists():
         raise InputError(f"{out} exists already; name a new folder", field="--out")
-    recipe = pin_components(recipe, "vae", "text_encoder")
+    recipe = pin_components(recipe, ("vae", "text_encoder"))
     with found_weights(source, "FOLDER") as weights:
         if not weights.released:
             raise InputError(f"{weights.path} needs no conversion: it is a transformer with its config", field="FOLDER")

@@ -6,6 +6,7 @@ A hub id is ``owner/name``, with a folder inside the repository and ``@revision`
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from pathlib import Path
 
 from mmface.config import Recipe
@@ -17,17 +18,17 @@ SECONDS = 3.0  # each repository of a recipe may cost them where a firewall is s
 NO_HUB_ID = ("zoo:", "models:/", "/", ".", "~")  # beginnings of other names
 
 
-def pin_components(recipe: Recipe, *roles: str) -> Recipe:
+def pin_components(recipe: Recipe, roles: Container[str] | None = None) -> Recipe:
     """The recipe with every hub id among its components at a revision: the one given, or today's commit.
 
     Args:
-        roles: those to pin; all if not given.
+        roles: those to pin; all by default.
 
     Raises:
         RecipeError: see :func:`pin`.
     """
     named = {role: name for role, name in recipe.components if name and name != "facts"}
-    pinned = {role: pin(name, f"components.{role}") for role, name in named.items() if role in (roles or named)}
+    pinned = {role: pin(name, f"components.{role}") for role, name in named.items() if roles is None or role in roles}
     return recipe.model_copy(update={"components": recipe.components.model_copy(update=pinned)})
 
 

@@ -6,12 +6,13 @@ just the part of the recipe that the stage reads: changing captions leaves laten
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from mmface.components import component_identity
 from mmface.config import PICTURE_SIDE, Recipe
+from mmface.data.sources.files import Listing
 from mmface.data.sources.identity import identify
 from mmface.dataset import upstream
 from mmface.manifest import Identity
@@ -29,6 +30,18 @@ VERSIONS = {
     "train": 1,
     "samples": 1,
     "bundle": 2,
+}
+
+
+FACTS = "facts"  # the captioner that has no weights
+# The components that a stage uses, all of which its identity names.
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "conditions": ("parser", "sketcher"),
+    "captions": ("text_encoder", "captioner", "rewriter"),
+    "latents": ("vae",),
+    "text": ("text_encoder",),
+    "samples": ("vae", "text_encoder", "clip", "parser", "sketcher"),
+    "bundle": ("vae", "text_encoder"),
 }
 
 
@@ -57,13 +70,18 @@ def portraits(recipe: Recipe) -> Identity:
 
 
 @_replayable
-def images(recipe: Recipe, home: Store) -> Identity:
-    """Rows of the photographs in ``recipe.sources``, named by their content; ``home`` remembers digests of files."""
+def images(recipe: Recipe, home: Store, listings: Sequence[Listing] | None = None) -> Identity:
+    """Rows of the photographs in ``recipe.sources``, named by their content.
+
+    Args:
+        home: remembers digests of files.
+        listings: of the sources, for the job that reads what it has named; listed anew by default.
+    """
     keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
     return Identity(
         stage="images",
         version=VERSIONS["images"],
-        config={"sources": identify(recipe.sources, home), **_data(recipe, keys)},
+        config={"sources": identify(recipe.sources, home, listings), **_data(recipe, keys)},
         listing=("sources",),
     )
 
@@ -76,7 +94,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
         version=VERSIONS["conditions"],
         config={**_data(recipe, {"max_megapixels", "min_face_area", "parse_flip", "quality"}), **_side(recipe)},
         inputs={"images": images},
-        weights=_weights(recipe, "parser", "sketcher"),
+        weights=_weights(recipe, "conditions"),
     )
 
 
@@ -84,18 +102,16 @@ def conditions(recipe: Recipe, images: str) -> Identity:
 def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, capped by the text encoder's tokenizer."""
     config: dict[str, Any] = {**_data(recipe, {"captions_per_image", "max_megapixels"}), **_side(recipe)}
-    models = []
-    if recipe.components.captioner == "facts":
-        config["captioner"] = "facts"
+    if recipe.components.captioner == FACTS:
+        config["captioner"] = FACTS
     else:
         config["captioning"] = recipe.captioning.model_dump(mode="json", exclude={"batch_size"})
-        models = ["captioner", *(["rewriter"] if recipe.components.rewriter else [])]
     return Identity(
         stage="captions",
         version=VERSIONS["captions"],
         config=config,
         inputs={"images": images, "conditions": conditions},
-        weights=_weights(recipe, "text_encoder", *models),
+        weights=_weights(recipe, "captions"),
     )
 
 
@@ -111,7 +127,7 @@ def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Id
             **_side(recipe),
         },
         inputs={"images": images, "conditions": conditions},
-        weights=_weights(recipe, "vae"),
+        weights=_weights(recipe, "latents"),
     )
 
 
@@ -123,7 +139,7 @@ def text(recipe: Recipe, captions: str) -> Identity:
         version=VERSIONS["text"],
         config=_data(recipe, {"captions_per_image", "text_padding"}),
         inputs={"captions": captions},
-        weights=_weights(recipe, "text_encoder"),
+        weights=_weights(recipe, "text"),
     )
 
 
@@ -165,7 +181,7 @@ def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: 
             **_side(recipe),
         },
         inputs={"train": train, "images": images, "conditions": conditions, "captions": captions},
-        weights=_weights(recipe, "vae", "text_encoder", "clip", "parser", "sketcher"),
+        weights=_weights(recipe, "samples"),
     )
 
 
@@ -181,7 +197,7 @@ def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
             "serve": recipe.serve.model_dump(mode="json", include={"model_name"}),
         },
         inputs={"train": train, "samples": samples},
-        weights=_weights(recipe, "vae", "text_encoder"),
+        weights=_weights(recipe, "bundle"),
     )
 
 
@@ -209,5 +225,6 @@ def _side(recipe: Recipe) -> dict[str, Any]:
     return {"picture_side": recipe.picture_side} if recipe.picture_side > PICTURE_SIDE else {}
 
 
-def _weights(recipe: Recipe, *names: str) -> dict[str, str]:
-    return {name: component_identity(getattr(recipe.components, name)) for name in names}
+def _weights(recipe: Recipe, stage: str) -> dict[str, str]:
+    used = {role: getattr(recipe.components, role) for role in COMPONENTS[stage]}
+    return {role: component_identity(name) for role, name in used.items() if name not in (None, FACTS)}

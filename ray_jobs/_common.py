@@ -7,10 +7,11 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from mmface import stages
 from mmface.config import Recipe
 from mmface.dataset import Publisher, open_dataset, published
 from mmface.environment import prepare_environment
@@ -32,11 +33,16 @@ POOLS = 3  # pools of actors lost in a row, without one new part between them, b
 class JobArguments:
     """The command line of a job, parsed."""
 
+    stage: str
     recipe: Recipe
     inputs: dict[str, str]
     home: Store
     phase: int
     mlflow_run: str | None
+
+    def pinned(self) -> JobArguments:
+        """The same with the stage's components at a commit, which a flow has pinned already. Raises RecipeError."""
+        return replace(self, recipe=pin_components(self.recipe, stages.COMPONENTS[self.stage]))
 
 
 def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[str] = ()) -> JobArguments:
@@ -53,11 +59,11 @@ def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[s
     missing = [name for name in needs if not inputs.get(name)]
     if missing:
         parser.error(f"missing --inputs {'=URI --inputs '.join(missing)}=URI")
-    recipe = pin_components(load_recipe(given.recipe, given.set))  # a flow's recipe is pinned already
+    recipe = load_recipe(given.recipe, given.set)
     if not 0 <= given.phase < len(recipe.phases):
         parser.error(f"--phase must be below {len(recipe.phases)}")
     place = Store(given.home) if given.home else home()
-    return JobArguments(recipe, inputs, place, given.phase, given.mlflow_run)
+    return JobArguments(stage, recipe, inputs, place, given.phase, given.mlflow_run)
 
 
 def run_as_program(main: Callable[[], str | list[str]]) -> None:

@@ -15,7 +15,7 @@ FOLDER = "bundle"
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Assembles and publishes; returns the dataset's URI."""
-    job = parse_arguments("bundle", argv, needs=["train", "samples"])
+    job = parse_arguments("bundle", argv, needs=["train", "samples"]).pinned()
     identity = stages.bundle(job.recipe, job.inputs["train"], job.inputs["samples"])
     found = published(job.home, identity)
     if found:

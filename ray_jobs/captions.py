@@ -14,7 +14,7 @@ from ray_jobs._vllm import Questions, RecordedWorker, record_answers, require_vl
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
-    job = parse_arguments("captions", argv, needs=["images", "conditions"])
+    job = parse_arguments("captions", argv, needs=["images", "conditions"]).pinned()
     recipe = job.recipe
     identity = stages.captions(recipe, job.inputs["images"], job.inputs["conditions"])
     recorded = recipe.captioning.engine == "vllm" and recipe.components.captioner != "facts"

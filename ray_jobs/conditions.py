@@ -11,7 +11,7 @@ from ray_jobs._common import parse_arguments, run_as_program, run_stage
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
-    job = parse_arguments("conditions", argv, needs=["images"])
+    job = parse_arguments("conditions", argv, needs=["images"]).pinned()
     identity = stages.conditions(job.recipe, job.inputs["images"])
 
     def make() -> PartWorker:

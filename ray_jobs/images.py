@@ -54,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> str:
     recipe = job.recipe
     if not recipe.sources:
         raise RecipeError("name a collection of photographs here", field="sources")
-    identity = stages.images(recipe, job.home)
+    # Listed once: a file that arrives meanwhile belongs to the next dataset, not to this one's parts.
+    listings = list_collections(recipe.sources, recipe.data.min_matched)
+    identity = stages.images(recipe, job.home, listings)
 
     def work(publisher: Publisher) -> str:
-        listings = list_collections(recipe.sources, recipe.data.min_matched)
         for line in describe(recipe.sources, listings):
             log.info("images: %s", line)
         listed = [file for listing in listings for file in listing.files]

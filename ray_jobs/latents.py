@@ -69,7 +69,7 @@ class OnePass:
 
 def main(argv: Sequence[str] | None = None) -> list[str]:
     """Makes the resolutions that are not published yet; returns the URIs of all, smallest first."""
-    job = parse_arguments("latents", argv, needs=["images", "conditions"])
+    job = parse_arguments("latents", argv, needs=["images", "conditions"]).pinned()
     inputs = [job.inputs[name] for name in ("images", "conditions")]
     identities = {size: stages.latents(job.recipe, size, *inputs) for size in job.recipe.resolutions}
     missing = {size: identity for size, identity in identities.items() if not published(job.home, identity)}

@@ -51,7 +51,7 @@ class Painter:
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Paints what is missing and publishes; returns the dataset's URI."""
-    job = parse_arguments("samples", argv, needs=["train", *ROWS])
+    job = parse_arguments("samples", argv, needs=["train", *ROWS]).pinned()
     given = {name: job.inputs[name] for name in ("train", *ROWS)}
     identity = stages.samples(job.recipe, **given)
 

@@ -15,7 +15,7 @@ from ray_jobs._common import parse_arguments, run_as_program, run_stage
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
-    job = parse_arguments("text", argv, needs=["captions"])
+    job = parse_arguments("text", argv, needs=["captions"]).pinned()
     identity = stages.text(job.recipe, job.inputs["captions"])
 
     def make() -> PartWorker:

@@ -15,6 +15,7 @@ from flows.line import Plan, begin, paint_and_bundle, prepare_data, train_phases
 from flows.news import already_learnt
 from flows.retrain import retrain
 from mmface import registry
+from mmface.errors import StageError
 from mmface.storage import Store
 
 NAME = "mmface-dit"
@@ -108,6 +109,13 @@ def test_prefect_says_completed_nothing_new(home: Store, photographs: Path, tmp_
     assert retrain(overrides=settings(photographs, FOLLOWS)).version == version
     assert not home.list("datasets")
     assert len(mlflow_runs()) == runs
+
+
+@pytest.mark.usefixtures("prefect_server", "ray_session")
+def test_force_goes_on_although_there_is_nothing_new(home: Store, photographs: Path, tmp_path: Path) -> None:
+    register(tmp_path / "bundle", settings(photographs), {})
+    with pytest.raises(StageError, match="3 of 3 rows were set aside"):  # pictures of 8 pixels are too small
+        retrain(overrides=settings(photographs, FOLLOWS), force=True)
 
 
 def mlflow_runs() -> list[object]:

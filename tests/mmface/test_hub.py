@@ -75,7 +75,7 @@ def test_a_recipe_is_pinned_once_and_for_all(answering: dict[str, str]) -> None:
     assert component_identity(pinned.components.vae) == f"hub:faces/small/vae@{NEW}"
     answering.clear()
     assert pin_components(pinned) == pinned
-    assert pin_components(recipe, "clip").components.vae == "faces/small/vae"
+    assert pin_components(recipe, ("clip",)).components.vae == "faces/small/vae"
 
 
 def test_offline_the_cached_commit_counts_and_loads(caplog: pytest.LogCaptureFixture) -> None:

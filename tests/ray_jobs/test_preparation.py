@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -18,6 +19,7 @@ from mmface.config import Recipe
 from mmface.data.records import IMAGES
 from mmface.dataset import Publisher, open_dataset
 from mmface.errors import DatasetError, InputError, StageError
+from mmface.manifest import Identity
 from mmface.parts import commit
 from mmface.recipes import load_recipe
 from mmface.storage import Store
@@ -97,6 +99,24 @@ def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collecti
 
     with pytest.raises(StageError, match=r"4 of 29 rows .* data.max_quarantined 0.01"):
         images.main(arguments(home, folder, "data.max_quarantined=0.01", "data.shard_rows=9", "data.min_matched=0.8"))
+
+
+def test_a_file_that_arrives_meanwhile_belongs_to_the_next_dataset(
+    collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "photos"
+    shutil.copytree(collection, folder)
+    name_dataset = stages.images
+
+    def name_then_receive(*given: Any) -> Identity:
+        identity = name_dataset(*given)
+        Image.new("RGB", (64, 64), "red").save(folder / "images/late.png")
+        return identity
+
+    monkeypatch.setattr(stages, "images", name_then_receive)
+    made = open_dataset(images.main(arguments(Store(tmp_path / "home"), folder)))
+    assert made.manifest.counts["in"] == 24
+    assert "late.png" not in {Path(uri).name for uri in made.table(["uri"])["uri"].to_pylist()}
 
 
 def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, collection: Path):

@@ -30,11 +30,14 @@ UNREADABLE = ""
 READERS = 8
 
 
-def identify(sources: Sequence[Collection], home: Store) -> list[dict[str, Any]]:
+def identify(
+    sources: Sequence[Collection], home: Store, listings: Sequence[Listing] | None = None
+) -> list[dict[str, Any]]:
     """Name, licence, layout and a digest of the content of every collection, for the identity of ``images``.
 
     Args:
         home: where digests of local files are remembered.
+        listings: of the collections, for callers who use what they name; listed anew by default.
     """
     return [
         {
@@ -43,7 +46,7 @@ def identify(sources: Sequence[Collection], home: Store) -> list[dict[str, Any]]
             "layout": collection.layout,
             "content": _content(collection, listing, home),
         }
-        for collection, listing in zip(sources, list_collections(sources), strict=True)
+        for collection, listing in zip(sources, listings or list_collections(sources), strict=True)
     ]
 
 
