@@ -98,7 +98,7 @@ def _add_health(app: FastAPI, backend: Backend) -> None:
         """The process answers."""
         return Health()
 
-    @app.get("/readyz", tags=["health"], responses=error_responses(400, 500, 503))
+    @app.get("/readyz", tags=["health"], responses=error_responses(400, 500, 503), response_model_exclude_none=True)
     async def readyz() -> Readiness:
         """The model has just done a real forward pass."""
         try:

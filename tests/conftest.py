@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,16 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(PR
 
 # The background jobs of a shell ignore it, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def no_handlers_left() -> Iterator[None]:
+    """Takes away the log handlers that the command line adds: they write to a stream that is closed after the test."""
+    loggers = [logging.getLogger(name) for name in ("flows", "ray_jobs", "mmface", "serve")]
+    before = [list(one.handlers) for one in loggers]
+    yield
+    for one, handlers in zip(loggers, before, strict=True):
+        one.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -183,19 +183,19 @@ def test_the_parts_of_a_killed_upload_are_swept_after_a_day(s3_bucket: str, monk
     def begun() -> set[str]:
         return {one["Key"] for one in client.list_multipart_uploads(Bucket="faces").get("Uploads", ())}
 
-    keys = {"home/datasets/a/weights", "home/datasets/b/weights", "home-of-another/datasets/weights"}
+    keys = {"swept/datasets/a/weights", "swept/datasets/b/weights", "swept-by-another/datasets/weights"}
     for key in keys:
         begin(key)
-    store = Store(f"{s3_bucket}/home")
+    store = Store(f"{s3_bucket}/swept")
     assert store.list() == []
     with monkeypatch.context() as patch:
         patch.setattr(s3, "LEFT_SECONDS", 100 * 365 * 86400.0)  # the server dates every upload 2010
         store.sweep()
         assert begun() == keys
     store.child("datasets/a").sweep()
-    assert begun() == keys - {"home/datasets/a/weights"}
+    assert begun() == keys - {"swept/datasets/a/weights"}
     store.sweep()
-    assert begun() == {"home-of-another/datasets/weights"}
+    assert begun() == {"swept-by-another/datasets/weights"}
 
 
 def test_who_may_not_sweep_can_do_all_else(s3_bucket: str, caplog: pytest.LogCaptureFixture):
