@@ -55,7 +55,8 @@ class Release:
             return self.reason
         title = f"version {self.version} {'is the champion' if self.champion else 'was turned down'}: {self.reason}"
         shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
-        figures = [f"  {name:44}{value:10.4f}" for name, value in sorted(shown.items())]
+        width = max(map(len, shown), default=0)
+        figures = [f"  {name:{width}}{value:10.4f}" for name, value in sorted(shown.items())]
         return "\n".join([title, *figures, f"report: {self.report}", "serve:  mmface serve", f"call:   {self.curl}"])
 
 
