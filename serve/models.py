@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import logging
 import math
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -190,28 +191,30 @@ class Models:
             old.engine.close()
             self._on_swap(old.info.version, "retired")
 
-    def load(self, version: str) -> Generator:
+    def load(self, version: str, on_fetched: Callable[[], None] = lambda: None) -> Generator:
         """A version ready to serve, which has painted its registered preview.
+
+        Args:
+            on_fetched: called once its files are here and as registered.
 
         Raises:
             RegistryError: it is not there, damaged, or paints something else.
             ServiceError: its output is not finite, or the registry cannot be reached.
         """
         with fetched_bundle(self.settings.model_name, version) as folder:
+            on_fetched()
             return self._make(read_bundle(folder, version))
 
     def _load(self, version: str) -> Generator | Failure:
-        fetched = False
+        fetched = threading.Event()
         try:
-            with fetched_bundle(self.settings.model_name, version) as folder:
-                fetched = True
-                return self._make(read_bundle(folder, version))
+            return self.load(version, fetched.set)
         except Exception as error:  # noqa: BLE001 - whatever it is, this version cannot be served
             if isinstance(error, MMFaceError):
-                return Failure(str(error), _is_transient(error, fetched))
+                return Failure(str(error), _is_transient(error, fetched.is_set()))
             log.error("serve: version %s did not load\n%s", version, "".join(traceback.format_exception(error)))
             why = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Failure(why, _is_transient(error, fetched))
+            return Failure(why, _is_transient(error, fetched.is_set()))
 
     def _make(self, bundle: Bundle) -> Generator:
         bundle.pipeline.to(self._device)

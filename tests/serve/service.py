@@ -73,3 +73,15 @@ def listening(app: ASGIApp, root_path: str = "") -> Iterator[str]:
     yield f"http://{host}:{port}"
     server.should_exit = True
     thread.join(10)
+
+
+def part(name: str, content: bytes | str, filename: str | None = None) -> bytes:
+    """A part of a multipart body whose boundary is ``x``."""
+    what = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+    data = content.encode() if isinstance(content, str) else content
+    return f"--x\r\nContent-Disposition: {what}\r\n\r\n".encode() + data + b"\r\n"
+
+
+def form(*parts: bytes) -> bytes:
+    """The multipart body of these parts."""
+    return b"".join(parts) + b"--x--\r\n"

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service import listening, mask_png, sketch_png, tiny_recipe
+from service import form, listening, mask_png, part, sketch_png, tiny_recipe
 
 from mmface.bundle import Bundle
 from serve.api import create_app
@@ -28,16 +28,6 @@ def client(bundle: Bundle) -> Iterator[httpx.Client]:
     app = create_app(Generator(bundle, settings), settings)
     with listening(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         yield client
-
-
-def part(name: str, content: bytes | str, filename: str | None = None) -> bytes:
-    what = f'form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
-    data = content.encode() if isinstance(content, str) else content
-    return f"--x\r\nContent-Disposition: {what}\r\n\r\n".encode() + data + b"\r\n"
-
-
-def form(*parts: bytes) -> bytes:
-    return b"".join(parts) + b"--x--\r\n"
 
 
 def tree(**fields: Any) -> bytes:

@@ -105,22 +105,24 @@ def test_a_client_that_leaves_frees_the_engine(alone: tuple[str, Generator]) -> 
     assert generator.engine.counters.cancelled == cancelled + 1
 
 
+async def a_long_one_and_a_short_one(url: str) -> tuple[httpx.Response, httpx.Response]:
+    """Streams of 100 steps and of 2, the second of which has to wait."""
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+
+        async def one(steps: int) -> httpx.Response:
+            data = {"prompt": "", "stream": "true", "num_inference_steps": str(steps)}
+            return await client.post(MASK, files={"condition": ("m.png", mask_png())}, data=data)
+
+        first = asyncio.create_task(one(100))
+        await asyncio.sleep(0.1)
+        second = await one(2)
+        return await first, second
+
+
 def test_waiting_tells_how_many_are_ahead(alone: tuple[str, Generator]) -> None:
     url, _ = alone
 
-    async def two() -> tuple[httpx.Response, httpx.Response]:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-
-            async def one(steps: int) -> httpx.Response:
-                data = {"prompt": "", "stream": "true", "num_inference_steps": str(steps)}
-                return await client.post(MASK, files={"condition": ("m.png", mask_png())}, data=data)
-
-            first = asyncio.create_task(one(100))
-            await asyncio.sleep(0.1)
-            second = await one(2)
-            return await first, second
-
-    first, second = asyncio.run(two())
+    first, second = asyncio.run(a_long_one_and_a_short_one(url))
     assert events(first)[-1]["type"] == "completed"
     waited = [event["ahead"] for event in events(second) if event["type"] == "queued"]
     assert waited == sorted(waited, reverse=True)
@@ -132,18 +134,7 @@ def test_a_stream_without_news_sends_comments(alone: tuple[str, Generator], monk
     assert streaming.QUIET_S < 10
     monkeypatch.setattr(streaming, "QUIET_S", 0.02)
 
-    async def two() -> tuple[httpx.Response, httpx.Response]:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-
-            async def one(steps: int) -> httpx.Response:
-                data = {"prompt": "", "stream": "true", "num_inference_steps": str(steps)}
-                return await client.post(MASK, files={"condition": ("m.png", mask_png())}, data=data)
-
-            first = asyncio.create_task(one(100))
-            await asyncio.sleep(0.1)
-            return await one(2), await first
-
-    second, _ = asyncio.run(two())
+    _, second = asyncio.run(a_long_one_and_a_short_one(url))
     blocks = second.text.strip().split("\n\n")
     comments = [place for place, block in enumerate(blocks) if block.startswith(":")]
     assert comments[0] < next(place for place, block in enumerate(blocks) if "event: step" in block)  # while it waits
