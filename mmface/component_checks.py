@@ -1,4 +1,4 @@
-"""What each component of a recipe has to be, where its files are, and the checks that refuse another one (§7).
+"""What each component of a recipe has to be, and the checks that refuse another one (§7).
 
 The libraries make up what they do not find: random weights for a checkpoint of another class, an empty vocabulary for a
 folder without tokenizer files. So class, files and weights are compared with what the recipe's key stands for.
@@ -9,54 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mmface.component_places import TOKENIZER_FILES, Place, has_tokenizer
 from mmface.data.labels import LABELS
 from mmface.errors import InputError
-
-# A tokenizer is one of these sets of files.
-TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-
-
-class Place(NamedTuple):
-    """Where a component's files are, as arguments of every ``from_pretrained``.
-
-    Attributes:
-        path: a folder, or a repository of the hub.
-        options: ``revision`` and ``subfolder``, where there are any.
-    """
-
-    path: str
-    options: dict[str, Any]
-
-    def has(self, *files: str) -> bool:
-        """Whether all of these files are there; those of a repository are fetched into the cache."""
-        if Path(self.path).is_dir():
-            return all((self.folder / file).is_file() for file in files)
-        from transformers.utils.hub import cached_file
-
-        return all(
-            cached_file(self.path, file, _raise_exceptions_for_missing_entries=False, **self.options) for file in files
-        )
-
-    @property
-    def folder(self) -> Path:
-        """The folder, of a place on this machine."""
-        return Path(self.path, self.options.get("subfolder", ""))
-
-    def inside(self, folder: str) -> Place:
-        """The folder of that name in this one."""
-        outer = self.options.get("subfolder")
-        return Place(self.path, {**self.options, "subfolder": f"{outer}/{folder}" if outer else folder})
-
-    def beside(self, old: str, new: str) -> Place:
-        """The folder next to this one whose name has ``new`` where this one's has ``old``."""
-        outer, slash, name = (self.options.get("subfolder") or self.path).rpartition("/")
-        other = outer + slash + name.replace(old, new)
-        if "subfolder" in self.options:
-            return Place(self.path, {**self.options, "subfolder": other})
-        return Place(other, self.options)
 
 
 @dataclass(frozen=True)
@@ -109,27 +66,6 @@ CAPTIONER = Role("captioner", ("internvl",), "facts, or InternVL with its proces
 REWRITER = Role("rewriter", ("qwen3",), "Qwen3 with its tokenizer")
 
 
-def text_places(place: Place) -> tuple[Place, Place]:
-    """Where a text encoder and its tokenizer are.
-
-    Args:
-        place: a folder that holds both, a whole diffusers pipeline, or the folder ``text_encoder`` of one.
-    """
-    if not place.has("config.json") and place.inside("text_encoder").has("config.json"):
-        place = place.inside("text_encoder")
-    beside = place.beside("text_encoder", "tokenizer")
-    return place, beside if not _has_tokenizer(place) and _has_tokenizer(beside) else place
-
-
-def component_folders(folder: Path) -> list[Path]:
-    """The folders that a component on this machine is read from: two if a text encoder's tokenizer lies beside it."""
-    return list(dict.fromkeys(place.folder for place in text_places(Place(str(folder), {}))))
-
-
-def _has_tokenizer(place: Place) -> bool:
-    return any(place.has(*files) for files in TOKENIZER_FILES)
-
-
 def require_type(role: Role, name: str, found: str | None) -> None:
     """Compares the type that a config names."""
     if found not in role.types:
@@ -146,7 +82,7 @@ def require_model_type(role: Role, name: str, place: Place) -> None:
 
 def require_tokenizer_files(role: Role, name: str, place: Place) -> None:
     """Looks for a tokenizer, which transformers would make up."""
-    if not _has_tokenizer(place):
+    if not has_tokenizer(place):
         files = " or ".join(" and ".join(files) for files in TOKENIZER_FILES)
         raise role.refuse(name, f"its tokenizer is missing ({files})")
 

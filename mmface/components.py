@@ -19,19 +19,15 @@ from mmface.component_checks import (
     SKETCHER,
     TEXT_ENCODER,
     VAE,
-    Place,
     Role,
-    component_folders,
     require_chat_template,
     require_labels,
     require_model_type,
     require_tokenizer_files,
     require_type,
     require_weights,
-    text_places,
 )
-from mmface.errors import InputError
-from mmface.zoo import resolve
+from mmface.component_places import Place, component_folders, locate, resolve, text_places
 
 CHECKPOINT = ".safetensors"
 
@@ -69,7 +65,7 @@ def load_vae(name: str) -> Any:
     import diffusers
 
     with VAE.refusing(name):
-        place = _locate(name)
+        place = locate(name)
         config = diffusers.AutoencoderKL.load_config(place.path, **place.options)
         require_type(VAE, name, config.get("_class_name"))
         return _frozen(getattr(diffusers, config["_class_name"]), VAE, name, place)
@@ -84,7 +80,7 @@ def load_text_encoder(name: str) -> tuple[Any, Any]:
     from transformers import CLIPTextModel
 
     with TEXT_ENCODER.refusing(name):
-        encoder, tokenizer = text_places(_locate(name))
+        encoder, tokenizer = text_places(locate(name))
         require_model_type(TEXT_ENCODER, name, encoder)
         model = _frozen(CLIPTextModel, TEXT_ENCODER, name, encoder)
         return _clip_tokenizer(TEXT_ENCODER, name, tokenizer, model.config), model
@@ -95,7 +91,7 @@ def load_clip(name: str) -> tuple[Any, Any, Any]:
     from transformers import CLIPImageProcessor, CLIPModel
 
     with CLIP.refusing(name):
-        place = _locate(name)
+        place = locate(name)
         require_model_type(CLIP, name, place)
         model = _frozen(CLIPModel, CLIP, name, place)
         tokenizer = _clip_tokenizer(CLIP, name, place, model.config.text_config)
@@ -107,7 +103,7 @@ def load_parser(name: str) -> tuple[Any, Any]:
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
     with PARSER.refusing(name):
-        place = _locate(name)
+        place = locate(name)
         require_model_type(PARSER, name, place)
         model = _frozen(SegformerForSemanticSegmentation, PARSER, name, place)
         require_labels(name, model.config.id2label)
@@ -121,7 +117,7 @@ def load_sketcher(name: str) -> Any:
     if name.endswith(CHECKPOINT):
         return U2Net.from_checkpoint(Path(name)).eval().requires_grad_(False)
     with SKETCHER.refusing(name):
-        place = _locate(name)
+        place = locate(name)
         require_type(SKETCHER, name, U2Net.load_config(place.path, **place.options).get("_class_name"))
         return _frozen(U2Net, SKETCHER, name, place)
 
@@ -131,7 +127,7 @@ def load_captioner(name: str) -> tuple[Any, Any]:
     from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
     with CAPTIONER.refusing(name):
-        place = _locate(name)
+        place = locate(name)
         require_model_type(CAPTIONER, name, place)
         require_tokenizer_files(CAPTIONER, name, place)
         processor = InternVLProcessor.from_pretrained(place.path, **place.options)
@@ -145,7 +141,7 @@ def load_rewriter(name: str) -> tuple[Any, Any]:
     from transformers import AutoTokenizer, Qwen3ForCausalLM
 
     with REWRITER.refusing(name):
-        place = _locate(name)
+        place = locate(name)
         require_model_type(REWRITER, name, place)
         require_tokenizer_files(REWRITER, name, place)
         tokenizer = AutoTokenizer.from_pretrained(place.path, padding_side="left", **place.options)
@@ -166,20 +162,6 @@ def describe(name: str) -> str:
 def _sha256(file: Path) -> Any:
     with file.open("rb") as content:  # in pieces: a transformer has gigabytes
         return hashlib.file_digest(content, "sha256")
-
-
-def _locate(name: str) -> Place:
-    path = Path(resolve(name))
-    if path.is_dir():
-        return Place(str(path), {})
-    if path.is_absolute() or name.startswith((".", "~")):
-        remedy = "train it with mmface zoo train" if name.startswith("zoo:") else "give a hub id or an existing folder"
-        raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
-    place, _, revision = name.partition("@")
-    owner, _, rest = place.partition("/")
-    repository, _, folder = rest.partition("/")
-    options = {"revision": revision, "subfolder": folder}
-    return Place(f"{owner}/{repository}".rstrip("/"), {key: value for key, value in options.items() if value})
 
 
 def _clip_tokenizer(role: Role, name: str, place: Place, config: Any) -> Any:

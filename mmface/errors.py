@@ -1,5 +1,6 @@
 """One exception tree: a user's mistake is an :class:`MMFaceError` whose single line names the field and the remedy."""
 
+import re
 from traceback import extract_tb
 
 # How a job tells its flow about an error: the last line of its log begins so, and it exits with 2, or with this where a
@@ -8,6 +9,8 @@ SAID = "error: "
 TRY_AGAIN = 75
 
 MAX_TEXT = 300  # characters of a foreign exception's message
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, halves of a pair
+_RAW_BYTES = range(0xDC80, 0xDD00)  # how Python names bytes of a file name that are not UTF-8
 
 
 class MMFaceError(Exception):
@@ -92,3 +95,13 @@ def describe(error: BaseException) -> str:
         f" ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in extract_tb(error.__traceback__)[-1:]
     )
     return f"{type(error).__name__}: {text[:MAX_TEXT]}{at}"
+
+
+def shown(name: str) -> str:
+    """A name as it is stored and printed: line breaks, control characters and bytes that are not UTF-8 escaped."""
+    return _NOT_SHOWN.sub(_escape, name)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if code in _RAW_BYTES else found[0].encode("unicode_escape").decode()

@@ -14,13 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from mmface.data.stage import Row, is_filtered
+from mmface.data.stage import VERSIONS, Row, is_filtered
 from mmface.dataset import published
 from mmface.errors import DatasetError
 from mmface.inventory import Held
 from mmface.manifest import REPLAY, Identity, Manifest
 from mmface.parts import DATA, READ, discard
-from mmface.stages import VERSIONS
 from mmface.storage import Store
 from mmface.tables import read_rows
 

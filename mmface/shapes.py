@@ -12,7 +12,7 @@ import diffusers
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, SegformerConfig, SegformerForSemanticSegmentation
 
-from mmface.component_checks import component_folders
+from mmface.component_places import component_folders, resolve
 from mmface.config import Components, Recipe
 from mmface.costs import SHAPES
 from mmface.data.conditions import SKETCH_SIDE
@@ -21,7 +21,6 @@ from mmface.errors import InputError
 from mmface.flops import META, count, transformer_flops
 from mmface.latents import encode_moments, latent_channels, spatial_factor
 from mmface.model import MMFaceDiT
-from mmface.zoo import resolve
 
 
 @dataclass(frozen=True)

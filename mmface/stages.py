@@ -14,24 +14,11 @@ from mmface.components import component_identity
 from mmface.config import PICTURE_SIDE, Recipe
 from mmface.data.sources.files import Listing
 from mmface.data.sources.identity import identify
+from mmface.data.stage import VERSIONS
 from mmface.dataset import upstream
 from mmface.manifest import Identity
 from mmface.storage import Store
 from mmface.weights import SCRATCH, weights_identity
-
-# Raised when a stage's code changes what it writes.
-VERSIONS = {
-    "portraits": 1,
-    "images": 2,
-    "conditions": 2,
-    "captions": 2,
-    "latents": 3,
-    "text": 3,
-    "train": 1,
-    "samples": 1,
-    "bundle": 2,
-}
-
 
 FACTS = "facts"  # the captioner that has no weights
 # The components that a stage uses, all of which its identity names.

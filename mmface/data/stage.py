@@ -12,10 +12,22 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from mmface.data.sources.names import shown
-from mmface.errors import FilteredError, InputError
+from mmface.errors import FilteredError, InputError, shown
 
 Row = dict[str, Any]
+
+# Raised when a stage's code changes what it writes.
+VERSIONS = {
+    "portraits": 1,
+    "images": 2,
+    "conditions": 2,
+    "captions": 2,
+    "latents": 3,
+    "text": 3,
+    "train": 1,
+    "samples": 1,
+    "bundle": 2,
+}
 
 
 @dataclass

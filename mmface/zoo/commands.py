@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from mmface.component_places import NAMES, PREFIX, resolve
 from mmface.errors import InputError
 from mmface.inventory import find, scan
 from mmface.storage import home
-from mmface.zoo import NAMES, PREFIX, measure, resolve, train_clip, train_parser, train_sketch, train_vae
+from mmface.zoo import measure, train_clip, train_parser, train_sketch, train_vae
 from mmface.zoo.drawn import of_dataset
 
 OWN = ("vae", "parser")

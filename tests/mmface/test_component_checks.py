@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import SegformerImageProcessor
 
-from mmface.component_checks import Place, text_places
+from mmface.component_places import Place, text_places
 from mmface.components import (
     component_identity,
     load_captioner,

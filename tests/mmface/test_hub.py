@@ -13,12 +13,12 @@ import pytest
 from huggingface_hub import constants
 
 from mmface import hub, weights
+from mmface.component_places import resolve
 from mmface.components import component_identity, load_vae
 from mmface.config import Components
 from mmface.errors import RecipeError
 from mmface.hub import pin_components
 from mmface.recipes import load_recipe
-from mmface.zoo import resolve
 
 OLD, NEW = "a" * 40, "b" * 40
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmface.data.records import ORIGIN
-from mmface.data.stage import Result, Row, map_rows
+from mmface.data.stage import VERSIONS, Result, Row, map_rows
 from mmface.dataset import Publisher, open_dataset
 from mmface.errors import DatasetError, InputError, StageError
 from mmface.inventory import find, scan
@@ -17,7 +17,6 @@ from mmface.manifest import Identity
 from mmface.parts import DATA, PartWorker, Runner, check_budget, commit, part_names, reconcile
 from mmface.quarantine import by_reason, replay, set_aside
 from mmface.reuse import gather
-from mmface.stages import VERSIONS
 from mmface.storage import Store
 
 IDS = pa.schema([("id", pa.string())])

@@ -23,9 +23,9 @@ from mmface.config import Collection
 from mmface.data.labels import LABELS
 from mmface.data.sources.decode import BROKEN
 from mmface.data.sources.files import Listing, Places, SourceFile, Split, sift
-from mmface.data.sources.names import canonical, is_lines, names_of, shown
+from mmface.data.sources.names import canonical, is_lines, names_of
 from mmface.data.sources.sidecars import LISTS, Sidecar, captions_by_name, read_lists, split_lists
-from mmface.errors import InputError
+from mmface.errors import InputError, shown
 from mmface.storage import Entry, Store
 from mmface.text_files import read_text
 

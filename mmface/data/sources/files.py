@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from posixpath import splitext
 from typing import Any, Literal
 
-from mmface.data.sources.names import is_hidden, shown
+from mmface.data.sources.names import is_hidden
+from mmface.errors import shown
 from mmface.storage import Entry, Store
 
 Split = Literal["train", "test"]

@@ -9,9 +9,9 @@ from typing import Any
 from mmface.config import Collection, Layout
 from mmface.data.sources import authors, celebamask, ffhq, folder, parquet
 from mmface.data.sources.files import Listing, Match, Places
-from mmface.data.sources.names import is_lines, shown
+from mmface.data.sources.names import is_lines
 from mmface.data.sources.read import Reader
-from mmface.errors import InputError, ServiceError
+from mmface.errors import InputError, ServiceError, shown
 from mmface.storage import Store
 
 

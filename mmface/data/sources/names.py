@@ -1,16 +1,12 @@
-"""What a file's name says, and how names that people and systems write differently are compared and shown."""
+"""What a file's name says, and how names that people and systems write differently are compared."""
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from posixpath import basename, normpath, splitext
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 LINES = ".jsonl"
-
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, halves of a pair
-_RAW_BYTES = range(0xDC80, 0xDD00)  # how Python names bytes of a file name that are not UTF-8
 
 
 def is_picture(key: str) -> bool:
@@ -55,16 +51,6 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def shown(name: str) -> str:
-    """A name as it is stored and printed: line breaks, control characters and bytes that are not UTF-8 escaped."""
-    return _NOT_SHOWN.sub(_escape, name)
-
-
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if code in _RAW_BYTES else found[0].encode("unicode_escape").decode()
 
 
 def is_hidden(key: str) -> bool:

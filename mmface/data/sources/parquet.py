@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 
 from mmface.config import Collection
 from mmface.data.sources.files import Listing, Places, SourceFile, sift
-from mmface.data.sources.names import has_suffix, names_of, shown
+from mmface.data.sources.names import has_suffix, names_of
 from mmface.data.sources.sidecars import split_lists
-from mmface.errors import InputError
+from mmface.errors import InputError, shown
 from mmface.storage import Entry, Store
 
 COLUMNS = ("image", "mask", "captions")

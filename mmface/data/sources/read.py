@@ -9,9 +9,9 @@ from mmface.data.labels import mask_to_png
 from mmface.data.sources.celebamask import merge_parts, part_name
 from mmface.data.sources.decode import decode
 from mmface.data.sources.files import Places, SourceFile
-from mmface.data.sources.names import is_unicode, shown
+from mmface.data.sources.names import is_unicode
 from mmface.data.sources.parquet import ParquetReader
-from mmface.errors import DatasetError, InputError, ServiceError
+from mmface.errors import DatasetError, InputError, ServiceError, shown
 from mmface.storage import Entry, Store
 from mmface.text_files import read_text
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from mmface.data.sources.files import Kind, Match, Split, sift
-from mmface.data.sources.names import canonical, has_suffix, is_lines, is_picture, shown, stem
-from mmface.errors import DatasetError, InputError
+from mmface.data.sources.names import canonical, has_suffix, is_lines, is_picture, stem
+from mmface.errors import DatasetError, InputError, shown
 from mmface.storage import Entry, Store
 from mmface.text_files import read_lines
 

@@ -18,9 +18,9 @@ from mmface.config import Collection, Data
 from mmface.data.records import IMAGES, ORIGIN, QUARANTINE
 from mmface.data.sources.identity import identify
 from mmface.data.sources.images import Images
-from mmface.data.sources.names import canonical, shown
+from mmface.data.sources.names import canonical
 from mmface.data.stage import Result
-from mmface.errors import InputError
+from mmface.errors import InputError, shown
 from mmface.storage import Store
 from mmface.tables import to_parquet
 
