@@ -7,11 +7,11 @@ import logging
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.hooks import HOOKS
-from mmface import stages
-from mmface.dataset import published
-from mmface.recipes import load_recipe
-from mmface.storage import home
+from flows.steps.hooks import HOOKS
+from mmface import plan
+from mmface.config.load import load_recipe
+from mmface.datasets.dataset import published
+from mmface.store import home
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def watch(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> bool:
     if not resolved.sources:
         log.info("%s paints from drawn portraits, which never change; sources would name collections", resolved.name)
         return False
-    identity = stages.images(resolved, place)
+    identity = plan.images(resolved, place)
     if published(place, identity):
         log.info("nothing new: images %s are prepared", identity.fingerprint)
         return False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.hooks import HOOKS
-from flows.line import begin, paint_and_bundle, prepare_data, train_phases, with_collection
-from flows.shown import show_grid
+from flows.steps.artifacts import show_grid
+from flows.steps.hooks import HOOKS
+from flows.steps.line import begin, paint_and_bundle, prepare_data, train_phases, with_collection
 
 
 @flow(name="evaluate", **HOOKS)
@@ -25,5 +25,5 @@ def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
     data = prepare_data(there, evaluates=True)
     trained = train_phases(there.only_finding("train"), data)
     bundle = paint_and_bundle(there.making(), data, trained)
-    show_grid(there, bundle)
+    show_grid(bundle, there.recipe.evaluate.grid)
     return bundle

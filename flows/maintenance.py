@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.champions import roll_back
-from flows.hooks import HOOKS
-from flows.reap import reap_everything
-from mmface.recipes import load_recipe
-from mmface.storage import home
+from flows.cluster.reap import reap_everything
+from flows.steps.champions import roll_back
+from flows.steps.hooks import HOOKS
+from mmface.config.load import load_recipe
+from mmface.store import home
 
 
 @flow(name="rollback", **HOOKS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.hooks import HOOKS
-from flows.line import Prepared, begin, prepare_data, with_collection
-from flows.shown import show_datasets
+from flows.steps.artifacts import show_datasets
+from flows.steps.hooks import HOOKS
+from flows.steps.line import Prepared, begin, prepare_data, with_collection
 
 
 @flow(name="prepare", **HOOKS)
@@ -22,5 +22,5 @@ def prepare(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Prepared:
     """
     run = with_collection(begin(recipe, overrides))
     data = prepare_data(run)
-    show_datasets(run, [data.text, *data.latents.values()])
+    show_datasets([data.text, *data.latents.values()], run.made)
     return data

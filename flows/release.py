@@ -15,22 +15,22 @@ from pathlib import Path
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.champions import Turn, stays, turn
-from flows.hooks import HOOKS
-from flows.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
-from flows.preflight import KEY, SERVICE, check_key
-from flows.promote import promote
-from flows.shown import show_decision, show_report
-from flows.tasks import work
-from flows.trial import try_service
-from mmface import registry, tracking
+from flows.steps.artifacts import show_decision, show_report
+from flows.steps.champions import Turn, stays, turn
+from flows.steps.hooks import HOOKS
+from flows.steps.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.steps.preflight import KEY, SERVICE, check_key
+from flows.steps.promotion import promote
+from flows.steps.tasks import work
+from flows.steps.trial import try_service
+from mmface.bundles import registry, tracking
+from mmface.bundles.moves import read_past
 from mmface.config import Recipe
-from mmface.dataset import Dataset, open_dataset, upstream
+from mmface.datasets.dataset import Dataset, open_dataset, upstream
 from mmface.errors import DatasetError, MMFaceError
 from mmface.evaluate.gate import Decision, decide
 from mmface.evaluate.report import Report, grid, render_report
-from mmface.moves import read_past
-from mmface.storage import Store
+from mmface.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 from prefect.states import Completed
 
-from flows.hooks import HOOKS
-from flows.line import begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
-from flows.news import already_learnt
-from flows.preflight import check_key
 from flows.release import Release, nothing_new, release_bundle
-from flows.shown import show_datasets, show_grid, show_loss
+from flows.steps.artifacts import show_datasets, show_grid, show_loss
+from flows.steps.hooks import HOOKS
+from flows.steps.line import begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.steps.news import already_learnt
+from flows.steps.preflight import check_key
 
 
 @flow(name="retrain", **HOOKS)
@@ -40,6 +40,6 @@ def retrain(recipe: str = "demo", overrides: tuple[str, ...] = (), force: bool =
         trained = train_phases(run, data)
         show_loss(trained)
         bundle = paint_and_bundle(run, data, trained)
-        show_datasets(run, [bundle])
-        show_grid(run, bundle)
+        show_datasets([bundle], run.made)
+        show_grid(bundle, run.recipe.evaluate.grid)
         return release_bundle(run, bundle)

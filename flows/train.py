@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.hooks import HOOKS
-from flows.line import begin, prepare_data, tracked, train_phases, with_collection
-from flows.shown import show_loss
+from flows.steps.artifacts import show_loss
+from flows.steps.hooks import HOOKS
+from flows.steps.line import begin, prepare_data, tracked, train_phases, with_collection
 
 
 @flow(name="train", **HOOKS)

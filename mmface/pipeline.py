@@ -21,14 +21,14 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mmface.config import Precision, TextPadding
-from mmface.data.pixels import to_pil
 from mmface.errors import InputError, RecipeError
-from mmface.latents import decode, encode_moments, latent_channels, normalise, spatial_factor
+from mmface.imaging.pixels import to_pil
 from mmface.model import MODALITIES, Conditioning, MMFaceDiT
-from mmface.precision import computes_in_bf16
+from mmface.networks.precision import computes_in_bf16
+from mmface.networks.text_encoder import EncodedText, encode_text, misfit
+from mmface.networks.vae import decode, encode_moments, latent_channels, normalise, spatial_factor
 from mmface.sampling import OnStep, SamplerName, make_scheduler, objective_of, sample
 from mmface.sampling.request import Drawing, Request, make_request
-from mmface.text import EncodedText, encode_text, misfit
 
 
 @dataclass
@@ -56,8 +56,9 @@ class MMFacePipeline(DiffusionPipeline):
         scheduler: of :func:`mmface.sampling.make_scheduler`.
         sample_size: default height and width in pixels.
         mask_resize: how masks were resized in training; ``"lanczos"`` for the released models (§6).
-        text_padding: how prompts were encoded in training (:mod:`mmface.text`); ``"exact"`` for the released models.
-        precision: of the transformer's matrix products; see :mod:`mmface.precision`.
+        text_padding: how prompts were encoded in training (:mod:`mmface.networks.text_encoder`); ``"exact"`` for the
+            released models.
+        precision: of the transformer's matrix products; see :mod:`mmface.networks.precision`.
 
     Raises:
         RecipeError: the components do not fit each other.

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmface import stages
-from mmface.dataset import Publisher, open_dataset, published
-from ray_jobs._common import parse_arguments, run_as_program
+from mmface import plan
+from mmface.datasets.dataset import Publisher, open_dataset, published
+from ray_jobs.shared.job import parse_arguments, run_as_program
 
 FOLDER = "bundle"
 
@@ -16,21 +16,21 @@ FOLDER = "bundle"
 def main(argv: Sequence[str] | None = None) -> str:
     """Assembles and publishes; returns the dataset's URI."""
     job = parse_arguments("bundle", argv, needs=["train", "samples"]).pinned()
-    identity = stages.bundle(job.recipe, job.inputs["train"], job.inputs["samples"])
+    identity = plan.bundle(job.recipe, job.inputs["train"], job.inputs["samples"])
     found = published(job.home, identity)
     if found:
         return found
 
-    from mmface.bundle import build_pipeline, write_bundle
+    from mmface.bundles.bundle import build_pipeline, write_bundle
+    from mmface.bundles.reference import choose_preview
     from mmface.evaluate.summary import summarise
-    from mmface.preview import choose_preview
 
     samples = open_dataset(job.inputs["samples"])
     publisher = Publisher(job.home, identity)
     with tempfile.TemporaryDirectory() as scratch:
         trained = open_dataset(job.inputs["train"]).download("transformer", Path(scratch) / "transformer")
         metrics = summarise(samples.table(), job.recipe, samples.manifest.weights["clip"])
-        lineage = stages.lineage(job.inputs["samples"])
+        lineage = plan.lineage(job.inputs["samples"])
         preview = choose_preview(samples.table().to_pylist())
         pipeline = build_pipeline(job.recipe, trained)
         write_bundle(pipeline, Path(scratch) / FOLDER, job.recipe, lineage, metrics, preview)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmface import stages
-from mmface.dataset import Publisher, open_dataset
-from mmface.parts import PartWorker, part_names
-from mmface.reuse import gather
-from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_stage
-from ray_jobs._vllm import Questions, RecordedWorker, record_answers, require_vllm, vllm
+from mmface import plan
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.parts import PartWorker, part_names
+from mmface.datasets.reuse import gather
+from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_stage
+from ray_jobs.shared.vllm import Questions, RecordedWorker, record_answers, require_vllm, vllm
 
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
     job = parse_arguments("captions", argv, needs=["images", "conditions"]).pinned()
     recipe = job.recipe
-    identity = stages.captions(recipe, job.inputs["images"], job.inputs["conditions"])
+    identity = plan.captions(recipe, job.inputs["images"], job.inputs["conditions"])
     recorded = recipe.captioning.engine == "vllm" and recipe.components.captioner != "facts"
 
     def make() -> PartWorker:

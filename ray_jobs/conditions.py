@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmface import stages
-from mmface.parts import PartWorker
-from ray_jobs._common import parse_arguments, run_as_program, run_stage
+from mmface import plan
+from mmface.datasets.parts import PartWorker
+from ray_jobs.shared.job import parse_arguments, run_as_program, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
     job = parse_arguments("conditions", argv, needs=["images"]).pinned()
-    identity = stages.conditions(job.recipe, job.inputs["images"])
+    identity = plan.conditions(job.recipe, job.inputs["images"])
 
     def make() -> PartWorker:
         from mmface.data.conditions import Conditions

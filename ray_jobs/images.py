@@ -9,23 +9,23 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
 from mmface.data.audit import Seen, audit_splits, duplicates
-from mmface.data.records import IMAGES
 from mmface.data.shortages import SPLITS, shortages
 from mmface.data.sources.files import SourceFile
 from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import describe, list_collections, summaries
-from mmface.data.stage import Row
-from mmface.dataset import Publisher, open_dataset
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.manifest import File, Identity
+from mmface.datasets.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
+from mmface.datasets.records import IMAGES
+from mmface.datasets.reuse import gather
+from mmface.datasets.stage import Row
 from mmface.errors import RecipeError
-from mmface.manifest import File, Identity
-from mmface.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
-from mmface.reuse import gather
-from mmface.storage import Store
-from mmface.tables import read_table
-from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
+from mmface.store import Store
+from mmface.store.tables import read_table
+from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> str:
         raise RecipeError("name a collection of photographs here", field="sources")
     # Listed once: a file that arrives meanwhile belongs to the next dataset, not to this one's parts.
     listings = list_collections(recipe.sources, recipe.data.min_matched)
-    identity = stages.images(recipe, job.home, listings)
+    identity = plan.images(recipe, job.home, listings)
 
     def work(publisher: Publisher) -> str:
         for line in describe(recipe.sources, listings):

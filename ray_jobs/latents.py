@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
-from mmface.data.stage import Row, Stage
-from mmface.dataset import Publisher, open_dataset, published
-from mmface.manifest import Identity
-from mmface.parts import DATA, PartWorker, part_names, read_part
-from mmface.reuse import gather
-from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, publish_parts, run_as_program, run_parts
+from mmface.datasets.dataset import Publisher, open_dataset, published
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import DATA, PartWorker, part_names, read_part
+from mmface.datasets.reuse import gather
+from mmface.datasets.stage import Row, Stage
+from mmface.store import Store
+from ray_jobs.shared.job import exactly_once, parse_arguments, publish_parts, run_as_program, run_parts
 
 SHAPES = "work/shapes.json"  # what the VAE's shapes are, for who publishes without loading it
 
@@ -42,8 +42,8 @@ class OnePass:
     """
 
     def __init__(self, identities: Mapping[int, Identity], store: Store, recipe: Recipe, mark: str) -> None:
-        from mmface.components import accelerator, load_vae
         from mmface.data.latents import Latents, Originals
+        from mmface.networks.components import accelerator, load_vae
 
         *_, last = identities.values()
         inputs = [open_dataset(uri) for uri in last.inputs.values()]
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> list[str]:
     """Makes the resolutions that are not published yet; returns the URIs of all, smallest first."""
     job = parse_arguments("latents", argv, needs=["images", "conditions"]).pinned()
     inputs = [job.inputs[name] for name in ("images", "conditions")]
-    identities = {size: stages.latents(job.recipe, size, *inputs) for size in job.recipe.resolutions}
+    identities = {size: plan.latents(job.recipe, size, *inputs) for size in job.recipe.resolutions}
     missing = {size: identity for size, identity in identities.items() if not published(job.home, identity)}
     if missing:
         make_missing(missing, job.home, job.recipe)

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
-from mmface.dataset import Publisher
-from mmface.journal import Journal
-from mmface.manifest import Identity
-from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
+from mmface.datasets.dataset import Publisher
+from mmface.datasets.journal import Journal
+from mmface.datasets.manifest import Identity
+from mmface.store import Store
+from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts
 
 PART = 50
 SEEDS = 1_000_000  # portraits of different recipe seeds never meet
@@ -46,7 +46,7 @@ class Drawer:
 def main(argv: Sequence[str] | None = None) -> str:
     """Draws what is missing and publishes; returns the dataset's URI."""
     job = parse_arguments("portraits", argv)
-    identity = stages.portraits(job.recipe)
+    identity = plan.portraits(job.recipe)
 
     def work(publisher: Publisher) -> str:
         n = job.recipe.portraits.n

@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
-from mmface.data.records import SAMPLES
-from mmface.data.stage import Row
-from mmface.dataset import Publisher, open_dataset
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.journal import Journal
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import DATA, commit, join_parts, part_names, reconcile
+from mmface.datasets.records import SAMPLES
+from mmface.datasets.stage import Row
 from mmface.errors import StageError
-from mmface.journal import Journal
-from mmface.manifest import Identity
-from mmface.parts import DATA, commit, join_parts, part_names, reconcile
-from mmface.storage import Store
-from ray_jobs._common import exactly_once, parse_arguments, run_as_program, run_parts
+from mmface.store import Store
+from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts
 
 ROWS = ("images", "conditions", "captions")
 PART_ROWS = 32  # of one modality
@@ -27,8 +27,8 @@ class Painter:
     """Paints one part of the plan."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, parts: dict[str, list[Row]]) -> None:
-        from mmface.components import accelerator
         from mmface.evaluate.paint import Paint
+        from mmface.networks.components import accelerator
 
         self.store = store.child(identity.key)
         self.inputs = [open_dataset(identity.inputs[name]) for name in ROWS]
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Paints what is missing and publishes; returns the dataset's URI."""
     job = parse_arguments("samples", argv, needs=["train", *ROWS]).pinned()
     given = {name: job.inputs[name] for name in ("train", *ROWS)}
-    identity = stages.samples(job.recipe, **given)
+    identity = plan.samples(job.recipe, **given)
 
     def work(publisher: Publisher) -> str:
         parts = _plan(job.recipe, identity)

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from safetensors.numpy import load
 
-from mmface import stages
-from mmface.data.records import EMPTY_FILE
-from mmface.parts import PartWorker
-from mmface.storage import Store
-from ray_jobs._common import parse_arguments, run_as_program, run_stage
+from mmface import plan
+from mmface.datasets.parts import PartWorker
+from mmface.datasets.records import EMPTY_FILE
+from mmface.store import Store
+from ray_jobs.shared.job import parse_arguments, run_as_program, run_stage
 
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Runs the stage; returns the dataset's URI."""
     job = parse_arguments("text", argv, needs=["captions"]).pinned()
-    identity = stages.text(job.recipe, job.inputs["captions"])
+    identity = plan.text(job.recipe, job.inputs["captions"])
 
     def make() -> PartWorker:
         from mmface.data.text import Text

@@ -1,8 +1,8 @@
 """Job: one phase of training under Ray Train, from its datasets to a published ``train-<i>-<px>``.
 
-The loop and its checkpoints are ``mmface.train``; Ray gives them workers (:mod:`ray_jobs._trainer`) and restarts, and
-itself keeps nothing. A run is named by stage and fingerprint, and whatever starts it again, a worker group after a loss
-or another driver, goes on from its newest checkpoint.
+The loop and its checkpoints are ``mmface.train``; Ray gives them workers (:mod:`ray_jobs.shared.trainer`) and
+restarts, and itself keeps nothing. A run is named by stage and fingerprint, and whatever starts it again, a worker
+group after a loss or another driver, goes on from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mmface import stages, tracking
+from mmface import plan
+from mmface.bundles import tracking
 from mmface.config import Recipe
-from mmface.dataset import Publisher, open_dataset, published
+from mmface.datasets.dataset import Publisher, open_dataset, published
+from mmface.datasets.manifest import Identity
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, TrainingError
-from mmface.manifest import Identity
-from mmface.scratch import scratch_folder
-from mmface.storage import Store
-from ray_jobs._common import JobArguments, connect_ray, parse_arguments, run_as_program
-from ray_jobs._instruments import Progress
-from ray_jobs._trainer import Work, start_key, train_worker
+from mmface.store import Store
+from mmface.store.scratch import scratch_folder
+from ray_jobs.shared.instruments import Progress
+from ray_jobs.shared.job import JobArguments, connect_ray, parse_arguments, run_as_program
+from ray_jobs.shared.trainer import Work, start_key, train_worker
 
 if TYPE_CHECKING:
     from ray.train import Result, ScalingConfig
 
-    from mmface.train.checkpoints import Checkpoints
+    from mmface.train.checkpoints.run import Checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,9 @@ def main(argv: Sequence[str] | None = None) -> str:
     job = parse_arguments("train", argv, needs=["latents", "text"])
     if job.phase and "previous" not in job.inputs:
         raise InputError(f"phase {job.phase} starts from phase {job.phase - 1}: --inputs previous=URI", field="inputs")
-    identity = stages.train(
-        job.recipe, job.phase, job.inputs["latents"], job.inputs["text"], job.inputs.get("previous")
-    )
+    identity = plan.train(job.recipe, job.phase, job.inputs["latents"], job.inputs["text"], job.inputs.get("previous"))
     found = published(job.home, identity)
-    work = plan(job, identity)
+    work = make_work(job, identity)
     if not found:
         check_inputs(job)
         connect_ray()
@@ -55,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     return found
 
 
-def plan(job: JobArguments, identity: Identity) -> Work:
+def make_work(job: JobArguments, identity: Identity) -> Work:
     """The run of ``identity``."""
     uri = tracking.tracking_uri() if job.mlflow_run else None
     run = f"{identity.stage}-{identity.fingerprint}"
@@ -90,10 +89,10 @@ def check_sizes(recipe: Recipe) -> None:
     """Looks at every number of workers that an elastic run may come to; one that it cannot go on with would be its end.
 
     Raises:
-        RecipeError: see :func:`mmface.train.parallel.require_whole_blocks`.
+        RecipeError: see :func:`mmface.train.placement.require_whole_blocks`.
     """
-    from mmface.shapes import Shapes
-    from mmface.train.parallel import require_whole_blocks
+    from mmface.estimate.shapes import Shapes
+    from mmface.train.placement import require_whole_blocks
 
     with suppress(InputError):  # of a component whose shape is not known here
         model = Shapes(recipe).transformer
@@ -103,7 +102,7 @@ def check_sizes(recipe: Recipe) -> None:
 
 def _shapes(job: JobArguments) -> Iterator[tuple[str, str, list[int], list[int]]]:
     """Component, dataset, its shape, the shape that the component gives."""
-    from mmface.shapes import Shapes
+    from mmface.estimate.shapes import Shapes
 
     shapes = Shapes(job.recipe)
     with suppress(InputError):
@@ -175,7 +174,7 @@ def publish(publisher: Publisher, checkpoints: Checkpoints, step: int, recipe: R
     Raises:
         TrainingError: the checkpoint is damaged.
     """
-    from mmface.train.state import HISTORY, TRANSFORMER, UNPUBLISHED, read_summary
+    from mmface.train.checkpoints.state import HISTORY, TRANSFORMER, UNPUBLISHED, read_summary
 
     with scratch_folder() as scratch:
         folder = scratch / "checkpoint"

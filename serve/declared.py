@@ -8,8 +8,8 @@ Without a champion the service is up but not ready, and takes one as soon as the
 from pydantic import BaseModel, ConfigDict
 from ray.serve import Application
 
-from mmface.recipes import load_recipe
-from serve.deployments import build
+from mmface.config.load import load_recipe
+from serve.deploy.deployments import build
 
 
 class Arguments(BaseModel):

@@ -54,7 +54,7 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty database of MLflow's present schema: making one takes seconds, copying it none."""
-    from mmface.tracking import open_tracking
+    from mmface.bundles.tracking import open_tracking
 
     folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mmface.dataset import Dataset, open_dataset
-from mmface.inventory import scan
-from mmface.storage import Store, home
+from mmface.datasets.dataset import Dataset, open_dataset
+from mmface.datasets.inventory import scan
+from mmface.store import Store, home
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 WALL_TIME = ("history.jsonl",)  # says how long steps took
@@ -70,13 +70,13 @@ def _leftovers(place: Store) -> list[str]:
 
 
 def _versions() -> list[tuple[str, tuple[str, ...]]]:
-    from mmface.registry import list_versions
+    from mmface.bundles.registry import list_versions
 
     return [(one.version, one.aliases) for one in list_versions()]
 
 
 def _tracked() -> tuple[list[str], list[str]]:
-    from mmface.tracking import EXPERIMENT, open_tracking
+    from mmface.bundles.tracking import EXPERIMENT, open_tracking
 
     client = open_tracking()
     experiment = client.get_experiment_by_name(EXPERIMENT)

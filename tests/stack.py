@@ -128,7 +128,7 @@ def inside(environment: dict[str, str]) -> Iterator[None]:
 def upload_photographs(count: int, folder: Path) -> None:
     """Draws portraits of 64 pixels and puts them into the stack's S3."""
     from mmface.data.portraits import write_collection
-    from mmface.storage import Store
+    from mmface.store import Store
 
     write_collection(folder, count, 64, 0)
     for part in ("images", "masks"):

@@ -20,9 +20,9 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from mmface.data.labels import LABELS
-from mmface.data.u2net import U2Net
+from mmface.imaging.labels import LABELS
 from mmface.model import MMFaceDiT
+from mmface.networks.u2net import U2Net
 from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Sequence
 
+from mmface.bundles.registry import get_alias
 from mmface.config import Recipe
+from mmface.config.load import load_recipe
 from mmface.errors import UnreachableError
-from mmface.recipes import load_recipe
-from mmface.registry import get_alias
-from mmface.storage import home
+from mmface.store import home
 
 LOOK_SECONDS = 2.0
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     recipe = load_recipe(given.recipe, given.set)
     wait_for_champion(recipe)
-    from serve.app import run
+    from serve.deploy.app import run
 
     run(recipe, blocking=True, home=home().uri)
 

@@ -1,6 +1,6 @@
 """The recipe: one frozen tree that says everything a retraining does.
 
-A recipe is a short YAML file over the defaults here (:mod:`mmface.recipes` reads it). Unknown keys are refused. The
+A recipe is a short YAML file over the defaults here (:mod:`mmface.config.load` reads it). Unknown keys are refused. The
 resolved recipe is saved beside every artifact. Figures of the paper are named where they stand (§ = DESIGN).
 """
 
@@ -13,9 +13,9 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
-from mmface.config.base import Section
 from mmface.config.data import Captioning, Collection, Components, Data, Layout, Portraits, Quality, TextPadding
 from mmface.config.jobs import Entrypoint, Jobs, Resources
+from mmface.config.section import Section
 from mmface.config.serve import Evaluate, Gate, Sampler, Sampling, Serve
 from mmface.config.train import Model, Objective, ObjectiveConfig, Phase, Precision, Train
 from mmface.config.watch import Watch

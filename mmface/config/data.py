@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmface.config.base import Fraction, Limits, PositiveFloat, PositiveInt, Section
-from mmface.data.caption_prompts import PROMPTS
+from mmface.config.prompts import PROMPTS
+from mmface.config.section import Fraction, Limits, PositiveFloat, PositiveInt, Section
 
-TextPadding = Literal["exact", "masked"]  # see mmface.text
+TextPadding = Literal["exact", "masked"]  # see mmface.networks.text_encoder
 Layout = Literal["folder", "ffhq", "celebamask-hq", "parquet", "authors"]
 RowStage = Annotated[str, Field(pattern=r"^(images|conditions|captions|text|latents-\d+)$")]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mmface.config.base import PositiveFloat, PositiveInt, Section
+from mmface.config.section import PositiveFloat, PositiveInt, Section
 
 # All but the last make a dataset; ``warm`` loads a version before champion moves to it, on a GPU if it is given one.
 Entrypoint = Literal[

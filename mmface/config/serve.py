@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
+from mmface.config.section import Fraction, PositiveFloat, PositiveInt, Section
 
 Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
 
@@ -17,7 +17,7 @@ class Sampling(Section):
     sampler: Sampler = "euler"
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guidance_scale: Annotated[float, Field(ge=0)] = 2.0
-    precision: Literal["fp32", "bf16", "auto"] = "auto"  # of the transformer; see mmface.precision
+    precision: Literal["fp32", "bf16", "auto"] = "auto"  # of the transformer; see mmface.networks.precision
 
 
 class Evaluate(Section):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmface.config.base import Fraction, PositiveFloat, PositiveInt, Section
+from mmface.config.section import Fraction, PositiveFloat, PositiveInt, Section
 
 Objective = Literal["flow", "ddpm"]
 Precision = Literal["fp32", "bf16", "bf16-pure", "auto"]
@@ -112,8 +112,8 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: PositiveFloat = 0.5
     ema_decay: Fraction = 0.9999
-    start: Annotated[str, Field(min_length=1)] = "scratch"  # see mmface.weights
-    balance: Balance = "none"  # see mmface.train.balance
+    start: Annotated[str, Field(min_length=1)] = "scratch"  # see mmface.bundles.weights
+    balance: Balance = "none"  # see mmface.train.rows.balance
     condition_dropout: Fraction = 0.05
     text_dropout: Fraction = 0.05
     checkpoint_every: PositiveInt = 500

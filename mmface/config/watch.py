@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmface.config.base import PositiveInt, Section
+from mmface.config.section import PositiveInt, Section
 
 
 class Watch(Section):
@@ -19,7 +19,7 @@ class Watch(Section):
         preview_every: steps between two sheets of painted pictures; 0 paints none. The last step is always painted.
         preview_rows: how many of the held-out rows a sheet shows, each as mask and as sketch.
         max_loss_ratio: training stops at a step whose loss is on average more than this many times what its samples'
-            times have usually cost in the last 100 steps (:mod:`mmface.train.guard`); null never does.
+            times have usually cost in the last 100 steps (:mod:`mmface.train.watch.guard`); null never does.
     """
 
     held_out_rows: Annotated[int, Field(ge=0)] = 64

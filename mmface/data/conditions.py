@@ -18,14 +18,14 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmface.components import accelerator, load_parser, load_sketcher
 from mmface.config import PICTURE_SIDE, Quality, Recipe
-from mmface.data.labels import LABELS, MIRRORED, mask_from_png, mask_to_png
-from mmface.data.pixels import center_square, to_tensor
-from mmface.data.records import CONDITIONS
 from mmface.data.sources import open_image
-from mmface.data.stage import Result, Row, map_rows, quarantine_row
+from mmface.datasets.records import CONDITIONS
+from mmface.datasets.stage import Result, Row, map_rows, quarantine_row
 from mmface.errors import FilteredError, InputError
+from mmface.imaging.labels import LABELS, MIRRORED, mask_from_png, mask_to_png
+from mmface.imaging.pixels import center_square, to_tensor
+from mmface.networks.components import accelerator, load_parser, load_sketcher
 
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
 PARSE_BATCH = 8

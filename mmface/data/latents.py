@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmface.components import accelerator, load_vae
 from mmface.config import PICTURE_SIDE, Recipe
 from mmface.data.conditions import square_picture
-from mmface.data.labels import MIRRORED, mask_from_png
-from mmface.data.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
-from mmface.data.records import LATENTS
 from mmface.data.sources import open_image
-from mmface.data.stage import Result, Row, map_rows
-from mmface.latents import encode_moments, latent_channels, normalisation, spatial_factor
+from mmface.datasets.records import LATENTS
+from mmface.datasets.stage import Result, Row, map_rows
+from mmface.imaging.labels import MIRRORED, mask_from_png
+from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
+from mmface.networks.components import accelerator, load_vae
+from mmface.networks.vae import encode_moments, latent_channels, normalisation, spatial_factor
 
 SMALLEST_CROP = 0.75  # side of a further view, as a share of the photograph's
 

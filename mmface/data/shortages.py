@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmface.config import Recipe
-from mmface.dataset import Dataset
+from mmface.datasets.dataset import Dataset
 
 SPLITS = "splits"  # key of the manifest's ``extra``: rows by split
 

@@ -1,8 +1,8 @@
 """The ``text`` stage: every caption through the text encoder once, so that training never runs it (§6).
 
-What is stored gives back what :func:`mmface.text.encode_text` returned, bit for bit. Captions that a picture has twice
-are kept once, and of a caption only a beginning: with ``padding="masked"`` its own tokens, else what stands before the
-tokens at its end that equal the empty prompt's.
+What is stored gives back what :func:`mmface.networks.text_encoder.encode_text` returned, bit for bit. Captions that a
+picture has twice are kept once, and of a caption only a beginning: with ``padding="masked"`` its own tokens, else what
+stands before the tokens at its end that equal the empty prompt's.
 
 Shapes: S different captions of a picture, L text tokens, D text width.
 """
@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from mmface.components import accelerator, load_text_encoder
 from mmface.config import Recipe
-from mmface.data.records import EMPTY_FILE, TEXT
-from mmface.data.stage import Result, Row
-from mmface.storage import Store
-from mmface.text import encode_text
+from mmface.datasets.records import EMPTY_FILE, TEXT
+from mmface.datasets.stage import Result, Row
+from mmface.networks.components import accelerator, load_text_encoder
+from mmface.networks.text_encoder import encode_text
+from mmface.store import Store
 
 Floats = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmface.config import Gate
-from mmface.evaluate.names import FRECHET, FrechetName
+from mmface.evaluate.metric_names import FRECHET, FrechetName
 
 Metrics = Mapping[str, float]
 MASK_FRECHET = f"mask/{FRECHET}"

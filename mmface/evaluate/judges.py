@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mmface.components import load_clip, load_parser
 from mmface.config import Components
 from mmface.data.conditions import Sketcher
+from mmface.networks.components import load_clip, load_parser
 
 
 @dataclass(frozen=True)

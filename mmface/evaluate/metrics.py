@@ -15,8 +15,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from mmface.data.captions import SEEN
 from mmface.data.colour import nearest_word
-from mmface.data.labels import LABELS
 from mmface.data.portraits.palette import HAIR_COLOURS
+from mmface.imaging.labels import LABELS
 
 
 def slug(component: str) -> str:

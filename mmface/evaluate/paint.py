@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmface.bundle import build_pipeline
+from mmface.bundles.bundle import build_pipeline
 from mmface.config import Evaluate, Recipe
 from mmface.data.conditions import grey_png, square_picture
-from mmface.data.labels import mask_from_png, mask_to_png
-from mmface.data.pixels import mask_to_tensor, resize_mask, sketch_to_tensor, to_pil, to_tensor
 from mmface.evaluate import metrics
 from mmface.evaluate.judges import Judges, Seen
+from mmface.imaging.labels import mask_from_png, mask_to_png
+from mmface.imaging.pixels import mask_to_tensor, resize_mask, sketch_to_tensor, to_pil, to_tensor
+from mmface.networks.precision import keep_in_bf16
 from mmface.pipeline import MMFacePipelineOutput
-from mmface.precision import keep_in_bf16
 
 Row = Mapping[str, Any]
 UNCONDITIONAL = "unconditional"
@@ -67,7 +67,7 @@ class Asked:
 
 
 class Paint:
-    """The ``samples`` stage: planned rows to rows of :data:`mmface.data.records.SAMPLES`.
+    """The ``samples`` stage: planned rows to rows of :data:`mmface.datasets.records.SAMPLES`.
 
     Args:
         recipe: says the components, the sampling and the resolution (its last phase's).

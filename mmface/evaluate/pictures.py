@@ -26,7 +26,7 @@ def grid(samples: pa.Table, n: int = 16) -> bytes:
     """A contact sheet as PNG: triples condition | generated | source, four a line, masks first and then sketches.
 
     Args:
-        samples: rows of :data:`mmface.data.records.SAMPLES`.
+        samples: rows of :data:`mmface.datasets.records.SAMPLES`.
         n: how many samples of each modality.
     """
     chosen = choose(samples, n)

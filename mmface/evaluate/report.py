@@ -11,10 +11,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.config import Recipe
-from mmface.dataset import Dataset
+from mmface.datasets.dataset import Dataset
 from mmface.evaluate import chart
 from mmface.evaluate.gate import MASK_FRECHET, Decision
-from mmface.evaluate.names import FrechetName
+from mmface.evaluate.metric_names import FrechetName
 from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_png
 
 __all__ = ["Report", "grid", "render_report"]
@@ -36,8 +36,8 @@ class Report:
 
     Attributes:
         recipe: the resolved one.
-        datasets: every dataset that led here by stage, in the order they were made (:func:`mmface.dataset.upstream`);
-            ``samples`` must be among them.
+        datasets: every dataset that led here by stage, in the order they were made
+            (:func:`mmface.datasets.dataset.upstream`); ``samples`` must be among them.
         metrics: of :func:`mmface.evaluate.summary.summarise`.
         decision: the gate's.
         version: in the registry.

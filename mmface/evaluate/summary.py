@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mmface.config import Recipe
+from mmface.evaluate.metric_names import FrechetName
 from mmface.evaluate.metrics import frechet, slug
-from mmface.evaluate.names import FrechetName
 
 HAIR = "hair_colour_accuracy"
 
@@ -23,11 +23,11 @@ def summarise(samples: pa.Table, recipe: Recipe, extractor: str) -> dict[str, fl
 
     ``<modality>/n`` counts pictures; ``<modality>/hair_colour_n`` those whose prompt names a hair colour and whose mask
     shows hair. ``frechet_…`` compares CLIP embeddings of the generated with the source pictures; its name says on which
-    rows (:class:`mmface.evaluate.names.FrechetName`).
+    rows (:class:`mmface.evaluate.metric_names.FrechetName`).
     ``sketch/edge_agreement_baseline`` is that of the same rows painted without the sketch, ``…_gain`` the difference.
 
     Args:
-        samples: rows of :data:`mmface.data.records.SAMPLES`.
+        samples: rows of :data:`mmface.datasets.records.SAMPLES`.
         recipe: names the extractors and the resolution.
         extractor: identity of the CLIP that measured them, as the manifest of the samples says it.
     """

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from mmface.errors import RecipeError
-from mmface.objectives.base import Objective, SampleLoss
 from mmface.objectives.ddpm import DDPM
 from mmface.objectives.flow import RectifiedFlow, TimestepSampling
+from mmface.objectives.objective import Objective, SampleLoss
 
 ObjectiveName = Literal["flow", "ddpm"]
 

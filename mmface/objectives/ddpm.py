@@ -9,7 +9,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor, nn
 
 from mmface.model import Conditioning, predict
-from mmface.objectives.base import SampleLoss, squared_error
+from mmface.objectives.objective import SampleLoss, squared_error
 
 STEPS = 1000
 SCHEDULE = {
@@ -52,7 +52,7 @@ class DDPM:
     def __call__(
         self, transformer: nn.Module, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning
     ) -> SampleLoss:
-        """Weighted squared error of the noise, per sample; see :class:`~mmface.objectives.base.Objective`."""
+        """Weighted squared error of the noise, per sample; see :class:`~mmface.objectives.objective.Objective`."""
         mse = squared_error(predict(transformer, self.add_noise(latents, noise, t), t, conditioning), noise)
         loss = mse if self.min_snr_gamma is None else mse * self.weights(t)
         return SampleLoss(loss=loss, mse=mse)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmface.errors import RecipeError
 from mmface.model import Conditioning, predict
-from mmface.objectives.base import SampleLoss, squared_error
+from mmface.objectives.objective import SampleLoss, squared_error
 
 TimestepSampling = Literal["uniform", "logit_normal"]
 
@@ -50,7 +50,7 @@ class RectifiedFlow:
     def __call__(
         self, transformer: nn.Module, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning
     ) -> SampleLoss:
-        """Squared error of the velocity, per sample; see :class:`~mmface.objectives.base.Objective`."""
+        """Squared error of the velocity, per sample; see :class:`~mmface.objectives.objective.Objective`."""
         noisy = self.add_noise(latents, noise, t)
         mse = squared_error(predict(transformer, noisy, network_time(t), conditioning), latents - noise)
         return SampleLoss(loss=mse, mse=mse)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmface.data.labels import mask_from_image
-from mmface.data.pixels import MaskResize, mask_to_tensor, sketch_to_tensor
 from mmface.errors import InputError
+from mmface.imaging.labels import mask_from_image
+from mmface.imaging.pixels import MaskResize, mask_to_tensor, sketch_to_tensor
 from mmface.model import MODALITIES
 
 MAX_SEED = 2**63

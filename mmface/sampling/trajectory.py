@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from mmface.model import Conditioning, predict
-from mmface.precision import rows_are_alike
+from mmface.networks.precision import rows_are_alike
 from mmface.sampling.schedulers import Solver
 
 
@@ -89,8 +89,8 @@ class Trajectory:
 def advance(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16: bool = False) -> None:
     """Moves every trajectory on by one step of its own.
 
-    They share a network evaluation where :func:`~mmface.precision.rows_are_alike`: on the CPU a trajectory's result
-    never depends on who travels with it.
+    They share a network evaluation where :func:`~mmface.networks.precision.rows_are_alike`: on the CPU a trajectory's
+    result never depends on who travels with it.
 
     Args:
         transformer: the network.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mmface.model import MMFaceDiT
-from mmface.train.shards import local
+from mmface.train.parallel.shards import local
 
 
 class EMA:

@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.objectives import make_objective
-from mmface.train.balance import mix
-from mmface.train.batches import Draws
+from mmface.train.checkpoints.state import TrainState, load_checkpoint
 from mmface.train.ema import EMA
-from mmface.train.gauges import Gauges
+from mmface.train.hooks import Hooks
+from mmface.train.instruments import Gauges
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
-from mmface.train.parallel import place, wrap
-from mmface.train.ranks import together
-from mmface.train.sets import TrainingSet
+from mmface.train.parallel.ranks import together
+from mmface.train.parallel.world import World
+from mmface.train.placement import place, wrap
+from mmface.train.rows.balance import mix
+from mmface.train.rows.batches import Draws
+from mmface.train.rows.sets import TrainingSet
 from mmface.train.start import build_transformer
-from mmface.train.state import TrainState, load_checkpoint
-from mmface.train.step import GlobalLosses, World, backward
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the caller does with a run's results.
-
-    Attributes:
-        on_log: gets each entry of the history; called on rank 0 only.
-        on_checkpoint: gets the state after every ``checkpoint_every`` steps and the last; called on every rank, so
-            that it may be a barrier.
-        on_preview: gets the step and a PNG (:meth:`mmface.train.previews.Previews.sheet`); called on rank 0 only, but
-            given on every rank or on none. Without it nothing is painted.
-        safe: step of the newest checkpoint that was written whole, asked when the run has to stop. Without it every one
-            that ``on_checkpoint`` was given counts.
-    """
-
-    on_log: Callable[[dict[str, float]], None]
-    on_checkpoint: Callable[[TrainState], None]
-    on_preview: Callable[[int, bytes], None] | None = None
-    safe: Callable[[], int | None] | None = None
+from mmface.train.step import GlobalLosses, backward
 
 
 def train_phase(
@@ -131,8 +111,8 @@ def make_state(
     """A run before its first step; equal on every rank.
 
     Raises:
-        RecipeError: see :func:`~mmface.train.start.build_transformer`, :func:`~mmface.train.parallel.place` and
-            :func:`~mmface.train.optim.make_optimizer`.
+        RecipeError: see :func:`~mmface.train.start.build_transformer`,
+            :func:`~mmface.train.placement.place` and :func:`~mmface.train.optim.make_optimizer`.
     """
     model = together(world, lambda: build_transformer(recipe, data, previous))
     model.train()

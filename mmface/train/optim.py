@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from mmface.config import Phase, Train
 from mmface.errors import RecipeError
-from mmface.train.shards import local
+from mmface.train.parallel.shards import local
 
 QUANTISED_BLOCK = 256
 """Elements that share a scale in bitsandbytes' 8-bit moments."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from mmface.config import Recipe
-from mmface.costs import GPU_OVERHEAD
 from mmface.errors import InputError, RecipeError
-from mmface.memory import Place, training_peak
-from mmface.shapes import Shapes
-from mmface.train.step import World
+from mmface.estimate.hardware import GPU_OVERHEAD
+from mmface.estimate.shapes import Shapes
+from mmface.train.memory import Place, training_peak
+from mmface.train.parallel.world import World
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ REMEDY = (
 
 
 def check_room(recipe: Recipe, index: int, world: World, neighbours: int = 1) -> None:
-    """Predicts the fullest moment of a step of phase ``index`` (:func:`mmface.memory.training_peak`).
+    """Predicts the fullest moment of a step of phase ``index`` (:func:`mmface.train.memory.training_peak`).
 
     Args:
         neighbours: workers of this machine, which share its memory if they compute on the CPU.

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from mmface.bundle import load_transformer
+from mmface.bundles.bundle import load_transformer
+from mmface.bundles.released import architecture, load_released, read_released, require_architecture
+from mmface.bundles.weights import REGISTERED, SCRATCH, Weights, found_weights
 from mmface.config import Recipe
 from mmface.errors import InputError
+from mmface.estimate.shapes import Shapes
 from mmface.model import MMFaceDiT
-from mmface.released import architecture, load_released, read_released, require_architecture
-from mmface.shapes import Shapes
-from mmface.train.sets import TrainingSet
-from mmface.train.state import TRANSFORMER
-from mmface.weights import REGISTERED, SCRATCH, Weights, found_weights
+from mmface.train.checkpoints.state import TRANSFORMER
+from mmface.train.rows.sets import TrainingSet
 
 
 def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) -> MMFaceDiT:

@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from mmface.config import Train
+from mmface.networks.precision import computes_in_bf16
 from mmface.objectives import Objective
-from mmface.precision import computes_in_bf16
-from mmface.train.batches import Batch
-from mmface.train.shards import whole
-
-
-@dataclass(frozen=True)
-class World:
-    """Who takes part: this process's rank among ``size``, and where it computes."""
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Adds up ``tensor`` over all ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(tensor)
-        return tensor
-
-    def slots(self, batch_size: int) -> list[int]:
-        """This rank's slots of the global batch; ranks differ by one slot at most."""
-        return [int(slot) for slot in np.array_split(np.arange(batch_size), self.size)[self.rank]]
+from mmface.train.parallel.shards import whole
+from mmface.train.parallel.world import World
+from mmface.train.rows.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -73,7 +54,7 @@ def backward(
     """Leaves the clipped gradient of the global batch's mean loss in the parameters. Does not step the optimizer.
 
     Args:
-        transformer: the model as :func:`mmface.train.parallel.wrap` gives it.
+        transformer: the model as :func:`mmface.train.placement.wrap` gives it.
         batches: this rank's micro-batches.
         batch_size: slots of the global batch.
     """

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from mmface.component_places import NAMES, PREFIX, resolve
+from mmface.datasets.inventory import find, scan
 from mmface.errors import InputError
-from mmface.inventory import find, scan
-from mmface.storage import home
+from mmface.networks.places import NAMES, PREFIX, resolve
+from mmface.store import home
 from mmface.zoo import measure, train_clip, train_parser, train_sketch, train_vae
 from mmface.zoo.drawn import of_dataset
 

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from mmface.data.conditions import square_picture
-from mmface.data.labels import mask_from_png
-from mmface.data.pixels import resize_mask
 from mmface.data.portraits import draw
-from mmface.dataset import open_dataset
+from mmface.datasets.dataset import open_dataset
+from mmface.datasets.parts import join_parts, part_names
 from mmface.errors import DatasetError
-from mmface.parts import join_parts, part_names
+from mmface.imaging.labels import mask_from_png
+from mmface.imaging.pixels import resize_mask
 from mmface.zoo import photos
 
 TRAIN_SEED = 1_000_000

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmface.component_places import NAMES, PREFIX, resolve
-from mmface.components import load_clip, load_parser, load_sketcher, load_vae
-from mmface.data.labels import LABELS, mask_from_png, mask_to_rgb
 from mmface.data.portraits import HAIR_COLOURS
 from mmface.errors import InputError
+from mmface.imaging.labels import LABELS, mask_from_png, mask_to_rgb
+from mmface.networks.components import load_clip, load_parser, load_sketcher, load_vae
+from mmface.networks.places import NAMES, PREFIX, resolve
 from mmface.zoo.drawn import HELD_OUT_SEED, SIZE, Drawn, drawn
 from mmface.zoo.train_clip import image_features, retrieval, text_features
 from mmface.zoo.train_parser import per_label_iou, predict

@@ -92,7 +92,7 @@ def image_processor() -> CLIPImageProcessor:
 
 
 def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    # Padding is attended to, as the pipeline does (mmface.text).
+    # Padding is attended to, as the pipeline does (mmface.networks.text_encoder).
     ids: Tensor = tokenizer(
         texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     ).input_ids

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
-from mmface.data.labels import LABELS, MIRRORED
+from mmface.imaging.labels import LABELS, MIRRORED
 from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, Drawn, drawn, photographs
 from mmface.zoo.fit import Plan, fit
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmface.data.u2net import LITE, U2Net
+from mmface.networks.u2net import LITE, U2Net
 from mmface.zoo.drawn import TRAIN_SEED, drawn, photographs
 from mmface.zoo.fit import Plan, fit
 

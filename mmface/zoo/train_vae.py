@@ -25,7 +25,7 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmface.data.labels import mask_to_rgb
+from mmface.imaging.labels import mask_to_rgb
 from mmface.zoo import photos
 from mmface.zoo.drawn import TRAIN_SEED, Drawn, drawn
 from mmface.zoo.fit import Plan, fit

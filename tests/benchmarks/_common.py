@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
+from mmface.config.load import load_recipe
 from mmface.data.portraits import write_collection
-from mmface.manifest import Identity
-from mmface.recipes import load_recipe
-from mmface.storage import Store
+from mmface.datasets.manifest import Identity
+from mmface.store import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread on either side of every comparison
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -82,16 +82,16 @@ def recipe_of(given: Sequence[str]) -> Recipe:
 def identity_of(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -> Identity:
     """The identity of a stage over the datasets of ``home`` that were made before it."""
     if stage == "portraits":
-        return stages.portraits(recipe)
+        return plan.portraits(recipe)
     if stage == "images":
-        return stages.images(recipe, home)
+        return plan.images(recipe, home)
     if stage == "conditions":
-        return stages.conditions(recipe, made["images"])
+        return plan.conditions(recipe, made["images"])
     if stage == "captions":
-        return stages.captions(recipe, made["images"], made["conditions"])
+        return plan.captions(recipe, made["images"], made["conditions"])
     if stage == "text":
-        return stages.text(recipe, made["captions"])
-    return stages.latents(recipe, recipe.resolutions[0], made["images"], made["conditions"])
+        return plan.text(recipe, made["captions"])
+    return plan.latents(recipe, recipe.resolutions[0], made["images"], made["conditions"])
 
 
 def run_job(stage: str, home: Store, given: Sequence[str], made: dict[str, str]) -> str:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import yaml
 
-from mmface.dataset import Dataset, upstream
-from mmface.inventory import scan
-from mmface.storage import Store
+from mmface.datasets.dataset import Dataset, upstream
+from mmface.datasets.inventory import scan
+from mmface.store import Store
 
 EVERY = 16
 NETWORKS = ("vae", "parser")

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from mmface.reach import dashboard_address
-from mmface.storage import HOME_VARIABLE
+from mmface.store import HOME_VARIABLE
+from mmface.store.reach import dashboard_address
 from tests.benchmarks._common import finish, folder, parse, verdict
 
 NO_CHANGE_SECONDS = 20.0
@@ -59,7 +59,7 @@ def settings(portraits: int, steps: int, samples: int) -> tuple[str, ...]:
 def own_time() -> Stopwatch:
     """Runs from now on, over everything that is not orchestration and happens in this process."""
     from flows import release
-    from flows.warm import WarmUp
+    from flows.steps.warm import WarmUp
 
     watch = Stopwatch()
     for name in ENTRYPOINTS:
@@ -73,7 +73,7 @@ def own_time() -> Stopwatch:
 
 def seconds_of_jobs() -> float:
     """What the jobs of the cluster took by its own clock; none in this process."""
-    from flows.cluster import Cluster
+    from flows.cluster.client import Cluster
 
     address = dashboard_address()
     jobs = Cluster(address).jobs() if address else []
@@ -90,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
         logging.getLogger("ray.data").setLevel(logging.ERROR)
+        from flows.cluster.server import start_temporary_server
         from flows.maintenance import reap
         from flows.retrain import retrain
-        from flows.server import start_temporary_server
 
         start_temporary_server()
         reap()  # the first flow of a process loads Prefect: a warm stack has done so

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmface.bundle import Bundle
-from serve.api import create_app
-from serve.generator import Generator
+from mmface.bundles.bundle import Bundle
+from serve.engine.generator import Generator
+from serve.http.api import create_app
 from tests import tiny
 from tests.benchmarks._common import finish, verdict
 from tests.serve.service import listening, tiny_recipe

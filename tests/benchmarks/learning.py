@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 
 from mmface.config import Recipe
-from mmface.dataset import open_dataset
-from mmface.shapes import Shapes
-from mmface.storage import Store
-from mmface.train.loop import Hooks, train_phase
-from mmface.train.sets import TrainingSet, load_sets
-from mmface.train.state import TRANSFORMER, TrainState
+from mmface.datasets.dataset import open_dataset
+from mmface.estimate.shapes import Shapes
+from mmface.store import Store
+from mmface.train.checkpoints.state import TRANSFORMER, TrainState
+from mmface.train.hooks import Hooks
+from mmface.train.loop import train_phase
+from mmface.train.rows.sets import TrainingSet, load_sets
 from tests.benchmarks._common import ORDER, folder, parse, recipe_of, run_job
 
 ERROR = "held_out/mse"
@@ -114,10 +115,10 @@ class Study:
         for stage in ORDER:
             run_job(stage, home, given, made)
         # The job of latents makes both resolutions; the benchmarks' helper names the first.
-        from mmface import stages
+        from mmface import plan
 
         for size in self.sizes:
-            identity = stages.latents(recipe_of(given), size, made["images"], made["conditions"])
+            identity = plan.latents(recipe_of(given), size, made["images"], made["conditions"])
             made[f"latents-{size}"] = home.child(identity.key).uri
         return made
 

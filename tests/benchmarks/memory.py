@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mmface.storage import Store
+from mmface.store import Store
 from tests.benchmarks._common import finish, folder, parse, pictures, run_job, settings, verdict
 
 LIMIT = 1.15

@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mmface.config import Recipe
-from mmface.data.stage import Row
-from mmface.storage import Store
+from mmface.datasets.stage import Row
+from mmface.store import Store
 from tests.benchmarks._common import finish, folder, identity_of, parse, pictures, recipe_of, run_job, settings, verdict
 
 LIMIT = 0.15
@@ -32,7 +32,7 @@ def main() -> None:
         ours, theirs = processors(bool(given.together))
         os.sched_setaffinity(0, ours)  # what Ray starts inherits it
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; the bare one has it
-        from ray_jobs._common import connect_ray
+        from ray_jobs.shared.job import connect_ray
 
         connect_ray()
         home, made, held = Store(place / "home"), {}, []
@@ -111,8 +111,8 @@ def batches(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -> It
         size = recipe.data.shard_rows
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
         return
-    from mmface.dataset import open_dataset
-    from mmface.parts import join_parts, part_names
+    from mmface.datasets.dataset import open_dataset
+    from mmface.datasets.parts import join_parts, part_names
 
     inputs = [open_dataset(uri) for uri in identity_of(stage, recipe, home, made).inputs.values()]
     yield from (join_parts(inputs, part) for part in part_names(inputs[0]))

@@ -23,16 +23,17 @@ from pathlib import Path
 import torch
 
 from mmface.config import Recipe
-from mmface.memory import KINDS, Place, training_peak
+from mmface.config.load import load_recipe
+from mmface.estimate.shapes import Shapes
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.objectives import make_objective
-from mmface.recipes import load_recipe
-from mmface.shapes import Shapes
-from mmface.train.batches import Batch
 from mmface.train.ema import EMA
+from mmface.train.memory import KINDS, Place, training_peak
 from mmface.train.optim import make_optimizer, set_learning_rate
-from mmface.train.parallel import place
-from mmface.train.step import World, backward
+from mmface.train.parallel.world import World
+from mmface.train.placement import place
+from mmface.train.rows.batches import Batch
+from mmface.train.step import backward
 
 LIMIT = 0.1
 GIB = 2**30

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmface.components import load_text_encoder
-from mmface.dataset import Dataset, open_dataset
-from mmface.storage import Store
-from mmface.train.sets import TrainingSet, load_sets
+from mmface.datasets.dataset import Dataset, open_dataset
+from mmface.networks.components import load_text_encoder
+from mmface.store import Store
+from mmface.train.rows.sets import TrainingSet, load_sets
 from tests.benchmarks._common import ORDER, finish, folder, parse, pictures, recipe_of, run_job, settings, verdict
 
 LIMIT = 10.0

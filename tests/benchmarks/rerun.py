@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mmface.storage import Store
+from mmface.store import Store
 from tests.benchmarks._common import (
     finish,
     folder,
@@ -49,8 +49,8 @@ def main() -> None:
 
 def decide(home: Store, options: Sequence[str], order: Sequence[str]) -> dict[str, Any]:
     """Asks for every stage, in a process that knows nothing yet; imports are not timed."""
-    from flows.preflight import check
-    from mmface.dataset import published
+    from flows.steps.preflight import check
+    from mmface.datasets.dataset import published
 
     start = time.perf_counter()
     recipe = recipe_of(options)

@@ -25,8 +25,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from mmface.data.labels import mask_to_png
 from mmface.data.portraits import draw
+from mmface.imaging.labels import mask_to_png
 from tests.benchmarks._common import finish, verdict
 
 OVERHEAD, SHARING, TAIL = 1.10, 1.3, 3.0
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--arrivals", type=int, default=200, help="at 70 %% load (default: 200)")
     given = parser.parse_args()
     os.environ["MMFACE_HOME"] = str(given.home.absolute())
-    from serve.app import run, shutdown
+    from serve.deploy.app import run, shutdown
 
     url = run(recipe := served())
     try:
@@ -68,7 +68,7 @@ def main() -> None:
 
 def served(**settings: Any) -> Any:
     """The demo recipe on a free port."""
-    from mmface.recipes import load_recipe
+    from mmface.config.load import load_recipe
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -143,8 +143,8 @@ def pipeline_call(one: Request, model: str) -> Callable[[], bytes]:
     """The same picture as the service's, without it."""
     import torch
 
-    from mmface.precision import keep_in_bf16
-    from mmface.registry import load_bundle
+    from mmface.bundles.registry import load_bundle
+    from mmface.networks.precision import keep_in_bf16
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     pipeline = load_bundle(model).pipeline

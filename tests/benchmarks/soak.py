@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="default: 10")
     given = parser.parse_args()
     os.environ["MMFACE_HOME"] = str(given.home.absolute())
-    from serve.app import run, shutdown
+    from serve.deploy.app import run, shutdown
 
     recipe = served(max_queued=16, timeout_s=30)
     url = run(recipe)

@@ -22,23 +22,24 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmface.components import load_text_encoder
 from mmface.config import Recipe
-from mmface.data.records import LATENTS, TEXT
+from mmface.config.load import load_recipe
 from mmface.data.text import Text
-from mmface.dataset import Dataset, Publisher, open_dataset
-from mmface.manifest import Identity
+from mmface.datasets.dataset import Dataset, Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.records import LATENTS, TEXT
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.model.block import DualStreamBlock
+from mmface.networks.components import load_text_encoder
 from mmface.objectives import make_objective
-from mmface.recipes import load_recipe
-from mmface.storage import Store
-from mmface.tables import to_parquet
-from mmface.train.batches import Draws
+from mmface.store import Store
+from mmface.store.tables import to_parquet
 from mmface.train.loop import apply, make_state
 from mmface.train.optim import learning_rate
-from mmface.train.sets import TrainingSet, load_sets
-from mmface.train.step import World, backward
+from mmface.train.parallel.world import World
+from mmface.train.rows.batches import Draws
+from mmface.train.rows.sets import TrainingSet, load_sets
+from mmface.train.step import backward
 from tests.benchmarks._common import finish, folder, parse, verdict
 
 SPEED, PRODUCTS, WAIT = 1.6, 0.85, 0.02

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from mmface.data.portraits import draw
-from serve.watermark import Mark, detect, embed, name_code
+from serve.pictures.watermark import Mark, detect, embed, name_code
 from tests.benchmarks._common import finish, verdict
 
 SIDES = (128, 256, 512)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import stat
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from end_state import end_state
-from stack import Stack, ended, first_run, inside, mmface, pause, schedule, stack, upload_photographs, wait_for
+from tests.end_state import end_state
+from tests.stack import Stack, ended, first_run, inside, mmface, pause, schedule, stack, upload_photographs, wait_for
 
 STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32", "samples", "bundle"}
 
@@ -65,7 +62,7 @@ def refuse_what_should_be_refused(up: Stack) -> None:
 
 
 def every_stage_was_a_job_of_the_cluster(up: Stack) -> None:
-    from flows.cluster import Cluster
+    from flows.cluster.client import Cluster
 
     jobs = Cluster(up.environment["RAY_ADDRESS"]).jobs()
     assert {str(job.submission_id).removeprefix("mmface-").rsplit("-", 2)[0] for job in jobs} == {*STAGES, "warm"}

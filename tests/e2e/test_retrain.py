@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 from prefect.client.orchestration import get_client
 
-from flows.cli import main
-from mmface.registry import list_versions
-from mmface.storage import Store
+from flows.cli.command_line import main
+from mmface.bundles.registry import list_versions
+from mmface.store import Store
 
 SMALL = [
     "portraits.n=24",

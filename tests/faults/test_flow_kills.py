@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,11 @@ from uuid import UUID
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from end_state import EndState, end_state
-from stack import Stack, ended, inside, pause, stack, start, state_of, upload_photographs, wait_for
-
 from flows.stack.processes import Family, Process
 from mmface.errors import MMFaceError
-from mmface.storage import home
+from mmface.store import home
+from tests.end_state import EndState, end_state
+from tests.stack import Stack, ended, inside, pause, stack, start, state_of, upload_photographs, wait_for
 
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
@@ -116,7 +112,7 @@ def test_it_ends_as_if_nothing_had_happened(number: int, undisturbed: EndState, 
 
 def checked(up: Stack) -> EndState:
     """The end state, once the champion is served and no job is left."""
-    from flows.cluster import Cluster
+    from flows.cluster.client import Cluster
 
     made = end_state()
     assert made.nothing_left, made

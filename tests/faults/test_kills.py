@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lab import GONE_AFTER_S, KINDS, Driver, Run, rows_made, uris_of
 
-from mmface import stages
-from mmface.dataset import Dataset, open_dataset
-from mmface.manifest import Identity
-from mmface.recipes import load_recipe
-from mmface.storage import Store
+from mmface import plan
+from mmface.config.load import load_recipe
+from mmface.datasets.dataset import Dataset, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.store import Store
+from tests.faults.lab import GONE_AFTER_S, KINDS, Driver, Run, rows_made, uris_of
 
 STAGES = ("images", "conditions", "captions", "latents", "text")
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))  # of each stage; make faults sets it
@@ -60,7 +60,7 @@ class Undisturbed:
     def identity(self, stage: str, home: Store) -> Identity:
         recipe = load_recipe("demo", self.settings)
         given = {name: self.datasets[name].uri for name in INPUTS[stage]}
-        make = getattr(stages, stage)
+        make = getattr(plan, stage)
         more = {"images": [home], "latents": [recipe.resolutions[-1]]}.get(stage, [])
         return make(recipe, *more, **given)  # type: ignore[no-any-return]
 
@@ -133,7 +133,7 @@ def test_killed(undisturbed: Undisturbed, tmp_path: Path, caplog, stage: str, ki
     if kind in ("driver", "ray"):
         assert killed.code, "it was killed and ended well"
         before = finished(folder)
-        with caplog.at_level(logging.INFO, "ray_jobs._common"):
+        with caplog.at_level(logging.INFO, "ray_jobs.shared.job"):
             uris = run_here(stage, arguments)
         rerun = Run(0, uris, rows_made("\n".join(caplog.messages)), caplog.text)
     trial = judge(undisturbed, stage, kind, at, killed, rerun, before, folder, tmp_path)

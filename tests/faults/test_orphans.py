@@ -14,11 +14,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from stack import Stack, inside, stack, start, upload_photographs, wait_for
-
 from flows.stack.processes import Family
+from tests.stack import Stack, inside, stack, start, upload_photographs, wait_for
 
 WAYS = ("cancelled", "SIGINT", "SIGTERM", "SIGKILL")
 SECONDS = 30.0
@@ -61,7 +58,7 @@ def test_nothing_of_a_flow_is_left(up: Stack, way: str):
 
 def at_work(up: Stack) -> list[str]:
     """Jobs that have not ended, and processes that serve one on the stack's Ray."""
-    from flows.cluster import Cluster
+    from flows.cluster.client import Cluster
 
     jobs = [
         str(job.submission_id) for job in Cluster(up.environment["RAY_ADDRESS"]).jobs() if not job.status.is_terminal()

@@ -11,18 +11,16 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from lab import Driver
-from proxy import Plan, proxy
 
-from mmface.dataset import Dataset, open_dataset, published
+from mmface.datasets.dataset import Dataset, open_dataset, published
 from mmface.errors import ServiceError
-from mmface.storage import Store
+from mmface.store import Store
+from tests.faults.lab import Driver
+from tests.faults.proxy import Plan, proxy
 
 WORDS = [f"word{i:02d}" for i in range(12)]
 HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "mmface"))
-
-import test_parts as parts  # noqa: E402
+from tests.mmface.datasets import test_parts as parts
 
 
 @pytest.fixture
@@ -65,9 +63,9 @@ def test_a_faulty_line_changes_nothing(bucket, s3_server, reference, monkeypatch
 def drive(home: str, source: str, **environment: str) -> subprocess.Popen[str]:
     """One run of the stage in a process of its own; prints the dataset's address and how many rows it mapped."""
     code = f"""
-        import sys; sys.path[:0] = [{str(HERE.parent / "mmface")!r}, {str(HERE.parents[1])!r}]
-        from test_parts import run
-        from mmface.storage import Store
+        import sys; sys.path.insert(0, {str(HERE.parents[1])!r})
+        from tests.mmface.datasets.test_parts import run
+        from mmface.store import Store
         dataset, stage = run(Store({home!r}), {source!r})
         print(dataset.uri, len(stage.mapped))
     """

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import re
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,16 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import Driver
 from safetensors.numpy import load as load_safetensors
 
-from mmface.dataset import open_dataset
-from mmface.storage import Store
+from mmface.datasets.dataset import open_dataset
+from mmface.store import Store
 from ray_jobs import train
-
-sys.path.append(str(Path(__file__).parents[1] / "ray_jobs"))
-
-from test_train import publish_latents, publish_text
+from tests.faults.lab import Driver
+from tests.ray_jobs.test_train import publish_latents, publish_text
 
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))

@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1]))
-
-from stack import Stack, inside, stack, upload_photographs
+from tests.stack import Stack, inside, stack, upload_photographs
 
 STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32", "samples", "bundle"}
 TWINS = ("twin", "other twin")
@@ -54,7 +52,7 @@ def retrain(up: Stack, settings: list[str], log: Path) -> subprocess.Popen[bytes
 
 def stages_of_jobs(up: Stack) -> list[str]:
     """The stage of each job that the cluster was given; all have succeeded at the first attempt."""
-    from flows.cluster import Cluster
+    from flows.cluster.client import Cluster
 
     jobs = Cluster(up.environment["RAY_ADDRESS"]).jobs()
     assert {str(job.status.value) for job in jobs} == {"SUCCEEDED"}
@@ -70,7 +68,7 @@ def versions(told: str) -> str:
 
 def runs() -> list[str]:
     """How the MLflow runs ended."""
-    from mmface.tracking import EXPERIMENT, open_tracking
+    from mmface.bundles.tracking import EXPERIMENT, open_tracking
 
     client = open_tracking()
     experiment = client.get_experiment_by_name(EXPERIMENT)

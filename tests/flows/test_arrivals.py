@@ -11,11 +11,11 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.events.schemas.events import ReceivedEvent
 
 from flows.arrivals import EVENT, watch
-from mmface import stages
+from mmface import plan
+from mmface.config.load import load_recipe
 from mmface.data.portraits import write_collection
-from mmface.dataset import Publisher
-from mmface.recipes import load_recipe
-from mmface.storage import Store, home
+from mmface.datasets.dataset import Publisher
+from mmface.store import Store, home
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -58,7 +58,7 @@ def test_new_content_is_told_once_and_old_content_never(
 
 def prepare(overrides: tuple[str, ...]) -> None:
     """An `images` dataset of the content there is now, without its rows."""
-    Publisher(home(), stages.images(load_recipe("demo", overrides), home())).publish({})
+    Publisher(home(), plan.images(load_recipe("demo", overrides), home())).publish({})
 
 
 def told() -> list[ReceivedEvent]:

@@ -23,16 +23,17 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Running, exception_to_failed_state
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from flows.jobs import Job
-from flows.leases import Owner
+from flows.cluster.jobs import Job
+from flows.cluster.leases import Owner
 from flows.maintenance import reap, rollback
 from flows.retrain import retrain
-from flows.tasks import Progress, slot, worth_retrying
+from flows.steps.tasks import Progress, slot, worth_retrying
 from flows.train import train
-from mmface import registry, stages
+from mmface import plan
+from mmface.bundles import registry
+from mmface.config.load import load_recipe
 from mmface.errors import RecipeError, StageError, UnreachableError
-from mmface.recipes import load_recipe
-from mmface.storage import Store
+from mmface.store import Store
 from tests.flows.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -88,7 +89,7 @@ def test_only_a_service_that_does_not_answer_is_tried_again() -> None:
 
 def test_one_training_at_a_time_where_the_limit_is_set(home: Store) -> None:
     recipe = load_recipe("demo")
-    images, training = (Job(name, stages.portraits(recipe), "", home) for name in ("images", "train"))
+    images, training = (Job(name, plan.portraits(recipe), "", home) for name in ("images", "train"))
 
     def active() -> int:
         with get_client(sync_client=True) as client:
@@ -107,7 +108,7 @@ def test_one_training_at_a_time_where_the_limit_is_set(home: Store) -> None:
 
 
 def test_a_stage_is_tried_again_when_prefect_is_away_at_its_start(home: Store) -> None:
-    job = Job("images", stages.portraits(load_recipe("demo")), "", home)
+    job = Job("images", plan.portraits(load_recipe("demo")), "", home)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
         for begin in (lambda: Progress("images"), lambda: slot(job)):
             with pytest.raises(UnreachableError, match="PREFECT_API_URL: Prefect does not answer"):

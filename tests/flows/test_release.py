@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from flows import leases
-from flows.champions import Turn, roll_back, turn
-from flows.cli import main
-from flows.jobs import Job, run_job
-from flows.leases import Owner
-from flows.line import Run
-from flows.promote import promote
+from flows.cli.command_line import main
+from flows.cluster import leases
+from flows.cluster.jobs import Job, run_job
+from flows.cluster.leases import Owner
 from flows.release import gate
-from flows.warm import warm_up
-from mmface import registry
+from flows.steps.champions import Turn, roll_back, turn
+from flows.steps.line import Run
+from flows.steps.promotion import promote
+from flows.steps.warm import warm_up
+from mmface.bundles import registry
+from mmface.bundles.moves import PREVIOUS_TAG, read_past
+from mmface.config.load import load_recipe
 from mmface.errors import RegistryError, ServiceError, StageError
-from mmface.moves import PREVIOUS_TAG, read_past
-from mmface.recipes import load_recipe
-from mmface.storage import Store
+from mmface.store import Store
 
 GOOD, BAD = ({"mask/miou": value, "mask/hair_colour_accuracy": value} for value in (0.9, 0.01))
 NAME = "mmface-dit"
@@ -176,7 +176,7 @@ def test_on_a_cluster_the_version_is_loaded_by_a_job_of_its_own(versions: list[s
     job = warm_up(run, versions[0])
     receipt = f"warm/{job.identity.fingerprint}.json"
     given = f"--recipe {run.recipe_uri} --home {run.home.uri} --version {versions[0]} --receipt {receipt}"
-    assert job.entrypoint == f"python -m serve.warm {given}"
+    assert job.entrypoint == f"python -m serve.deploy.warm {given}"
     assert job.environment["MLFLOW_TRACKING_URI"].startswith("sqlite:///")
     assert job.published() is None
     run.home.write(receipt, b"{}")

@@ -14,8 +14,8 @@ from unittest.mock import patch
 
 import pytest
 
-from flows.cli import _parser
-from ray_jobs._common import parse_arguments
+from flows.cli.command_line import _parser
+from ray_jobs.shared.job import parse_arguments
 from tests.infra.manifests import tool
 
 DEPENDENCIES = ("mlflow", "prefect", "ray", "serve")

@@ -26,7 +26,7 @@ def scraped(ray_session: None) -> dict[str, float]:
         """An actor that measures as a replica does."""
 
         def measure(self) -> None:
-            from serve.gauges import Gauges
+            from serve.deploy.gauges import Gauges
 
             self.gauges = Gauges()
             room = SimpleNamespace(limit=2.0**30)

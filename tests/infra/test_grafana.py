@@ -16,7 +16,7 @@ from tests.infra.manifests import INFRA, ROOT, compose
 
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 BOARDS = {path.stem: json.loads(path.read_text("utf-8")) for path in (INFRA / "grafana").glob("*.json")}
-OURS = {"serving": "serve/gauges.py", "training": "ray_jobs/_gauges.py"}
+OURS = {"serving": "serve/deploy/gauges.py", "training": "ray_jobs/shared/gauges.py"}
 
 
 def defined(path: str) -> dict[str, set[str]]:

@@ -16,7 +16,7 @@ from ray.serve import Application
 from ray.serve.schema import ServeDeploySchema
 
 from mmface.config import Recipe
-from mmface.recipes import load_recipe
+from mmface.config.load import load_recipe
 from serve.declared import Arguments, application
 from tests.infra.commands import check_command
 from tests.infra.manifests import INFRA, RAY_KINDS, ROOT, objects, overlay, pods

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from flows.cli import main
+from flows.cli.command_line import main
 from tests.infra.manifests import INFRA
 
 SIZES = (100_000, 10_000_000)

@@ -11,13 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from mmface.config import Recipe
-from mmface.recipes import parse_recipe
+from mmface.config.load import parse_recipe
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """32 pixels, two denoising steps, every component a local folder."""
-    import tiny
+    from tests import tiny
 
     return parse_recipe(
         {
@@ -34,7 +34,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="session")
 def tiny_transformer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random transformer that fits ``tiny_recipe``."""
-    import tiny
+    from tests import tiny
 
     folder = tmp_path_factory.mktemp("transformer")
     tiny.transformer(depth=1).save_pretrained(folder)

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.data import conditions, latents, text
-from mmface.data.labels import mask_to_png
 from mmface.evaluate import metrics
 from mmface.evaluate.judges import Judges
+from mmface.imaging.labels import mask_to_png
 
 SIDE = 32
 

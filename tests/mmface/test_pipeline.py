@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from mmface.data.labels import PALETTE
 from mmface.errors import InputError, RecipeError
+from mmface.imaging.labels import PALETTE
 from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
+from tests import tiny
 
 STEPS = 3
 PROMPTS = ["red hair", "a hat", "blond"]

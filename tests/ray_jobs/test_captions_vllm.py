@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
-from mmface.data.labels import mask_to_png
+from mmface.config.load import parse_recipe
 from mmface.data.portraits import draw
-from mmface.data.records import CONDITIONS, IMAGES, QUARANTINE
-from mmface.dataset import Dataset, Publisher, open_dataset
+from mmface.datasets.dataset import Dataset, Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import Runner, reconcile
+from mmface.datasets.records import CONDITIONS, IMAGES, QUARANTINE
+from mmface.datasets.reuse import gather
 from mmface.errors import RecipeError
-from mmface.manifest import Identity
-from mmface.parts import Runner, reconcile
-from mmface.recipes import parse_recipe
-from mmface.reuse import gather
-from mmface.storage import Store
-from mmface.tables import read_rows, to_parquet
+from mmface.imaging.labels import mask_to_png
+from mmface.store import Store
+from mmface.store.tables import read_rows, to_parquet
 from ray_jobs import captions
-from ray_jobs._vllm import Questions, RecordedWorker, _answer, _request, record_answers
+from ray_jobs.shared.vllm import Questions, RecordedWorker, _answer, _request, record_answers
 
 PARTS = ["part-00000.parquet", "part-00001.parquet"]
 GOOD = "A young woman with long red hair smiles at the camera."
@@ -61,7 +61,7 @@ def publish_inputs(home: Store, recipe: Recipe, rows: list[list[dict[str, Any]]]
         for publisher, schema in ((images, IMAGES), (conditions, CONDITIONS)):
             publisher.write(f"data/{part}", to_parquet(some, schema))
     uris = [publisher.publish({}) for publisher in (images, conditions)]
-    return stages.captions(recipe, *uris)
+    return plan.captions(recipe, *uris)
 
 
 def make(home: Store, identity: Identity, recipe: Recipe) -> Dataset:

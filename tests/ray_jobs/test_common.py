@@ -13,14 +13,14 @@ import pyarrow as pa
 import pytest
 
 from mmface.config import Recipe
-from mmface.data.records import ORIGIN
-from mmface.data.stage import Result, Row, map_rows
-from mmface.dataset import Publisher, open_dataset
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import PartWorker, commit
+from mmface.datasets.records import ORIGIN
+from mmface.datasets.stage import Result, Row, map_rows
 from mmface.errors import InputError, StageError
-from mmface.manifest import Identity
-from mmface.parts import PartWorker, commit
-from mmface.storage import Store
-from ray_jobs._common import cause_of, run_stage
+from mmface.store import Store
+from ray_jobs.shared.job import cause_of, run_stage
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 

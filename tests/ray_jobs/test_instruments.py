@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mmface import tracking
+from mmface.bundles import tracking
 from mmface.errors import RegistryError, ServiceError, TrainingError, UnreachableError
-from mmface.storage import Store
-from ray_jobs import _instruments
-from ray_jobs._instruments import Progress, Tracker
+from mmface.store import Store
+from ray_jobs.shared import instruments
+from ray_jobs.shared.instruments import Progress, Tracker
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def lines() -> Iterator[list[str]]:
             kept.append(record.getMessage())
 
     kept: list[str] = []
-    logger, handler, before = _instruments.log, Kept(), _instruments.log.level
+    logger, handler, before = instruments.log, Kept(), instruments.log.level
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
     yield kept
@@ -90,7 +90,7 @@ def test_a_run_that_was_deleted_ends_no_training(
 def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
-    monkeypatch.setattr(_instruments, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(instruments, "POLL_SECONDS", 0.01)
     progress = Progress(Store(tmp_path), "run")
     read, asked = Store.exists, []
 

@@ -7,22 +7,22 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Phase, Recipe
+from mmface.config.load import load_recipe
 from mmface.data import latents
-from mmface.data.labels import mask_to_png
 from mmface.data.latents import Latents
-from mmface.data.records import CONDITIONS, IMAGES
-from mmface.dataset import Publisher, open_dataset
-from mmface.manifest import Identity
-from mmface.parts import PartWorker, Runner
-from mmface.recipes import load_recipe
-from mmface.storage import Store
-from mmface.tables import to_parquet
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import PartWorker, Runner
+from mmface.datasets.records import CONDITIONS, IMAGES
+from mmface.imaging.labels import mask_to_png
+from mmface.store import Store
+from mmface.store.tables import to_parquet
 from ray_jobs.latents import OnePass, publish_size
+from tests import tiny
 
 PARTS = ["part-00000.parquet", "part-00001.parquet"]
 
@@ -64,7 +64,7 @@ def test_a_part_is_decoded_once_for_all_that_is_missing(recipe: Recipe, tmp_path
     )
     monkeypatch.setattr(latents, "encode_moments", lambda vae, x: encoded.update([x.shape[-1]]) or real_encode(vae, x))
     store = Store(tmp_path / "home")
-    identities = {size: stages.latents(recipe, size, *publish(store)) for size in recipe.resolutions}
+    identities = {size: plan.latents(recipe, size, *publish(store)) for size in recipe.resolutions}
     # What a kill leaves: the first part of one resolution.
     small = store.child(identities[16].key)
     Runner(small, "data", lambda: PartWorker(identities[16], store, Latents(recipe, 16))).run(PARTS[0])

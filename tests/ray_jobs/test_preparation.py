@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
-from mmface.data.records import IMAGES
-from mmface.dataset import Publisher, open_dataset
+from mmface.config.load import load_recipe
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import commit
+from mmface.datasets.records import IMAGES
 from mmface.errors import DatasetError, InputError, StageError
-from mmface.manifest import Identity
-from mmface.parts import commit
-from mmface.recipes import load_recipe
-from mmface.storage import Store
+from mmface.store import Store
 from ray_jobs import captions, conditions, images, latents, portraits, text
 
 SETTINGS = [
@@ -106,14 +106,14 @@ def test_a_file_that_arrives_meanwhile_belongs_to_the_next_dataset(
 ):
     folder = tmp_path / "photos"
     shutil.copytree(collection, folder)
-    name_dataset = stages.images
+    name_dataset = plan.images
 
     def name_then_receive(*given: Any) -> Identity:
         identity = name_dataset(*given)
         Image.new("RGB", (64, 64), "red").save(folder / "images/late.png")
         return identity
 
-    monkeypatch.setattr(stages, "images", name_then_receive)
+    monkeypatch.setattr(plan, "images", name_then_receive)
     made = open_dataset(images.main(arguments(Store(tmp_path / "home"), folder)))
     assert made.manifest.counts["in"] == 24
     assert "late.png" not in {Path(uri).name for uri in made.table(["uri"])["uri"].to_pylist()}
@@ -141,7 +141,7 @@ def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, 
 def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Store, collection: Path, tmp_path: Path):
     whole = images.main(arguments(home, collection))
     elsewhere = Store(tmp_path / "elsewhere")
-    identity = stages.images(recipe(collection), elsewhere)
+    identity = plan.images(recipe(collection), elsewhere)
     half = Publisher(elsewhere, identity)
     # What a kill leaves: some finished parts and no manifest.
     rows = open_dataset(whole).part("data/part-00000.parquet").to_pylist()
@@ -171,7 +171,7 @@ def test_lists_that_disagree_stop_the_run_and_lineage_names_the_licences(home: S
     assert open_dataset(uri).manifest.counts == {"in": 7, "out": 6, "quarantined": 0, "duplicates": 1, "filtered": 0}
     rows = open_dataset(uri).table(["uri", "source", "split"]).to_pylist()
     assert {(row["source"], row["split"]) for row in rows} == {("left", "train"), ("right", "test")}
-    sources = stages.lineage(uri)["images"]["sources"]
+    sources = plan.lineage(uri)["images"]["sources"]
     assert [(one["name"], one["licence"], one["pictures"]) for one in sources] == [
         ("left", "CC0-1.0", 4),
         ("right", "CC-BY-4.0", 3),

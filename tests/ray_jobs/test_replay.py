@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from mmface.data.portraits import write_collection
-from mmface.dataset import open_dataset
+from mmface.datasets.dataset import open_dataset
+from mmface.datasets.inventory import find, scan
+from mmface.datasets.quarantine import by_reason, replay, set_aside
 from mmface.errors import StageError
-from mmface.inventory import find, scan
-from mmface.quarantine import by_reason, replay, set_aside
-from mmface.storage import Store
+from mmface.store import Store
 from ray_jobs import images
 
 pytestmark = pytest.mark.usefixtures("ray_session")

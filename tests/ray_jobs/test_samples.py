@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Recipe
+from mmface.config.load import load_recipe
 from mmface.data.conditions import grey_png
-from mmface.data.labels import mask_to_png
-from mmface.data.records import CAPTIONS, CONDITIONS, IMAGES
-from mmface.dataset import Dataset, Publisher, open_dataset
-from mmface.manifest import Identity
-from mmface.parts import DATA, Runner
-from mmface.recipes import load_recipe
-from mmface.storage import Store
-from mmface.tables import to_parquet
+from mmface.datasets.dataset import Dataset, Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.parts import DATA, Runner
+from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES
+from mmface.imaging.labels import mask_to_png
+from mmface.store import Store
+from mmface.store.tables import to_parquet
 from ray_jobs import samples
+from tests import tiny
 
 ROWS = 34  # more than one part of masks
 OTHERS = 3
@@ -72,7 +72,7 @@ def inputs(tmp_path: Path) -> dict[str, str]:
 
 def paint(home: Store, recipe: Recipe, inputs: dict[str, str], share: float) -> None:
     """What a job does that is killed after this share of its parts."""
-    identity = stages.samples(recipe, **inputs)
+    identity = plan.samples(recipe, **inputs)
     parts = samples._plan(recipe, identity)
     runner = Runner(home.child(identity.key), DATA, lambda: samples.Painter(identity, home, recipe, parts))
     for part in list(parts)[: round(share * len(parts))]:
@@ -106,7 +106,7 @@ def test_a_run_that_was_killed_is_finished_with_another_batch_size(
 def test_parts_of_another_division_are_not_published(recipe: Path, inputs: dict[str, str], tmp_path: Path) -> None:
     home = Store(tmp_path)
     asked = load_recipe(str(recipe))
-    identity = stages.samples(asked, **inputs)
+    identity = plan.samples(asked, **inputs)
     left = home.child(identity.key)
     paint(home, asked, inputs, 1)
     left.write("data/part-00000.parquet", left.read("data/sketch-00000-00002.parquet"))  # as an older version named it

@@ -14,17 +14,17 @@ import pytest
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
-from mmface import tracking
+from mmface.bundles import tracking
 from mmface.config import Recipe
-from mmface.data.records import LATENTS, TEXT
-from mmface.dataset import Publisher, open_dataset
+from mmface.config.load import load_recipe
+from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.records import LATENTS, TEXT
 from mmface.errors import DatasetError, InputError, RecipeError, TrainingError
-from mmface.manifest import Identity
 from mmface.model import MMFaceDiT
-from mmface.recipes import load_recipe
-from mmface.storage import Store
-from mmface.tables import to_parquet
-from mmface.train.checkpoints import RECORD
+from mmface.store import Store
+from mmface.store.tables import to_parquet
+from mmface.train.checkpoints.run import RECORD
 from ray_jobs import train
 
 SETTINGS = {

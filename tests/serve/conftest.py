@@ -6,13 +6,13 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-import tiny
-from service import tiny_recipe
 from starlette.testclient import TestClient
 
-from mmface.bundle import Bundle
-from serve.api import create_app
-from serve.generator import Generator
+from mmface.bundles.bundle import Bundle
+from serve.engine.generator import Generator
+from serve.http.api import create_app
+from tests import tiny
+from tests.serve.service import tiny_recipe
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 from starlette.types import ASGIApp
 
 from mmface.config import Recipe
-from mmface.data.labels import mask_to_png
-from mmface.recipes import parse_recipe
+from mmface.config.load import parse_recipe
+from mmface.imaging.labels import mask_to_png
 
 
 def tiny_recipe(components: dict[str, str] | None = None, **serve: Any) -> Recipe:

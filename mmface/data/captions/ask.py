@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from mmface.components import load_captioner
 from mmface.data.captions.rules import Reason
+from mmface.networks.components import load_captioner
 
 _REMINDERS = {
     Reason.EMPTY: "Answer with one complete sentence.",

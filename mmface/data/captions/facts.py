@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmface.data.colour import nearest_word
-from mmface.data.labels import LABELS
 from mmface.data.portraits import HAIR_COLOURS
+from mmface.imaging.labels import LABELS
 
 SEEN = 0.002  # share of the picture from which on a part counts as present
 

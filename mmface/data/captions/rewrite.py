@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mmface.components import load_rewriter
 from mmface.data.captions.ask import generate
 from mmface.data.captions.rules import Reason, Rejection
 from mmface.data.sources.names import is_unicode
+from mmface.networks.components import load_rewriter
 
 INSTRUCTION = (
     "These {count} captions describe one photograph of a face. Rewrite them so that they agree with each other: where "

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmface.data.labels import mask_to_png
 from mmface.data.portraits.portrait import Portrait, draw
 from mmface.errors import InputError
+from mmface.imaging.labels import mask_to_png
 
 
 def _drawn(seeds: range, size: int, workers: int) -> Iterator[Portrait]:

@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmface.data.labels import LABELS
 from mmface.data.portraits.accessories import EARRING, paint_earrings, paint_glasses, paint_hat
 from mmface.data.portraits.attributes import Attributes, sample_attributes, sample_shape
 from mmface.data.portraits.canvas import Canvas
-from mmface.data.portraits.captions import captions
+from mmface.data.portraits.description import captions
 from mmface.data.portraits.face import paint_head
 from mmface.data.portraits.hair import Hair
 from mmface.data.portraits.head import Head
 from mmface.data.portraits.scene import CLOTH, NECKLACE, paint_background, paint_body, paint_ears
 from mmface.errors import InputError
+from mmface.imaging.labels import LABELS
 
 _SUPERSAMPLE = 1.25
 _VISIBLE = 3e-4  # share of the picture below which a thing is not worth a word

@@ -5,6 +5,6 @@ them, ``read`` reads a row, ``decode`` decodes it (``png`` keeps large texts fro
 ``identity`` what names it.
 """
 
-from mmface.data.sources.decode import open_image
+from mmface.imaging.decode import open_image
 
 __all__ = ["open_image"]

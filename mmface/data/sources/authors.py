@@ -7,9 +7,9 @@ same U²-Net that it draws everybody else's with.
 from __future__ import annotations
 
 from mmface.config import Collection
-from mmface.data.sources import folder
+from mmface.data.sources import image_folder
 from mmface.data.sources.files import Places
-from mmface.storage import Store
+from mmface.store import Store
 
 
 def places(collection: Collection) -> Places:
@@ -18,4 +18,4 @@ def places(collection: Collection) -> Places:
     return Places(images=root.child("images"), masks=root.child("masks"), captions=root.child("captions"))
 
 
-listing = folder.listing
+listing = image_folder.listing

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmface.config import Collection
-from mmface.data.labels import LABELS
-from mmface.data.sources.decode import BROKEN
 from mmface.data.sources.files import Listing, Places, SourceFile, Split, sift
 from mmface.data.sources.names import canonical, is_lines, names_of
 from mmface.data.sources.sidecars import LISTS, Sidecar, captions_by_name, read_lists, split_lists
 from mmface.errors import InputError, shown
-from mmface.storage import Entry, Store
-from mmface.text_files import read_text
+from mmface.imaging.decode import BROKEN
+from mmface.imaging.labels import LABELS
+from mmface.store import Entry, Store
+from mmface.store.text_files import read_text
 
 PICTURE = re.compile(r"(\d+)\.(?:jpg|jpeg|png)", re.IGNORECASE)
 PART = re.compile(r"(?:.*/)?(\d+)_(\w+)\.png", re.IGNORECASE)

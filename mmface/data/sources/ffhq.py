@@ -15,21 +15,21 @@ from dataclasses import replace
 from typing import Any
 
 from mmface.config import Collection
-from mmface.data.sources import folder
+from mmface.data.sources import image_folder
 from mmface.data.sources.files import Listing, Places
 from mmface.data.sources.names import stem
 from mmface.errors import InputError
-from mmface.text_files import read_text
+from mmface.store.text_files import read_text
 
 METADATA = "ffhq-dataset-v2.json"
 PICTURE = re.compile(r"(?:images1024x1024/)?(\d{2})000/\1\d{3}\.(?:png|jpg|jpeg|webp)", re.IGNORECASE)
 
-places = folder.places
+places = image_folder.places
 
 
 def listing(collection: Collection, places: Places) -> Listing:
     """Lists the numbered pictures; masks and captions go by the number, in folders of a thousand or in one."""
-    found = folder.listing(collection, places, keep=lambda key: bool(PICTURE.fullmatch(key)), by_name=True)
+    found = image_folder.listing(collection, places, keep=lambda key: bool(PICTURE.fullmatch(key)), by_name=True)
     if not places.images.exists(METADATA):
         return found
     numbers = {int(stem(file.image.key).rsplit("/", 1)[-1]) for file in found.files}

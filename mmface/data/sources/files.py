@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmface.data.sources.names import is_hidden
 from mmface.errors import shown
-from mmface.storage import Entry, Store
+from mmface.store import Entry, Store
 
 Split = Literal["train", "test"]
 Kind = Literal["masks", "captions", "split", "parts"]

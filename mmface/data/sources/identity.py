@@ -23,7 +23,7 @@ from typing import Any
 from mmface.config import Collection, fingerprint
 from mmface.data.sources.files import Listing, SourceFile
 from mmface.data.sources.layouts import LAYOUTS, list_collections
-from mmface.storage import Entry, Store
+from mmface.store import Entry, Store
 
 log = logging.getLogger(__name__)
 UNREADABLE = ""

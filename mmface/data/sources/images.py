@@ -9,12 +9,12 @@ import imagehash
 import pyarrow as pa
 
 from mmface.config import Collection, Data
-from mmface.data.records import IMAGES
-from mmface.data.sources.decode import open_noted
 from mmface.data.sources.files import SourceFile
 from mmface.data.sources.layouts import reader_of
-from mmface.data.stage import Result, Row, map_rows
+from mmface.datasets.records import IMAGES
+from mmface.datasets.stage import Result, Row, map_rows
 from mmface.errors import InputError
+from mmface.imaging.decode import open_noted
 
 
 class Images:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmface.config import Collection, Layout
-from mmface.data.sources import authors, celebamask, ffhq, folder, parquet
+from mmface.data.sources import authors, celebamask, ffhq, image_folder, parquet
 from mmface.data.sources.files import Listing, Match, Places
 from mmface.data.sources.names import is_lines
 from mmface.data.sources.read import Reader
 from mmface.errors import InputError, ServiceError, shown
-from mmface.storage import Store
+from mmface.store import Store
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Functions:
 
 
 LAYOUTS: dict[Layout, Functions] = {
-    "folder": Functions(folder.places, folder.listing, "a jpg, png or webp file"),
+    "folder": Functions(image_folder.places, image_folder.listing, "a jpg, png or webp file"),
     "ffhq": Functions(ffhq.places, ffhq.listing, "00000/00000.png"),
     "celebamask-hq": Functions(celebamask.places, celebamask.listing, "CelebA-HQ-img/0.jpg"),
     "parquet": Functions(parquet.places, parquet.listing, "a row in a .parquet file"),

@@ -20,7 +20,7 @@ from mmface.data.sources.files import Listing, Places, SourceFile, sift
 from mmface.data.sources.names import has_suffix, names_of
 from mmface.data.sources.sidecars import split_lists
 from mmface.errors import InputError, shown
-from mmface.storage import Entry, Store
+from mmface.store import Entry, Store
 
 COLUMNS = ("image", "mask", "captions")
 

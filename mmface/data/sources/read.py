@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 from mmface.config import Collection
-from mmface.data.labels import mask_to_png
 from mmface.data.sources.celebamask import merge_parts, part_name
-from mmface.data.sources.decode import decode
 from mmface.data.sources.files import Places, SourceFile
 from mmface.data.sources.names import is_unicode
 from mmface.data.sources.parquet import ParquetReader
 from mmface.errors import DatasetError, InputError, ServiceError, shown
-from mmface.storage import Entry, Store
-from mmface.text_files import read_text
+from mmface.imaging.decode import decode
+from mmface.imaging.labels import mask_to_png
+from mmface.store import Entry, Store
+from mmface.store.text_files import read_text
 
 # 16-bit RGBA that nothing compressed, and room for a header: no picture of so many pixels is larger.
 BYTES_PER_PIXEL = 8

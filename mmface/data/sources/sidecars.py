@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 from mmface.data.sources.files import Kind, Match, Split, sift
 from mmface.data.sources.names import canonical, has_suffix, is_lines, is_picture, stem
 from mmface.errors import DatasetError, InputError, shown
-from mmface.storage import Entry, Store
-from mmface.text_files import read_lines
+from mmface.store import Entry, Store
+from mmface.store.text_files import read_lines
 
 # A validation picture must not be trained on, so it is held out like a test picture.
 LISTS: dict[str, Split] = {"train.txt": "train", "val.txt": "test", "test.txt": "test"}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmface.components import load_text_encoder
 from mmface.data.captions.cap import cap
 from mmface.data.captions.clean import clean
 from mmface.errors import InputError
+from mmface.networks.components import load_text_encoder
 
 TOKENIZER = load_text_encoder("zoo:clip")[0]
 PIECES = (

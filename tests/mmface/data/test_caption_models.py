@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import talkers
 from PIL import Image
 
-from mmface import stages
-from mmface.components import component_identity, load_captioner
+from mmface import plan
 from mmface.config import Recipe
+from mmface.config.load import load_recipe, parse_recipe
 from mmface.data.captions import Captions
 from mmface.data.captions.ask import InternVL, Question
 from mmface.data.captions.rewrite import Qwen3, instruct
-from mmface.data.labels import mask_to_png
 from mmface.data.portraits import draw
-from mmface.data.records import CAPTIONS
+from mmface.datasets.records import CAPTIONS
 from mmface.errors import InputError, RecipeError
-from mmface.recipes import load_recipe, parse_recipe
-from mmface.tables import to_parquet
+from mmface.imaging.labels import mask_to_png
+from mmface.networks.components import component_identity, load_captioner
+from mmface.store.tables import to_parquet
+from tests import talkers
 
 SAID = {
     "Describe this person in one sentence.": "A young woman with long wavy blond hair smiles at the camera.",
@@ -193,10 +193,10 @@ def test_the_prompts_are_part_of_captions_and_text_and_of_nothing_else(captioner
     images = "datasets/images/0123"
 
     def identities(of: Recipe) -> dict[str, str]:
-        masks = stages.conditions(of, images)
-        told = stages.captions(of, images, masks.key)
-        text = stages.text(of, told.key)
-        latents = stages.latents(of, 256, images, masks.key)
+        masks = plan.conditions(of, images)
+        told = plan.captions(of, images, masks.key)
+        text = plan.text(of, told.key)
+        latents = plan.latents(of, 256, images, masks.key)
         return {one.stage: one.fingerprint for one in (masks, told, text, latents)}
 
     def changed(of: Recipe, base: Recipe) -> set[str]:

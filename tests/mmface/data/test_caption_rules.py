@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmface.data.caption_prompts import PROMPTS
+from mmface.config.prompts import PROMPTS
 from mmface.data.captions.rules import Reason, Rejection, review
 
 GOOD = (

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmface.config.load import load_recipe
 from mmface.data.captions import Captions, Facts, describe_facts, measure_facts
-from mmface.data.labels import LABELS, mask_to_png
 from mmface.data.portraits import HAIR_COLOURS, draw
 from mmface.errors import InputError
-from mmface.recipes import load_recipe
+from mmface.imaging.labels import LABELS, mask_to_png
 
 
 def canvas(**parts: tuple[slice, slice]) -> np.ndarray:

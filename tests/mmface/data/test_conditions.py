@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Phase, Quality, Recipe
+from mmface.config.load import load_recipe
 from mmface.data.conditions import Conditions, Parser, Sketcher, measure, outlier
-from mmface.data.labels import LABELS, MIRRORED, PALETTE, mask_from_png, mask_to_png
 from mmface.data.latents import Latents
-from mmface.data.pixels import center_square
 from mmface.data.sources import open_image
+from mmface.datasets.manifest import Identity
 from mmface.errors import RecipeError
-from mmface.manifest import Identity
-from mmface.recipes import load_recipe
+from mmface.imaging.labels import LABELS, MIRRORED, PALETTE, mask_from_png, mask_to_png
+from mmface.imaging.pixels import center_square
+from tests import tiny
 
 SIZES = [(32, 32), (48, 48), (40, 40), (32, 32), (64, 64)]
 
@@ -175,10 +175,10 @@ def test_datasets_of_usual_sizes_keep_their_names(tiny_recipe: Recipe):
     def identities(recipe: Recipe) -> list[Identity]:
         made = {"images": "i", "conditions": "c"}
         return [
-            stages.conditions(recipe, "i"),
-            stages.captions(recipe, **made),
-            stages.latents(recipe, 32, **made),
-            stages.samples(recipe, "t", **made, captions="d"),
+            plan.conditions(recipe, "i"),
+            plan.captions(recipe, **made),
+            plan.latents(recipe, 32, **made),
+            plan.samples(recipe, "t", **made, captions="d"),
         ]
 
     assert all("picture_side" not in one.config for one in identities(tiny_recipe))

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 
 from mmface.config import Recipe
 from mmface.data import latents
-from mmface.data.labels import mask_to_png
 from mmface.data.latents import Latents, Originals
-from mmface.data.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
-from mmface.latents import encode_moments, normalise
+from mmface.imaging.labels import mask_to_png
+from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor, to_tensor
+from mmface.networks.vae import encode_moments, normalise
+from tests import tiny
 
 VAES = {"FLUX-like": tiny.kl_flux, "SD-like": tiny.kl, "AutoencoderDC": tiny.dc}
 

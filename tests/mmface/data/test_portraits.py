@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mmface.data.colour import nearest_word
-from mmface.data.labels import LABELS, PALETTE, mask_from_png, mask_to_png, mask_to_rgb
 from mmface.data.portraits import HAIR_COLOURS, Portrait, draw, write_collection
 from mmface.errors import InputError
+from mmface.imaging.labels import LABELS, PALETTE, mask_from_png, mask_to_png, mask_to_rgb
 
 
 @pytest.fixture(scope="module")

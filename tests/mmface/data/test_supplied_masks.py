@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmface.config import Recipe
 from mmface.data.conditions import Conditions
-from mmface.data.stage import Row, is_filtered
+from mmface.datasets.stage import Row, is_filtered
 
 
 def png(pixels: np.ndarray) -> bytes:

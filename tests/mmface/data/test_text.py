@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmface.components import load_text_encoder
 from mmface.config import Recipe, TextPadding
-from mmface.data.records import TEXT
 from mmface.data.text import Text
-from mmface.dataset import Dataset, Publisher, open_dataset
-from mmface.manifest import Identity
-from mmface.storage import Store
-from mmface.tables import to_parquet
-from mmface.text import encode_text
-from mmface.train.mapped import Rows
-from mmface.train.texts import load_texts
+from mmface.datasets.dataset import Dataset, Publisher, open_dataset
+from mmface.datasets.manifest import Identity
+from mmface.datasets.records import TEXT
+from mmface.networks.components import load_text_encoder
+from mmface.networks.text_encoder import encode_text
+from mmface.store import Store
+from mmface.store.tables import to_parquet
+from mmface.train.rows.mapped import Rows
+from mmface.train.rows.texts import load_texts
 
 CAPTIONS = {
     "c": ["red hair", "a hat", "red hair"],

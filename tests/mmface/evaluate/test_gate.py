@@ -9,7 +9,7 @@ import pytest
 
 from mmface.config import Gate
 from mmface.evaluate.gate import decide
-from mmface.evaluate.names import FrechetName
+from mmface.evaluate.metric_names import FrechetName
 
 IDS = [f"{number:064x}" for number in range(128)]
 OLD = "mask/frechet_zoo-clip_n128"

@@ -15,11 +15,11 @@ from PIL import Image
 
 from mmface.config import Evaluate, Recipe
 from mmface.data.conditions import grey_png
-from mmface.data.labels import mask_from_png, mask_to_png
-from mmface.data.records import SAMPLES
-from mmface.evaluate.names import FrechetName
+from mmface.datasets.records import SAMPLES
+from mmface.evaluate.metric_names import FrechetName
 from mmface.evaluate.paint import Paint, choose_prompt, plan, seed_of
 from mmface.evaluate.summary import summarise
+from mmface.imaging.labels import mask_from_png, mask_to_png
 
 
 def _row(i: int) -> dict[str, Any]:

@@ -15,18 +15,18 @@ import pytest
 from PIL import Image
 
 from mmface.config import Gate, Recipe
+from mmface.config.load import parse_recipe
 from mmface.data.conditions import grey_png
-from mmface.data.labels import mask_to_png
-from mmface.data.records import QUARANTINE, SAMPLES
-from mmface.dataset import Publisher, upstream
+from mmface.datasets.dataset import Publisher, upstream
+from mmface.datasets.manifest import Identity
+from mmface.datasets.records import QUARANTINE, SAMPLES
 from mmface.evaluate import chart
 from mmface.evaluate.gate import decide
 from mmface.evaluate.pictures import grid
 from mmface.evaluate.report import Report, render_report
-from mmface.manifest import Identity
-from mmface.recipes import parse_recipe
-from mmface.storage import Store
-from mmface.tables import to_parquet
+from mmface.imaging.labels import mask_to_png
+from mmface.store import Store
+from mmface.store.tables import to_parquet
 
 METRICS = {
     "mask/miou": 0.512,

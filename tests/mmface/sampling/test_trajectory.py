@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.sampling import Trajectory, advance, make_scheduler, sample
+from tests import tiny
 
 PAIRS = [(objective, sampler) for objective in ("flow", "ddpm") for sampler in ("euler", "heun", "dpmpp", "unipc")]
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mmface.config import Recipe
-from mmface.recipes import parse_recipe
-from mmface.train.sets import TrainingSet
-from mmface.train.texts import Texts
+from mmface.config.load import parse_recipe
+from mmface.train.rows.sets import TrainingSet
+from mmface.train.rows.texts import Texts
 
 ROWS, CAPTIONS, TOKENS, WIDTH, CHANNELS, SIDE = 10, 3, 5, 12, 2, 4
 

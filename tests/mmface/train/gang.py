@@ -18,12 +18,13 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.model import predict
-from mmface.train.batches import Batch, Draws
-from mmface.train.loop import Hooks, advance, make_state
-from mmface.train.parallel import full_state, load_full_state
-from mmface.train.sets import TrainingSet
-from mmface.train.state import TrainState
-from mmface.train.step import World
+from mmface.train.checkpoints.state import TrainState
+from mmface.train.hooks import Hooks
+from mmface.train.loop import advance, make_state
+from mmface.train.parallel.world import World
+from mmface.train.placement import full_state, load_full_state
+from mmface.train.rows.batches import Batch, Draws
+from mmface.train.rows.sets import TrainingSet
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Outcome:
     """Where a run ended.
 
     Attributes:
-        full: of :func:`mmface.train.parallel.full_state`.
+        full: of :func:`mmface.train.placement.full_state`.
         drawn: (step, slot) → row id and hash of the noise, of all ranks.
         file: where it is kept.
     """
@@ -73,7 +74,7 @@ def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
     state = make_state(job.recipe, data, world)
     if job.start:
         begun = read_outcome(job.start)
-        load_full_state(state, begun.full)
+        load_full_state(state.model, state.ema.module, state.optimizer, begun.full)
         state.step = begun.step
 
     def on_checkpoint(state: TrainState) -> None:
@@ -105,7 +106,7 @@ def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
     if world.size > 1:
         everyone = [None] * world.size
         dist.all_gather_object(everyone, drawn)
-    full = full_state(state)
+    full = full_state(state.model, state.ema.module, state.optimizer)
     if world.rank == 0:
         file = folder / f"{job.name}.pt"
         together = {key: value for part in everyone for key, value in part.items()}

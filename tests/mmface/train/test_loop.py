@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from mmface.config import Recipe
+from mmface.config.load import load_recipe
 from mmface.errors import RecipeError, TrainingError
 from mmface.model import MMFaceDiT
-from mmface.precision import computes_in_bf16
-from mmface.recipes import load_recipe
-from mmface.train.clock import WALL_TIME
-from mmface.train.loop import Hooks, make_state, train_phase
+from mmface.networks.precision import computes_in_bf16
+from mmface.train.checkpoints.state import TrainState, load_checkpoint, read_history, read_summary, take_snapshot
+from mmface.train.hooks import Hooks
+from mmface.train.loop import make_state, train_phase
 from mmface.train.optim import learning_rate
-from mmface.train.state import TrainState, load_checkpoint, read_history, read_summary, take_snapshot
-from mmface.train.step import World
+from mmface.train.parallel.world import World
+from mmface.train.watch.clock import WALL_TIME
 
 
 @dataclass

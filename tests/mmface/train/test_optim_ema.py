@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mmface.config import Phase, Recipe, Train
 from mmface.train.ema import EMA
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
-from mmface.train.sets import TrainingSet
+from mmface.train.rows.sets import TrainingSet
 from mmface.train.start import build_transformer
 
 

@@ -11,19 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from gang import Job, Outcome, changed, distance, run_all
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from mmface.config import Recipe
+from mmface.config.load import parse_recipe
 from mmface.errors import RecipeError
 from mmface.objectives import RectifiedFlow
-from mmface.recipes import parse_recipe
-from mmface.train.batches import Draws
 from mmface.train.loop import make_state
-from mmface.train.parallel import full_state, load_full_state
-from mmface.train.sets import TrainingSet
-from mmface.train.step import World, backward
+from mmface.train.parallel.world import World
+from mmface.train.placement import full_state, load_full_state
+from mmface.train.rows.batches import Draws
+from mmface.train.rows.sets import TrainingSet
+from mmface.train.step import backward
+from tests.mmface.train.gang import Job, Outcome, changed, distance, run_all
 
 STEPS, SHORT, STOP, FLOOR = 50, 10, 20, 1e-5
 BASE = {
@@ -158,8 +159,9 @@ def test_the_whole_state_passes_through_shards_bit_for_bit(one: Outcomes, two: O
 def test_shards_load_into_one_worker_bit_for_bit(name, settings, size, two: Outcomes, four: Outcomes, training_set):
     saved = {2: two, 4: four}[size][name]
     state = make_state(base(**settings), training_set, World())
-    load_full_state(state, saved.full)
-    torch.testing.assert_close(full_state(state), saved.full, rtol=0, atol=0)
+    parts = (state.model, state.ema.module, state.optimizer)
+    load_full_state(*parts, saved.full)
+    torch.testing.assert_close(full_state(*parts), saved.full, rtol=0, atol=0)
 
 
 def test_sharded_8bit_agrees_with_whole(one: Outcomes, two: Outcomes, four: Outcomes):

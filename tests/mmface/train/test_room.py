@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from mmface.config import Recipe
+from mmface.config.load import load_recipe
 from mmface.errors import RecipeError
-from mmface.memory import Place, training_peak
-from mmface.recipes import load_recipe
-from mmface.shapes import Shapes
+from mmface.estimate.shapes import Shapes
 from mmface.train import room
-from mmface.train.step import World
+from mmface.train.memory import Place, training_peak
+from mmface.train.parallel.world import World
 
 PHASE = "phases=[{resolution: 64, steps: 1, batch_size: 32}]"
 

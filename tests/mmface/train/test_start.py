@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmface import stages
+from mmface import plan
+from mmface.bundles.weights import AUTHORS_FILE, found_weights, pin, weights_identity
 from mmface.config import Recipe
 from mmface.errors import InputError, RecipeError
 from mmface.model import MMFaceDiT
-from mmface.train.loop import Hooks, train_phase
-from mmface.train.sets import TrainingSet
+from mmface.train.hooks import Hooks
+from mmface.train.loop import train_phase
+from mmface.train.rows.sets import TrainingSet
 from mmface.train.start import build_transformer, check_start
-from mmface.weights import AUTHORS_FILE, found_weights, pin, weights_identity
 
 HOOKS = Hooks(lambda entry: None, lambda state: None)
 
@@ -211,7 +212,7 @@ def test_no_weights_several_weights_and_bad_names(recipe, tmp_path, released):
 
 def test_the_identity_is_that_of_the_bytes(recipe, released, tmp_path):
     def identity(start: Path | str) -> str:
-        return stages.train(starting(recipe, start), 0, "latents/a", "text/b", None).fingerprint
+        return plan.train(starting(recipe, start), 0, "latents/a", "text/b", None).fingerprint
 
     before = identity(released)
     copied = tmp_path / "copied"
@@ -224,8 +225,8 @@ def test_the_identity_is_that_of_the_bytes(recipe, released, tmp_path):
     assert identity(copied) != before
     scratch = identity("scratch")
     assert scratch not in (before, identity("owner/name"))
-    weights = stages.train(starting(recipe, released), 0, "latents/a", "text/b", None).weights
+    weights = plan.train(starting(recipe, released), 0, "latents/a", "text/b", None).weights
     assert weights == {"start": weights_identity(str(released))}
-    later = [stages.train(starting(recipe, start), 1, "l/a", "t/b", "train-0/c") for start in (released, "scratch")]
+    later = [plan.train(starting(recipe, start), 1, "l/a", "t/b", "train-0/c") for start in (released, "scratch")]
     assert later[0].fingerprint == later[1].fingerprint  # the phase before says where it began
     assert pin(str(released)) == str(released)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmface.components import load_parser, load_vae
-from mmface.data.labels import mask_to_png
 from mmface.data.portraits import draw
-from mmface.data.records import CONDITIONS, IMAGES
-from mmface.dataset import Publisher
+from mmface.datasets.dataset import Publisher
+from mmface.datasets.manifest import Identity
+from mmface.datasets.records import CONDITIONS, IMAGES
 from mmface.errors import DatasetError, InputError
-from mmface.manifest import Identity
-from mmface.storage import Store
-from mmface.tables import to_parquet
+from mmface.imaging.labels import mask_to_png
+from mmface.networks.components import load_parser, load_vae
+from mmface.store import Store
+from mmface.store.tables import to_parquet
 from mmface.zoo import train_parser, train_vae
 from mmface.zoo.commands import train_zoo
 from mmface.zoo.drawn import of_dataset

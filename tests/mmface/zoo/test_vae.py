@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mmface.component_places import resolve
-from mmface.components import load_vae
 from mmface.data.portraits import draw
-from mmface.latents import decode, encode_moments, normalise, spatial_factor
+from mmface.networks.components import load_vae
+from mmface.networks.places import resolve
+from mmface.networks.vae import decode, encode_moments, normalise, spatial_factor
 from mmface.zoo import photos, train_vae
 from mmface.zoo.drawn import HELD_OUT_SEED
 

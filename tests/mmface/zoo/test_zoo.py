@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmface.component_places import NAMES, resolve
-from mmface.components import load_clip, load_parser, load_sketcher, load_text_encoder
 from mmface.errors import InputError
-from mmface.text import encode_text
+from mmface.networks.components import load_clip, load_parser, load_sketcher, load_text_encoder
+from mmface.networks.places import NAMES, resolve
+from mmface.networks.text_encoder import encode_text
 from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, Drawn, drawn
 from mmface.zoo.measure import as_table, draw_sketches, hair_word_accuracy, load_photos, psnr
 from mmface.zoo.train_clip import TOKENS, build_tokenizer, retrieval

@@ -14,8 +14,8 @@ from mmface.config import Collection, Data
 from mmface.data.sources.files import Listing
 from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import list_collections
-from mmface.data.stage import Result
-from mmface.storage import Store
+from mmface.datasets.stage import Result
+from mmface.store import Store
 
 
 def picture(size: tuple[int, int] = (80, 64), mode: str = "RGB", seed: int = 0) -> Image.Image:

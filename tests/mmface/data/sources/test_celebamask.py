@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import encoded, listed, picture, read, write
 from PIL import Image
 
 from mmface.config import Collection
-from mmface.data.labels import LABELS, mask_from_png
+from mmface.config.load import parse_recipe
 from mmface.data.sources.celebamask import merge_parts
 from mmface.errors import InputError, RecipeError
-from mmface.recipes import parse_recipe
+from mmface.imaging.labels import LABELS, mask_from_png
+from tests.mmface.data.sources.made import encoded, listed, picture, read, write
 
 
 def part(box: tuple[int, int, int, int], side: int = 32) -> Image.Image:

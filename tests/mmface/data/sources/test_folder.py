@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from made import encoded, jsonl, listed, names, picture, read, write
 from PIL import Image
 
 from mmface.config import Collection, Data
 from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import list_collections
 from mmface.errors import InputError
+from tests.mmface.data.sources.made import encoded, jsonl, listed, names, picture, read, write
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from made import encoded, jsonl, picture, write
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Collection
+from mmface.config.load import load_recipe
 from mmface.data.sources import identity
 from mmface.data.sources.identity import identify
-from mmface.recipes import load_recipe
-from mmface.storage import Entry, Store
+from mmface.store import Entry, Store
+from tests.mmface.data.sources.made import encoded, jsonl, picture, write
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_touched_file_renames_nothing_downstream_and_a_licence_renames_everyth
         recipe = load_recipe("demo").model_copy(
             update={"sources": (photos(folder).model_copy(update={"licence": licence}),)}
         )
-        return stages.conditions(recipe, stages.images(recipe, home).key).fingerprint
+        return plan.conditions(recipe, plan.images(recipe, home).key).fingerprint
 
     before = fingerprint("CC0")
     touch(folder / "images/1.png")

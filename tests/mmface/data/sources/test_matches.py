@@ -6,15 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from made import encoded, jsonl, listed, picture, write
 from PIL import Image
 
-from mmface import stages
+from mmface import plan
 from mmface.config import Collection
+from mmface.config.load import load_recipe
 from mmface.data.sources.layouts import describe, list_collections, summaries
 from mmface.errors import InputError
-from mmface.recipes import load_recipe
-from mmface.storage import Store
+from mmface.store import Store
+from tests.mmface.data.sources.made import encoded, jsonl, listed, picture, write
 
 MASK = encoded(Image.new("L", (80, 64)))
 
@@ -140,10 +140,10 @@ def test_the_setting_names_no_dataset(folder: Path, tmp_path: Path):
     def named(least: float) -> tuple[str, ...]:
         recipe = load_recipe("demo", [f"data.min_matched={least}"])
         recipe = recipe.model_copy(update={"sources": (photos(folder),)})
-        images = stages.images(recipe, Store(tmp_path / "home"))
-        conditions = stages.conditions(recipe, images.key)
-        captions = stages.captions(recipe, images.key, conditions.key)
-        rest = (stages.latents(recipe, 64, images.key, conditions.key), stages.text(recipe, captions.key))
+        images = plan.images(recipe, Store(tmp_path / "home"))
+        conditions = plan.conditions(recipe, images.key)
+        captions = plan.captions(recipe, images.key, conditions.key)
+        rest = (plan.latents(recipe, 64, images.key, conditions.key), plan.text(recipe, captions.key))
         return tuple(one.fingerprint for one in (images, conditions, captions, *rest))
 
     assert named(0.0) == named(0.9)

@@ -6,12 +6,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from made import read, write
-from mutants import mutants
 
 from mmface.config import Collection
-from mmface.data.labels import mask_from_png
 from mmface.errors import InputError
+from mmface.imaging.labels import mask_from_png
+from tests.mmface.data.sources.made import read, write
+from tests.mutants import mutants
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of metadata that it mends

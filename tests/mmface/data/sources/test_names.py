@@ -11,18 +11,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import encoded, jsonl, listed, names, picture, read, write
 from PIL import Image
 
 from mmface.config import Collection, Data
-from mmface.data.records import IMAGES, ORIGIN, QUARANTINE
 from mmface.data.sources.identity import identify
 from mmface.data.sources.images import Images
 from mmface.data.sources.names import canonical
-from mmface.data.stage import Result
+from mmface.datasets.records import IMAGES, ORIGIN, QUARANTINE
+from mmface.datasets.stage import Result
 from mmface.errors import InputError, shown
-from mmface.storage import Store
-from mmface.tables import to_parquet
+from mmface.store import Store
+from mmface.store.tables import to_parquet
+from tests.mmface.data.sources.made import encoded, jsonl, listed, names, picture, read, write
 
 MASK = encoded(Image.new("L", (80, 64)))
 

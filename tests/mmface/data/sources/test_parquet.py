@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import encoded, listed, picture, read, write
 from PIL import Image
 
 from mmface.config import Collection
 from mmface.errors import InputError
+from tests.mmface.data.sources.made import encoded, listed, picture, read, write
 
 PICTURES = [encoded(picture(seed=i)) for i in range(5)]
 MASK = encoded(Image.new("L", (80, 64), 3))

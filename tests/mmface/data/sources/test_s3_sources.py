@@ -10,15 +10,15 @@ import moto
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from made import encoded, jsonl, listed, picture, read, write
 from PIL import Image
 
 from mmface.config import Collection
-from mmface.data.labels import mask_from_png
 from mmface.data.sources.identity import identify
 from mmface.errors import ServiceError
-from mmface.s3 import S3
-from mmface.storage import Store
+from mmface.imaging.labels import mask_from_png
+from mmface.store import Store
+from mmface.store.s3 import S3
+from tests.mmface.data.sources.made import encoded, jsonl, listed, picture, read, write
 
 PNG = [encoded(picture(seed=i)) for i in range(3)]
 MASK = encoded(Image.new("L", (80, 64), 2))

@@ -1,0 +1,239 @@
+"""The command line: ``mmface …``. Parsing needs the standard library alone; each command imports what it runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from flows.cli import convert, datasets, deploy, estimate, jobs, quarantine, stack, watermark
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command. A user's mistake is one line on stderr and exit code 2; an interrupt is 130."""
+    arguments = _parser().parse_args(argv)
+    _set_up_logging()
+    from mmface.config.environment import prepare_environment
+    from mmface.errors import MMFaceError
+
+    try:
+        prepare_environment()
+        command: Command = arguments.run
+        return command(arguments)
+    except MMFaceError as error:
+        print(f"mmface: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmface: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mmface", description="Face photographs in, a served face generator out.")
+    parser.add_argument("--version", action="version", version=version("mmface"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    command = add("retrain", _retrain, "Run the whole line: prepare, train, evaluate, gate, register, report.")
+    _add_recipe(command)
+    command.add_argument("--images", metavar="DIR", help="folder or s3:// prefix of photographs (default: portraits)")
+    command.add_argument("--masks", metavar="DIR", help="label masks with the photographs' names (default: parsed)")
+    command.add_argument("--captions", metavar="FILE|DIR", help="a .jsonl, or a folder of .txt files")
+    on = "where stages run: jobs on the cluster of RAY_ADDRESS, or this process (default: as RAY_ADDRESS says)"
+    command.add_argument("--on", choices=["cluster", "local"], help=on)
+    text = "train although train.start=models:/NAME@ALIAS has learnt these photographs by this recipe"
+    command.add_argument("--force", action="store_true", help=text)
+
+    command = add("generate", _generate, "Paint faces with a registered model, without a server.")
+    drawing = command.add_mutually_exclusive_group(required=True)
+    drawing.add_argument("--mask", type=Path, metavar="PNG", help="label mask: palette, label-index or palette colours")
+    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white paper")
+    command.add_argument("--prompt", required=True)
+    command.add_argument("--negative-prompt", default="")
+    command.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count up")
+    command.add_argument("--n", type=int, default=1, help="how many pictures, 1 to 8")
+    command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
+    command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
+    command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
+    command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
+
+    _add_recipe(add("serve", _serve, "Serve the champion over HTTP until interrupted."))
+    _add_recipe(add("runs", _runs, "List the registered versions of the recipe's serve.model_name and their aliases."))
+    command = add("rollback", _rollback, "Make the previous champion of serve.model_name the champion again.")
+    _add_recipe(command)
+    text = "champion that has to go; refused when another one is champion by then (default: the present one)"
+    command.add_argument("version", nargs="?", metavar="VERSION", help=text)
+    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the move")
+    command = add("promote", _promote, "Make a version champion by hand, past the gate; it must load and paint first.")
+    _add_recipe(command)
+    command.add_argument("version", metavar="VERSION", help="see mmface runs")
+    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the move")
+    add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
+
+    for group in (datasets, quarantine, jobs, watermark):
+        group.add_command(commands)
+    for one in (convert, estimate, stack, deploy):
+        one.add_command(commands, _add_recipe)
+
+    command = add("portraits", _portraits, "Draw a procedural portrait collection with exact masks.")
+    command.add_argument("--n", type=int, default=400)
+    command.add_argument("--size", type=int, default=128)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, required=True)
+
+    zoo = add("zoo", _zoo, "Train or measure the small networks that ship with the package.")
+    zoo.add_argument("action", choices=["train", "measure"])
+    zoo.add_argument("--only", choices=["vae", "parser", "sketch", "clip"], action="append", help="default: all")
+    zoo.add_argument("--out", type=Path, help="train: where the weights go (default: into the package)")
+    zoo.add_argument(
+        "--dataset",
+        metavar="STAGE[/FINGERPRINT]|URI",
+        help="train: VAE and parser, on a conditions dataset",
+    )
+    zoo.add_argument("--photos", type=Path, metavar="DIR", help="measure: real photographs to reconstruct")
+    zoo.add_argument("--sheet", type=Path, metavar="PNG", help="measure: contact sheet to write")
+    return parser
+
+
+def _add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default="demo", help="name or path of a recipe (default: demo)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one recipe key")
+
+
+def _set_up_logging() -> None:
+    """Our own progress on stderr; libraries keep quiet unless their environment variable says otherwise."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name in ("flows", "ray_jobs", "mmface", "serve"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, value in {
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,ray_jobs,mmface",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # progress comes from a thread outside the flow's context
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from flows.steps.preflight import check, check_key
+    from mmface.bundles.weights import pin_start
+    from mmface.config.load import load_recipe
+    from mmface.errors import InputError, ServiceError
+    from mmface.store.reach import dashboard_address
+
+    if (arguments.masks or arguments.captions) and not arguments.images:
+        raise InputError("--masks and --captions belong to photographs; give --images too", field="--images")
+    if arguments.on == "local":
+        os.environ.pop("RAY_ADDRESS", None)
+    if arguments.on == "cluster" and dashboard_address() is None:
+        raise ServiceError("set it to the dashboard of a Ray cluster, such as http://head:8265", field="RAY_ADDRESS")
+    given = [f"sources={json.dumps([_photos(arguments)])}"] if arguments.images else []
+    overrides = (*given, *arguments.set)
+    recipe = pin_start(load_recipe(arguments.recipe, list(overrides)))
+    check_key(recipe)
+    check(recipe)
+    from flows.cluster.server import start_temporary_server
+
+    start_temporary_server()
+    from flows.retrain import retrain
+
+    print(retrain(arguments.recipe, overrides, arguments.force).summary())
+    return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from flows.cli.models import paint
+
+    for path in paint(arguments):
+        print(path)
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from mmface.config.load import load_recipe
+    from mmface.store import home
+    from serve.deploy.app import run
+
+    run(load_recipe(arguments.recipe, arguments.set), blocking=True, home=home().uri)
+    return 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from flows.cli.models import show_versions
+
+    return show_versions(_model_name(arguments))
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from flows.cli.models import roll_back
+
+    return roll_back(arguments)
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    from flows.cli.models import promote
+
+    return promote(arguments)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from flows.cli.doctor import examine
+
+    return examine()
+
+
+def _portraits(arguments: argparse.Namespace) -> int:
+    from mmface.data.portraits import write_collection
+
+    write_collection(arguments.out, arguments.n, arguments.size, arguments.seed)
+    print(arguments.out)
+    return 0
+
+
+def _zoo(arguments: argparse.Namespace) -> int:
+    from mmface.zoo.commands import measure_zoo, train_zoo
+
+    if arguments.action == "train":
+        train_zoo(arguments.only, arguments.out, arguments.dataset)
+    else:
+        print(measure_zoo(arguments.photos, arguments.sheet))
+    return 0
+
+
+def _model_name(arguments: argparse.Namespace) -> str:
+    from mmface.config.load import load_recipe
+
+    return load_recipe(arguments.recipe, arguments.set).serve.model_name
+
+
+def _photos(arguments: argparse.Namespace) -> dict[str, str]:
+    """The one collection that the command line can name; a recipe can name several, in any layout."""
+    places = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
+    return {"name": "photos"} | {name: _absolute(place) for name, place in places.items() if place}
+
+
+def _absolute(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().absolute())

@@ -1,0 +1,47 @@
+"""``mmface convert``: a released checkpoint becomes a bundle, and a registered model if wanted."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ABOUT = """
+Brings a released MMFace-DiT checkpoint (256 or 512 px, ddpm or flow) into a bundle: strictly, its keys and shapes must
+be just the model's. The recipe says what the tensors do not: objective, resolution of the last phase, components.
+released-flow and released-ddpm are written for it. With --alias the bundle is registered too: mmface generate
+--model NAME@ALIAS paints with it, mmface serve --set serve.alias=ALIAS serves it.
+"""
+
+
+def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Wires the command into the parser of ``mmface``."""
+    command = commands.add_parser("convert", help="Bring a released checkpoint into a bundle.", description=ABOUT)
+    command.add_argument("folder", metavar="FOLDER", help="released checkpoint: a folder, a file or a hub id")
+    add_recipe(command)
+    command.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to write; must not exist")
+    command.add_argument("--alias", metavar="ALIAS", help="register it too, under this alias")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``mmface convert``."""
+    from mmface.bundles import registry
+    from mmface.config.load import load_recipe
+    from mmface.errors import InputError
+
+    if arguments.alias == registry.CHAMPION:
+        raise InputError(f"the gate alone makes a {registry.CHAMPION}; take another name", field="--alias")
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    from mmface.bundles.conversion import convert
+
+    print(convert(arguments.folder, recipe, arguments.out))
+    if arguments.alias:
+        name = recipe.serve.model_name
+        mlflow_run = registry.start_run(f"convert-{recipe.name}")
+        version = registry.register_bundle(arguments.out, mlflow_run, name)
+        registry.finish_run(mlflow_run)
+        registry.set_alias(name, arguments.alias, version)
+        print(f"{name} {version} {arguments.alias}")
+    return 0

@@ -1,0 +1,92 @@
+"""Moves of a model's champion, one at a time: releases, promotions by hand and rollbacks take turns (§8)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flows.cluster.leases import Lease, Owner, held
+from mmface.bundles import aliases, registry
+from mmface.bundles.moves import CHALLENGER, CHAMPION, Kind, read_past
+from mmface.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The right to move the champion of ``model``, for as long as the lease is this process's."""
+
+    model: str
+    lease: Lease
+
+    def champion(self) -> str | None:
+        """The version that is champion now."""
+        return registry.get_alias(self.model, CHAMPION)
+
+    def move(self, to: str | None, *, expected: str | None, kind: Kind, why: str, alias: str = CHAMPION) -> None:
+        """See :func:`mmface.bundles.aliases.move_alias`. Raises StageError when another process's turn has begun."""
+        who, fence = str(self.lease.owner), self.lease.confirm
+        aliases.move_alias(self.model, alias, to, expected=expected, kind=kind, why=why, who=who, fence=fence)
+        log.info("%s: %s was %s, is %s (%s)", self.model, alias, _named(expected), _named(to), why)
+
+    def challenge(self, version: str) -> None:
+        """Makes ``version`` the challenger, unless it is champion, was, or was rolled back: then it is none to try."""
+        past, before = read_past(self.model), registry.get_alias(self.model, CHALLENGER)
+        if version not in (past.current, before) and not past.objection(version):
+            self.move(version, expected=before, kind="set", why="registered", alias=CHALLENGER)
+
+    def put_back(self, version: str, before: str | None, why: str, *, refused: bool) -> None:
+        """Takes a promotion back that was not confirmed: ``before`` is champion again, or nobody.
+
+        Args:
+            refused: keeps schedules from promoting ``version`` again; not done where no champion had to be put back.
+        """
+        if self.champion() != version:
+            return
+        if refused and before is not None:
+            self.lease.confirm()
+            aliases.mark_rolled_back(self.model, version)
+        self.move(before, expected=version, kind="withdrawn", why=why)
+
+
+@contextmanager
+def turn(home: Store, model: str, flow_run: str = "", reads: Iterable[str] = ()) -> Iterator[Turn]:
+    """Waits until nobody else moves the champion of ``model``.
+
+    Args:
+        reads: URIs of datasets that must not be removed meanwhile.
+    """
+    with held(home, f"release-{model}", Owner.this(flow_run, reads)) as lease:
+        assert lease is not None, "nothing else ends the wait"
+        yield Turn(model, lease)
+
+
+def roll_back(home: Store, model: str, version: str | None, why: str, flow_run: str = "") -> tuple[str, str]:
+    """Takes the alias from ``version`` and gives it back to the champion before; returns both versions.
+
+    Args:
+        version: by default the champion of this moment. One that a release promotes while this waits for its turn is
+            not what was meant, and stays.
+
+    Raises:
+        RegistryError: there is no champion, none before it, or it is not ``version``.
+    """
+    removed = version or aliases.require_holder(model)
+    with turn(home, model, flow_run) as mine:
+        who, fence = str(mine.lease.owner), mine.lease.confirm
+        back = aliases.rollback(model, version=removed, why=why, who=who, fence=fence)
+    log.info("%s: version %s was rolled back, version %s is champion again (%s)", model, removed, back, why)
+    return removed, back
+
+
+def stays(model: str) -> str:
+    """Who is champion, as the end of a message."""
+    current = registry.get_alias(model, CHAMPION)
+    return f"champion stays version {current}" if current else "there is no champion"
+
+
+def _named(version: str | None) -> str:
+    return f"version {version}" if version else "nobody"

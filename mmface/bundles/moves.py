@@ -1,0 +1,156 @@
+"""The record of an alias's moves: which version holds it, and which held it before (§8).
+
+Every move is a tag of the version that got the alias, or that lost it to nobody: ``mmface.moves.<alias>.<number>``
+holds a :class:`Move` as JSON. SQLite and a server keep tags alike, and MLflow's page shows them. Moves made by hand on
+that page are not recorded; the next recorded one shows who held the alias.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from mmface.bundles.tracking import mlflow_errors, open_tracking
+from mmface.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: the alias that it held and had to give back
+PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version, by releases that recorded no moves: who held the alias before
+MOVES_TAG = "mmface.moves.{alias}."
+
+Kind = Literal["set", "promoted", "rolled back", "withdrawn"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of an alias.
+
+    Attributes:
+        number: counts the moves of the alias up.
+        origin: the version that lost the alias; None when nobody held it.
+        to: the version that got it; None when it was taken away.
+        kind: ``withdrawn`` takes back a promotion that was never confirmed.
+        who: user, machine and process.
+        when: UTC, ISO 8601, by the clock of that machine.
+    """
+
+    number: int
+    origin: str | None
+    to: str | None
+    kind: Kind
+    who: str
+    why: str
+    when: str
+
+
+@dataclass(frozen=True)
+class Past:
+    """Who has held an alias.
+
+    Attributes:
+        current: the version that holds it now.
+        moves: every recorded one, oldest first.
+        holders: versions that held it, oldest first, once for each time, without promotions that were withdrawn.
+        rolled_back: versions that it was taken from by an operator, or because the service refused them.
+    """
+
+    current: str | None
+    moves: tuple[Move, ...]
+    holders: tuple[str, ...]
+    rolled_back: frozenset[str]
+
+    @property
+    def previous(self) -> str | None:
+        """The version to go back to: the last other holder that was not rolled back."""
+        fitting = (one for one in reversed(self.holders) if one != self.current and one not in self.rolled_back)
+        return next(fitting, None)
+
+    @property
+    def former(self) -> list[str]:
+        """Other versions that held it and were not rolled back, the newest version first."""
+        return sorted(set(self.holders) - self.rolled_back - {self.current}, key=int, reverse=True)
+
+    def objection(self, version: str) -> str:
+        """Why a schedule must not give the alias to ``version``; empty when it may."""
+        if version == self.current:
+            return ""
+        if version in self.rolled_back:
+            return f"version {version} was rolled back"
+        return f"version {version} was champion before" if version in self.holders else ""
+
+
+def read_past(name: str, alias: str = CHAMPION) -> Past:
+    """Who has held ``alias`` of the model; nobody when the model was never registered."""
+    client = open_tracking()
+    with mlflow_errors():
+        current = alias_holders(client, name).get(alias)
+        found = client.search_model_versions(f"name = '{name}'")
+    tags = {str(one.version): dict(one.tags) for one in found}
+    moves = _moves(tags, alias)
+    holders = [one for one in _replay(moves) if one in tags]
+    rolled_back = frozenset(version for version, named in tags.items() if named.get(ROLLED_BACK_TAG) == alias)
+    return Past(current, moves, tuple(holders), rolled_back)
+
+
+def record(client: MlflowClient, name: str, alias: str, move: Move) -> None:
+    """Writes a move down; it must have happened."""
+    key = f"{MOVES_TAG.format(alias=alias)}{move.number:05d}"
+    client.set_model_version_tag(name, str(move.to or move.origin), key, json.dumps(asdict(move)))
+
+
+def alias_holders(client: MlflowClient, name: str) -> dict[str, str]:
+    """Alias to version; empty for a model that was never registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = client.get_registered_model(name).aliases
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return {}
+    return {alias: str(version) for alias, version in held.items()}
+
+
+def _moves(tags: Mapping[str, Mapping[str, str]], alias: str) -> tuple[Move, ...]:
+    """Recorded moves, oldest first; before them those of releases that only tagged who held the alias before."""
+    start, before = MOVES_TAG.format(alias=alias), PREVIOUS_TAG.format(alias=alias)
+    recorded = [
+        _parse(version, key, text)
+        for version, named in tags.items()
+        for key, text in named.items()
+        if key.startswith(start)
+    ]
+    earlier = [
+        Move(0, named[before] or None, version, "set", "", "", "")
+        for version, named in sorted(tags.items(), key=lambda one: int(one[0]))
+        if before in named
+    ]
+    return (*earlier, *sorted(recorded, key=lambda one: one.number))
+
+
+def _parse(version: str, key: str, text: str) -> Move:
+    try:
+        return Move(**json.loads(text))
+    except (ValueError, TypeError):
+        message = f"the tag {key} of version {version} is no record of a move: {text[:80]!r}; delete it in MLflow"
+        raise RegistryError(message, field=key) from None
+
+
+def _replay(moves: tuple[Move, ...]) -> list[str]:
+    """Versions that held the alias, oldest first."""
+    holders: list[str] = []
+    for move in moves:
+        if move.origin and move.origin not in holders:  # got it by hand in MLflow, or its record was lost in a crash
+            holders.append(move.origin)
+        if move.kind == "withdrawn":
+            holders.reverse()
+            holders.remove(str(move.origin))
+            holders.reverse()
+        elif move.to:
+            holders.append(move.to)
+    return holders

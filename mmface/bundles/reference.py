@@ -1,0 +1,85 @@
+"""The picture that a bundle was registered with: whoever loads the bundle can tell whether it still paints it (§8)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmface.config import Recipe
+from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
+
+FOLDER = "preview"
+DRAWING, PAINTED, REQUEST = "drawing.png", "painted.png", "request.json"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One held-out drawing and what the evaluation painted from it.
+
+    Attributes:
+        drawing, painted: PNG files.
+        modality: ``"mask"`` or ``"sketch"``.
+    """
+
+    drawing: bytes
+    painted: bytes
+    modality: str
+    prompt: str
+    seed: int
+
+
+def choose_preview(samples: Iterable[Mapping[str, Any]]) -> Preview | None:
+    """The first sketch by id among rows of :data:`mmface.datasets.records.SAMPLES`; None if there is none.
+
+    A mask's row holds it as it is shown; a sketch's row holds just what was painted from.
+    """
+    sketches = [row for row in samples if row["modality"] == "sketch"]
+    if not sketches:
+        return None
+    row = min(sketches, key=lambda row: str(row["id"]))
+    return Preview(row["condition"], row["generated"], row["modality"], row["prompt"], row["seed"])
+
+
+def write_preview(preview: Preview, bundle: Path) -> None:
+    """Puts it into a bundle's folder."""
+    folder = bundle / FOLDER
+    folder.mkdir()
+    (folder / DRAWING).write_bytes(preview.drawing)
+    (folder / PAINTED).write_bytes(preview.painted)
+    request = {"modality": preview.modality, "prompt": preview.prompt, "seed": preview.seed}
+    (folder / REQUEST).write_text(json.dumps(request, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_preview(bundle: Path) -> Preview | None:
+    """A bundle's, or None: converted checkpoints have none."""
+    folder = bundle / FOLDER
+    if not folder.is_dir():
+        return None
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    return Preview((folder / DRAWING).read_bytes(), (folder / PAINTED).read_bytes(), **request)
+
+
+def preview_error(pipeline: MMFacePipeline, recipe: Recipe, preview: Preview) -> float:
+    """Paints the preview again; the mean difference from the registered picture, 0 … 255."""
+    registered = Image.open(BytesIO(preview.painted)).convert("RGB")
+    painted = pipeline(
+        preview.prompt,
+        Image.open(BytesIO(preview.drawing)),
+        preview.modality,
+        height=registered.height,
+        width=registered.width,
+        num_inference_steps=recipe.sampling.num_inference_steps,
+        guidance_scale=recipe.sampling.guidance_scale,
+        seeds=[preview.seed],
+    )
+    assert isinstance(painted, MMFacePipelineOutput)
+    assert isinstance(painted.images, list)
+    difference = np.asarray(painted.images[0], np.float64) - np.asarray(registered, np.float64)
+    return float(np.abs(difference).mean())

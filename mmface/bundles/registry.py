@@ -1,0 +1,205 @@
+"""MLflow's registry: bundles as versions (§8); :mod:`mmface.bundles.aliases` says which of them serves.
+
+A version is the registry's number as text. Registering is idempotent by the bundle's fingerprint.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from mmface.bundles.aliases import MODEL, get_alias, known_versions, require_version, rollback, set_alias
+from mmface.bundles.moves import CHAMPION, alias_holders
+from mmface.bundles.tracking import (
+    finish_run,
+    log_artifact,
+    log_metrics,
+    mlflow_errors,
+    open_tracking,
+    start_run,
+    tracking_uri,
+)
+from mmface.errors import RegistryError
+from mmface.store.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.models import Model
+
+    from mmface.bundles.bundle import Bundle
+
+FINGERPRINT_TAG = "mmface.bundle"
+ARTIFACTS = "bundles"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One registered bundle."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str
+    fingerprint: str
+    created: float  # seconds since the epoch
+
+
+def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
+    """Stores the bundle with its run and registers it; the same bundle again gives the same version."""
+    from mmface.bundles.bundle import MLMODEL, bundle_fingerprint
+
+    client = open_tracking()
+    fingerprint = bundle_fingerprint(folder)
+    with mlflow_errors():
+        _ensure_model(client, model_name)
+        for version in client.search_model_versions(f"name = '{model_name}'"):
+            if version.tags.get(FINGERPRINT_TAG) == fingerprint:
+                return str(version.version)
+        place = f"{ARTIFACTS}/{fingerprint[:16]}"  # a run may make a second bundle; the first one's files must stay
+        client.log_artifacts(run_id, str(folder), place)
+        with tempfile.TemporaryDirectory() as scratch:
+            _describe(run_id, place).save(str(Path(scratch) / MLMODEL))
+            client.log_artifact(run_id, str(Path(scratch) / MLMODEL), place)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
+        made = client.create_model_version(model_name, source, run_id, tags={FINGERPRINT_TAG: fingerprint})
+        return str(made.version)
+
+
+def list_versions(name: str = MODEL) -> list[Version]:
+    """Every version, newest first; none when the model was never registered."""
+    client = open_tracking()
+    with mlflow_errors():
+        found = client.search_model_versions(f"name = '{name}'")
+        # Searching leaves aliases out.
+        aliases = alias_holders(client, name) if found else {}
+    versions = [
+        Version(
+            name=name,
+            version=str(one.version),
+            aliases=tuple(sorted(alias for alias, held in aliases.items() if held == str(one.version))),
+            run_id=str(one.run_id),
+            fingerprint=one.tags.get(FINGERPRINT_TAG, ""),
+            created=one.creation_timestamp / 1000,
+        )
+        for one in found
+    ]
+    return sorted(versions, key=lambda one: -int(one.version))
+
+
+def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
+    """Fetches a registered bundle and loads it; see :func:`fetched_bundle`."""
+    from mmface.bundles.bundle import read_bundle
+
+    version, _ = find_version(name, alias_or_version)
+    with fetched_bundle(name, version) as folder:
+        return read_bundle(folder, version)
+
+
+def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
+    """A version and the fingerprint of its bundle.
+
+    Raises:
+        RegistryError: there is no such model, alias or version.
+    """
+    client = open_tracking()
+    version = alias_or_version if alias_or_version.isdigit() else get_alias(name, alias_or_version)
+    if version is None:
+        known = known_versions(client, name)
+        message = f"{name} has no alias {alias_or_version!r}: run mmface retrain, or name one of {known}"
+        raise RegistryError(message, field="alias")
+    require_version(client, name, version)
+    with mlflow_errors():
+        return version, client.get_model_version(name, version).tags.get(FINGERPRINT_TAG, "")
+
+
+@contextmanager
+def fetched_bundle(name: str, version: str) -> Iterator[Path]:
+    """Folder of a registered bundle, for as long as the context, once its files are found to be those registered.
+
+    Raises:
+        RegistryError: there is no such version, or its files were damaged.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    from mmface.bundles.bundle import bundle_fingerprint
+
+    _, expected = find_version(name, version)
+    with scratch_folder() as scratch:
+        with mlflow_errors():
+            uri = open_tracking().get_model_version_download_uri(name, version)
+            # What lies on this machine is not copied.
+            place = {} if urlsplit(uri).scheme in ("", "file") else {"dst_path": str(scratch)}
+            folder = Path(download_artifacts(artifact_uri=uri, **place, **_servers()))
+        if bundle_fingerprint(folder) != expected:
+            message = f"the files of {name} version {version} were changed; register the bundle again"
+            raise RegistryError(message, field="bundle")
+        yield folder
+
+
+def read_file(name: str, version: str, file: str) -> str:
+    """The text of one of a registered bundle's files.
+
+    Raises:
+        RegistryError: it is lost.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    with mlflow_errors(), scratch_folder() as scratch:
+        uri = f"{open_tracking().get_model_version_download_uri(name, version)}/{file}"
+        try:
+            path = download_artifacts(artifact_uri=uri, dst_path=str(scratch), **_servers())
+            return Path(path).read_text(encoding="utf-8")
+        except OSError:
+            message = f"{file} of {name} version {version} is lost; register its bundle again or delete the version"
+            raise RegistryError(message, field=file) from None
+
+
+def _servers() -> dict[str, str]:
+    return {"tracking_uri": tracking_uri(), "registry_uri": tracking_uri()}
+
+
+def _ensure_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _describe(run_id: str, place: str) -> Model:
+    """MLflow's description of a bundle: a pyfunc that names our module as its loader."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import add_to_model
+
+    model = Model(artifact_path=place, run_id=run_id)
+    add_to_model(model, loader_module="mmface.bundle")  # type: ignore[no-untyped-call]
+    return model
+
+
+__all__ = [
+    "CHAMPION",
+    "MODEL",
+    "Version",
+    "fetched_bundle",
+    "find_version",
+    "finish_run",
+    "get_alias",
+    "list_versions",
+    "load_bundle",
+    "log_artifact",
+    "log_metrics",
+    "open_tracking",
+    "read_file",
+    "register_bundle",
+    "rollback",
+    "set_alias",
+    "start_run",
+    "tracking_uri",
+]

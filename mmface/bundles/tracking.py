@@ -1,0 +1,232 @@
+"""MLflow's tracking side: where it is, and the run of a retraining (§8).
+
+Without ``MLFLOW_TRACKING_URI`` everything is in SQLite below the home folder. MLflow is imported on first use: it is
+slow. Open it once before many processes do: several opening a fresh database race its migrations.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sqlite3
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from mmface.errors import RegistryError, ServiceError, UnreachableError
+from mmface.store import HOME_VARIABLE, home
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+EXPERIMENT = "mmface"
+ARTIFACTS = "mlartifacts"  # beside SQLite's file
+# Tables and columns of MLflow's database that hold addresses of artifacts.
+ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+KEY_TAG = "mmface.key"
+REACH_SECONDS = 3.0
+REFUSALS = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "BAD_REQUEST")
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def tracking_uri() -> str:
+    """``MLFLOW_TRACKING_URI``, by default SQLite in the home folder.
+
+    Raises:
+        ServiceError: there is no place for a default: the home is remote, or its path cannot be SQLite's.
+    """
+    given = os.environ.get(TRACKING_VARIABLE)
+    if given:
+        return given
+    root = home().local_path
+    if root is None:
+        raise ServiceError(
+            f"set it to an MLflow server: {HOME_VARIABLE} is not a local folder", field=TRACKING_VARIABLE
+        )
+    if "?" in str(root):  # what follows it would be SQLite's options, and the database a file outside the home
+        message = f"{root} has a '?', which the address of MLflow's SQLite cannot hold; choose a folder without"
+        raise ServiceError(message, field=HOME_VARIABLE)
+    return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def tracking_exists() -> bool:
+    """False where opening MLflow would make its database: nothing was ever registered there."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite") or _database(uri).is_file()
+
+
+def open_tracking() -> MlflowClient:
+    """A client whose server answers, or whose database is there (made and migrated if need be).
+
+    Raises:
+        ServiceError: within a few seconds, when it does not.
+    """
+    uri = tracking_uri()
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme == "sqlite":
+        _make_parent(_database(uri).parent)
+    elif scheme in PORTS:
+        _reach(uri, scheme)
+    else:
+        message = f"{uri!r} is no place for MLflow: give http(s)://HOST, sqlite:///FILE or a database's address"
+        raise ServiceError(message, field=TRACKING_VARIABLE)
+    from mlflow import MlflowClient
+
+    with mlflow_errors():
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)  # opens the store
+    if scheme == "sqlite":
+        _follow_move(_database(uri))
+    return client
+
+
+def start_run(name: str, tags: Mapping[str, str] | None = None, *, key: str | None = None) -> str:
+    """Opens a run and returns its id; with ``key``, the run that was opened with this key before is taken up again."""
+    client = open_tracking()
+    with mlflow_errors():
+        experiment = _experiment(client)
+        if key is not None:
+            found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+            if found:
+                client.update_run(found[0].info.run_id, status="RUNNING")
+                return str(found[0].info.run_id)
+        labels = {**(tags or {}), **({KEY_TAG: key} if key is not None else {})}
+        return str(client.create_run(experiment, run_name=name, tags=labels).info.run_id)
+
+
+def experiment_of(run_id: str) -> str:
+    """Id of the experiment that a run belongs to."""
+    client = open_tracking()
+    with mlflow_errors():
+        return str(client.get_run(run_id).info.experiment_id)
+
+
+def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
+    """Figures of one step."""
+    from mlflow.entities import Metric
+
+    client = open_tracking()
+    now = int(time.time() * 1000)
+    with mlflow_errors():
+        client.log_batch(run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+
+def log_artifact(run_id: str, path: Path, folder: str | None = None) -> None:
+    """Stores a file, or the content of a folder, with the run."""
+    client = open_tracking()
+    with mlflow_errors():
+        (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
+
+
+def finish_run(run_id: str, status: str = "FINISHED") -> None:
+    """Ends a run as FINISHED, FAILED or KILLED."""
+    client = open_tracking()
+    with mlflow_errors():
+        client.set_terminated(run_id, status)
+
+
+def _reach(uri: str, scheme: str) -> None:
+    """Asks once, with a short patience: MLflow itself would try for minutes."""
+    parts = urlsplit(uri)
+    try:
+        if scheme in ("http", "https"):
+            bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=f"{parts.path.rstrip('/')}/health")
+            urllib.request.urlopen(bare.geturl(), timeout=REACH_SECONDS).close()  # noqa: S310
+        else:
+            socket.create_connection((parts.hostname or "", parts.port or PORTS[scheme]), REACH_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # something answers; what it refuses, the client will say
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+        reason = getattr(error, "reason", error)
+        place = f"{scheme}://{parts.netloc.rpartition('@')[2]}"  # not the whole address: it may hold a password
+        message = f"no MLflow answers at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
+        raise UnreachableError(message, field=TRACKING_VARIABLE) from None
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.partition(":///")[2]).resolve()
+
+
+def _make_parent(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceError(f"cannot make {folder} ({error.strerror})", field=TRACKING_VARIABLE) from None
+
+
+def _follow_move(database: Path) -> None:
+    """Mends the absolute addresses that MLflow keeps of artifacts, once the database was moved together with them."""
+    if not database.is_file():
+        return  # it is in memory
+    place = _artifacts(database)
+    with closing(sqlite3.connect(database, timeout=60.0)) as connection, connection:
+        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+        if found is None or found[0] == place.as_uri() or not _was_moved(found[0], place):
+            return
+        for table, column in ADDRESSES:
+            connection.execute(
+                f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1)"
+                f" WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
+                {"new": place.as_uri(), "old": found[0]},
+            )
+    log.info("%s was moved: MLflow's artifacts, which were at %s, are found at %s", database, found[0], place)
+
+
+def _was_moved(location: str, place: Path) -> bool:
+    """Whether artifacts at ``location`` were beside the database once, and not put elsewhere on purpose."""
+    parts = urlsplit(location)
+    ours = parts.scheme == "file" and parts.path.endswith(f"/{ARTIFACTS}")
+    return ours and (place.is_dir() or not Path(unquote(parts.path)).is_dir())
+
+
+def _artifacts(database: Path) -> Path:
+    return database.parent / ARTIFACTS
+
+
+def _experiment(client: MlflowClient) -> str:
+    """The id of our experiment; on SQLite its artifacts lie beside the database."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    uri = tracking_uri()
+    location = _artifacts(_database(uri)).as_uri() if uri.startswith("sqlite") else None
+    try:
+        return str(client.create_experiment(EXPERIMENT, location))
+    except MlflowException:  # somebody else made it in between
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+@contextmanager
+def mlflow_errors() -> Iterator[None]:
+    """What MLflow refuses becomes one line of ours."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        message = str(error).strip().splitlines()[0]
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"):
+            raise RegistryError(message, field="mlflow") from error
+        kind = ServiceError if error.error_code in REFUSALS else UnreachableError
+        raise kind(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error

@@ -1,0 +1,217 @@
+"""The plan of a retraining: which datasets there are, what each is made from, and what each is named by (§6).
+
+An identity is known before any work is done, so a flow can ask "is it published?" without loading a network. It holds
+just the part of the recipe that the stage reads: changing captions leaves latents alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from mmface.bundles.weights import SCRATCH, weights_identity
+from mmface.config import PICTURE_SIDE, Recipe
+from mmface.data.sources.files import Listing
+from mmface.data.sources.identity import identify
+from mmface.datasets.dataset import upstream
+from mmface.datasets.manifest import Identity
+from mmface.datasets.stage import VERSIONS
+from mmface.networks.components import component_identity
+from mmface.store import Store
+
+FACTS = "facts"  # the captioner that has no weights
+# The components that a stage uses, all of which its identity names.
+COMPONENTS: dict[str, tuple[str, ...]] = {
+    "conditions": ("parser", "sketcher"),
+    "captions": ("text_encoder", "captioner", "rewriter"),
+    "latents": ("vae",),
+    "text": ("text_encoder",),
+    "samples": ("vae", "text_encoder", "clip", "parser", "sketcher"),
+    "bundle": ("vae", "text_encoder"),
+}
+
+
+P = ParamSpec("P")
+
+
+def _replayable(plan: Callable[Concatenate[Recipe, P], Identity]) -> Callable[Concatenate[Recipe, P], Identity]:
+    """A stage that may set rows aside. ``data.replay`` numbers another attempt at them, which is another dataset."""
+
+    @wraps(plan)
+    def numbered(recipe: Recipe, /, *args: P.args, **kwargs: P.kwargs) -> Identity:
+        identity = plan(recipe, *args, **kwargs)
+        return identity.attempt(recipe.data.replay.get(identity.stage, 0))
+
+    return numbered
+
+
+def portraits(recipe: Recipe) -> Identity:
+    """The drawn collection."""
+    drawn = recipe.portraits
+    return Identity(
+        stage="portraits",
+        version=VERSIONS["portraits"],
+        config={"n": drawn.n, "size": drawn.size, "seed": recipe.seed},
+    )
+
+
+@_replayable
+def images(recipe: Recipe, home: Store, listings: Sequence[Listing] | None = None) -> Identity:
+    """Rows of the photographs in ``recipe.sources``, named by their content.
+
+    Args:
+        home: remembers digests of files.
+        listings: of the sources, for the job that reads what it has named; listed anew by default.
+    """
+    keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
+    return Identity(
+        stage="images",
+        version=VERSIONS["images"],
+        config={"sources": identify(recipe.sources, home, listings), **_data(recipe, keys)},
+        listing=("sources",),
+    )
+
+
+@_replayable
+def conditions(recipe: Recipe, images: str) -> Identity:
+    """Masks and sketches."""
+    return Identity(
+        stage="conditions",
+        version=VERSIONS["conditions"],
+        config={**_data(recipe, {"max_megapixels", "min_face_area", "parse_flip", "quality"}), **_side(recipe)},
+        inputs={"images": images},
+        weights=_weights(recipe, "conditions"),
+    )
+
+
+@_replayable
+def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
+    """Captions, capped by the text encoder's tokenizer."""
+    config: dict[str, Any] = {**_data(recipe, {"captions_per_image", "max_megapixels"}), **_side(recipe)}
+    if recipe.components.captioner == FACTS:
+        config["captioner"] = FACTS
+    else:
+        config["captioning"] = recipe.captioning.model_dump(mode="json", exclude={"batch_size"})
+    return Identity(
+        stage="captions",
+        version=VERSIONS["captions"],
+        config=config,
+        inputs={"images": images, "conditions": conditions},
+        weights=_weights(recipe, "captions"),
+    )
+
+
+@_replayable
+def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Identity:
+    """VAE moments at one resolution."""
+    return Identity(
+        stage=f"latents-{resolution}",
+        version=VERSIONS["latents"],
+        config={
+            "resolution": resolution,
+            **_data(recipe, {"mask_resize", "max_megapixels", "views"}),
+            **_side(recipe),
+        },
+        inputs={"images": images, "conditions": conditions},
+        weights=_weights(recipe, "latents"),
+    )
+
+
+@_replayable
+def text(recipe: Recipe, captions: str) -> Identity:
+    """Embedded captions."""
+    return Identity(
+        stage="text",
+        version=VERSIONS["text"],
+        config=_data(recipe, {"captions_per_image", "text_padding"}),
+        inputs={"captions": captions},
+        weights=_weights(recipe, "text"),
+    )
+
+
+def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
+    """The transformer after one phase."""
+    here = recipe.phases[phase]
+    # They do not change what is learnt.
+    elsewhere = {"checkpoint_every", "keep_last", "log_every", "num_workers", "min_workers", "use_gpu"}
+    elsewhere |= {"parallel", "gradient_checkpointing", "compile"}
+    # A later phase starts from the one before; that one's fingerprint says where it began.
+    begins = previous is None and recipe.train.start != SCRATCH
+    inputs = {"latents": latents, "text": text}
+    return Identity(
+        stage=f"train-{phase}-{here.resolution}",
+        version=VERSIONS["train"],
+        config={
+            "seed": recipe.seed,
+            "model": recipe.model.model_dump(mode="json"),
+            "objective": recipe.objective.model_dump(mode="json"),
+            "phase": here.model_dump(mode="json"),
+            "train": recipe.train.model_dump(mode="json", exclude={*elsewhere, "start"}),
+        },
+        inputs=inputs | ({"previous": previous} if previous else {}),
+        weights={"start": weights_identity(recipe.train.start)} if begins else {},
+    )
+
+
+def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: str) -> Identity:
+    """Painted held-out rows with their figures."""
+    return Identity(
+        stage="samples",
+        version=VERSIONS["samples"],
+        config={
+            "seed": recipe.seed,
+            "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"grid", "batch_size"}),
+            "sampling": recipe.sampling.model_dump(mode="json"),
+            "resolution": recipe.phases[-1].resolution,
+            **_data(recipe, {"mask_resize", "max_megapixels", "text_padding"}),
+            **_side(recipe),
+        },
+        inputs={"train": train, "images": images, "conditions": conditions, "captions": captions},
+        weights=_weights(recipe, "samples"),
+    )
+
+
+def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
+    """The servable model with its measured figures (§8)."""
+    return Identity(
+        stage="bundle",
+        version=VERSIONS["bundle"],
+        config={
+            "name": recipe.name,
+            "gate": recipe.gate.model_dump(mode="json"),
+            "grid": recipe.evaluate.grid,
+            "serve": recipe.serve.model_dump(mode="json", include={"model_name"}),
+        },
+        inputs={"train": train, "samples": samples},
+        weights=_weights(recipe, "bundle"),
+    )
+
+
+def lineage(uri: str) -> dict[str, dict[str, Any]]:
+    """Every dataset that led to ``uri``, by stage: its place, counts and weights, back to sources and licences (§8)."""
+    return {
+        stage: {
+            "dataset": f"datasets/{stage}/{dataset.manifest.fingerprint}",
+            "counts": dataset.manifest.counts,
+            "weights": dataset.manifest.weights,
+            "code_version": dataset.manifest.code_version,
+            # Only ``images`` has it: the collections with their licences.
+            **{name: value for name, value in dataset.manifest.extra.items() if name == "sources"},
+        }
+        for stage, dataset in upstream(uri).items()
+    }
+
+
+def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
+    return recipe.data.model_dump(mode="json", include=keys)
+
+
+def _side(recipe: Recipe) -> dict[str, Any]:
+    """The size of what is stored, where a phase needs more than the usual one."""
+    return {"picture_side": recipe.picture_side} if recipe.picture_side > PICTURE_SIDE else {}
+
+
+def _weights(recipe: Recipe, stage: str) -> dict[str, str]:
+    used = {role: getattr(recipe.components, role) for role in COMPONENTS[stage]}
+    return {role: component_identity(name) for role, name in used.items() if name not in (None, FACTS)}

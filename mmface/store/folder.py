@@ -1,0 +1,178 @@
+"""The local side of :mod:`mmface.store`: a temporary file, on disk, that is renamed; hard-linked to be the first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mmface.errors import DatasetError, ServiceError
+from mmface.store.base import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
+from mmface.store.processes import Process
+
+TEMPORARY = ".tmp-"
+_WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
+
+
+class Folder:
+    """Objects as files below ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.uri = str(root)
+
+    def child(self, prefix: str) -> Folder:
+        return Folder(self.root / prefix)
+
+    def read(self, key: str) -> bytes:
+        with self.open(key) as file:
+            return file.read()
+
+    def open(self, key: str) -> BinaryIO:
+        try:
+            return (self.root / key).open("rb")
+        except FileNotFoundError:
+            raise DatasetError(f"{key} is not in {self.uri}", field="uri") from None
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be read: {error.strerror}", field=HOME_VARIABLE) from error
+
+    def write(self, key: str, data: bytes, if_absent: bool) -> bool:
+        return self._place(key, lambda file: file.write(data), if_absent)
+
+    def write_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._place(key, lambda file: shutil.copyfileobj(source, file, CHUNK), False)
+
+    def _place(self, key: str, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
+        target = self.root / key
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return _write_file(target, fill, if_absent)
+        except OSError as error:
+            remedy = "make room or choose another place, then run again: what is finished is kept"
+            message = f"{target} cannot be written: {error.strerror}; {remedy}"
+            raise ServiceError(message, field=HOME_VARIABLE) from error
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).is_file()
+
+    def walk(self, prefix: str, follow_links: bool = False) -> Iterator[Entry]:
+        """Links to files are followed, links to folders with ``follow_links`` alone; of a circle only its link is
+        listed."""
+        pending = [(prefix, self._above(prefix) if follow_links else frozenset())]
+        while pending:
+            below, above = pending.pop()
+            try:
+                with os.scandir(self.root / below) as found:
+                    children = list(found)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise ServiceError(f"{self.root / below} cannot be listed: {error.strerror}", field="uri") from error
+            for child in children:
+                key = f"{below}/{child.name}" if below else child.name
+                folder = _folder_id(child) if follow_links else None
+                if folder in above:
+                    yield Entry(key, 0, circle=True)
+                elif folder is not None:
+                    pending.append((key, above | {folder}))
+                elif child.is_dir(follow_symlinks=False):
+                    pending.append((key, above))
+                elif not child.name.startswith(TEMPORARY):
+                    yield from _entry(key, child)
+
+    def _above(self, prefix: str) -> frozenset[FolderId]:
+        """The folder ``prefix`` and those that it lies in."""
+        folder = (self.root / prefix).resolve()
+        found = [one.stat() for one in (folder, *folder.parents) if one.is_dir()]
+        return frozenset((status.st_dev, status.st_ino) for status in found)
+
+    def delete(self, key: str) -> None:
+        try:
+            (self.root / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise ServiceError(f"{self.root / key} cannot be removed: {error.strerror}", field=HOME_VARIABLE) from error
+
+    def sweep(self) -> None:
+        for path in self.root.rglob(f"{TEMPORARY}*"):
+            if _is_left(path):
+                path.unlink(missing_ok=True)
+
+
+FolderId = tuple[int, int]  # device and inode
+
+
+def _folder_id(child: os.DirEntry[str]) -> FolderId | None:
+    """What a folder, linked or not, is known by; None for anything else."""
+    try:
+        status = child.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
+    try:
+        status = child.stat()
+    except OSError:
+        if child.is_symlink():
+            yield Entry(key, 0)
+        return  # a file that has just been removed
+    if stat.S_ISREG(status.st_mode):
+        yield Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
+    elif not stat.S_ISDIR(status.st_mode):
+        yield Entry(key, 0)
+
+
+def _write_file(target: Path, fill: Callable[[BinaryIO], object], if_absent: bool) -> bool:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=temporary(str(os.getpid())))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if not if_absent:
+            os.replace(name, target)
+            return True
+        return _link(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _link(name: str, target: Path) -> bool:
+    """Gives a file its name in one step; False if the name is taken."""
+    try:
+        os.link(name, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        message = f"the file system of {target.parent} has no hard links, by which the first writer wins"
+        raise ServiceError(f"{message}; choose a folder on ext4, XFS, NFS or the like", field=HOME_VARIABLE) from error
+    return True
+
+
+def temporary(pid: str) -> str:
+    """Start of a temporary file's name: says which process writes it, so that only a dead writer's is swept."""
+    writer = Process.of(int(pid))
+    return f"{TEMPORARY}{writer.pid}-{writer.started}-{writer.machine}-"
+
+
+def _is_left(path: Path) -> bool:
+    """Whether the writer of a temporary file is gone for sure, or has not written to it for ``LEFT_SECONDS``."""
+    named = _WRITER.match(path.name)
+    if named and Process(named["machine"], int(named["pid"]), named["started"]).is_gone():
+        return True
+    try:
+        return time.time() - path.stat().st_mtime > LEFT_SECONDS
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,147 @@
+"""Everything a run is made of besides its data, and the files of its checkpoint (:mod:`mmface.train.checkpoints.run`).
+
+transformer/            the EMA weights as a diffusers model: what a phase publishes
+weights.safetensors     the weights in training
+optimizer.safetensors   moments; optimizer.json says where each belongs, and the rate
+state.json              run, steps done, open figures of the log
+history.jsonl           one line a logged step
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmface.errors import TrainingError
+from mmface.model import MMFaceDiT
+from mmface.train.checkpoints.trees import detached, flatten, unflatten
+from mmface.train.ema import EMA
+from mmface.train.placement import full_state, load_full_state
+from mmface.train.watch.meter import Meter
+
+TRANSFORMER = "transformer"
+HISTORY = "history.jsonl"
+_EMA, _WEIGHTS = f"{TRANSFORMER}/diffusion_pytorch_model.safetensors", "weights.safetensors"
+_MOMENTS, _OPTIMIZER, _NOTE = "optimizer.safetensors", "optimizer.json", "state.json"
+UNPUBLISHED = (_WEIGHTS, _MOMENTS, _OPTIMIZER)  # only going on needs them
+
+
+@dataclass
+class TrainState:
+    """A run between two optimizer steps.
+
+    Attributes:
+        run: what identifies the phase; a checkpoint of another run is refused.
+        rows: training rows.
+        step: optimizer steps done.
+        history: one entry a logged step.
+        held_out: held-out loss of these very EMA weights; ``None`` if it was not measured at this step.
+    """
+
+    run: str
+    rows: int
+    model: MMFaceDiT
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    meter: Meter = field(default_factory=Meter)
+    history: list[dict[str, float]] = field(default_factory=list)
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it was between two steps, in memory of its own, so that training may go on while it is written.
+
+    Attributes:
+        run, step, held_out: see :class:`TrainState`.
+        tensors: content of the safetensors files, by path.
+        texts: content of the other files, by path.
+    """
+
+    run: str
+    step: int
+    held_out: float | None
+    tensors: dict[str, dict[str, Tensor]]
+    texts: dict[str, str]
+
+    def save_tensors(self, path: str, target: Path) -> None:
+        """Writes one safetensors file; diffusers wants to read that it is PyTorch's."""
+        save_file(self.tensors[path], target, metadata={"format": "pt"})
+
+
+def take_snapshot(state: TrainState) -> Snapshot:
+    """Copies the state; every rank takes part."""
+    full = detached(full_state(state.model, state.ema.module, state.optimizer))
+    built, moments = flatten(full["optimizer"])
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    note = {
+        "run": state.run,
+        "step": state.step,
+        "held_out": state.held_out,
+        "meter": state.meter.state_dict(),
+        "summary": {"steps": state.step, "rows": state.rows, "parameters": parameters},
+    }
+    return Snapshot(
+        run=state.run,
+        step=state.step,
+        held_out=state.held_out,
+        tensors={_EMA: full["ema"], _WEIGHTS: full["model"], _MOMENTS: moments},
+        texts={
+            f"{TRANSFORMER}/config.json": _config(state.ema.module),
+            _OPTIMIZER: json.dumps(built),
+            _NOTE: json.dumps(note),
+            HISTORY: "".join(f"{json.dumps(entry)}\n" for entry in state.history),
+        },
+    )
+
+
+def load_checkpoint(state: TrainState, folder: Path) -> None:
+    """Puts ``state`` where the checkpoint left off, bit for bit; every rank takes part.
+
+    Raises:
+        TrainingError: the checkpoint belongs to another run.
+    """
+    note = _read_note(folder)
+    if note["run"] != state.run:
+        raise TrainingError(f"{folder} is a checkpoint of run {note['run']}, not of {state.run}", field="checkpoint")
+    built = json.loads((folder / _OPTIMIZER).read_text(encoding="utf-8"))
+    full = {
+        "model": load_file(folder / _WEIGHTS),
+        "ema": load_file(folder / _EMA),
+        "optimizer": unflatten(built, load_file(folder / _MOMENTS)),
+    }
+    load_full_state(state.model, state.ema.module, state.optimizer, full)
+    state.step, state.held_out = note["step"], note["held_out"]
+    state.meter.load_state_dict(note["meter"])
+    state.history = read_history(folder)
+
+
+def read_summary(folder: Path) -> dict[str, int]:
+    """Steps done, training rows and parameters of a checkpoint."""
+    summary: dict[str, int] = _read_note(folder)["summary"]
+    return summary
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """The logged steps of a checkpoint or published phase."""
+    return [json.loads(line) for line in (folder / HISTORY).read_text(encoding="utf-8").splitlines()]
+
+
+def _config(model: MMFaceDiT) -> str:
+    """What diffusers needs to build the model again, alike wherever it was trained."""
+    config = json.loads(model.to_json_string())
+    config.pop("_name_or_path", None)  # a scratch folder
+    config["_class_name"] = MMFaceDiT.__name__  # sharding renames the class
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+    return note

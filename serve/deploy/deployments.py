@@ -1,0 +1,211 @@
+"""Ray Serve deployments: an ingress that checks requests, and replicas that hold the model.
+
+Torch is imported where a replica starts: neither the ingress nor the command line waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from mmface.config import Serve
+from mmface.errors import MMFaceError, ServiceError
+from serve.http.errors import ApiError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from serve.guards.access import Key
+    from serve.http.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
+
+UNSERVED = "serve.alias"  # the field of the error of a replica that has no model
+PROBES = 8  # places of a replica beside its generations: readiness, models, conversions
+
+
+class Replica:
+    """The versions that the aliases point to (:class:`serve.deploy.models.Models`), measured.
+
+    It starts without a model where none can be loaded, and says so until one can.
+    """
+
+    async def __init__(self, settings: Serve, threads: int, environment: dict[str, str]) -> None:
+        os.environ.update(environment)
+        import torch
+        from diffusers.utils.logging import disable_progress_bar
+
+        from serve.deploy.gauges import Gauges
+        from serve.deploy.models import Models
+
+        disable_progress_bar()  # of loading, in a log
+        # Ray limits OpenMP to the CPUs an actor reserves; denoising wants what the machine has.
+        torch.set_num_threads(threads)
+        self._gauges = Gauges()
+        device = "cuda" if settings.use_gpu else "cpu"
+        self._models = Models(settings, self._gauges.step, self._gauges.swap, device)
+        await self._models.look()
+        self._following = asyncio.create_task(self._models.follow())
+
+    async def generate(self, job: Job) -> Generated:
+        """See :meth:`Generator.generate`."""
+        generator = self._models.choose(job)
+        with self._gauges.request(job, generator):
+            return await generator.generate(job)
+
+    async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
+        """See :meth:`Generator.stream`."""
+        generator = self._models.choose(job)
+        with self._gauges.request(job, generator):
+            async with aclosing(generator.stream(job)) as events:
+                async for event in events:
+                    yield event
+
+    async def convert(self, photo: bytes, modality: Modality) -> bytes:
+        """See :meth:`Generator.convert`."""
+        return await self._models.champion().convert(photo, modality)
+
+    async def describe(self) -> list[ModelInfo]:
+        """What is served, the champion first."""
+        self._models.champion()
+        return [generator.info for generator in self._models.serving()]
+
+    async def ready(self) -> Readiness:
+        """See :meth:`Generator.ready`; names a champion that could not be loaded."""
+        readiness = await self._models.champion().ready()
+        return readiness.model_copy(update={"refused": self._models.refused})
+
+    async def check_health(self) -> None:
+        """See :meth:`Generator.check_health`; a replica without a model is whole, only not ready."""
+        if self._following.done():
+            raise ServiceError("aliases are not followed any more; see the replica's log")
+        for generator in self._models.serving()[:1]:
+            self._gauges.refused(generator.info.version, self._models.refused is not None)
+        for generator in self._models.serving():
+            await generator.check_health()
+
+
+class Remote:
+    """The replicas as a :class:`serve.http.api.Backend`: Ray's errors become ours, cancelling reaches the replica."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self.handle = handle
+
+    async def generate(self, job: Job) -> Generated:
+        """See :meth:`Generator.generate`."""
+        made: Generated = await self._call("generate", job)
+        return made
+
+    async def convert(self, photo: bytes, modality: Modality) -> bytes:
+        """See :meth:`Generator.convert`."""
+        picture: bytes = await self._call("convert", photo, modality)
+        return picture
+
+    async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
+        """See :meth:`Generator.stream`."""
+        response = self.handle.options(stream=True).stream.remote(job)
+        try:
+            with _our_errors():
+                async for event in response:
+                    yield event
+        finally:
+            response.cancel()  # of what is finished it does nothing
+
+    async def describe(self) -> list[ModelInfo]:
+        """See :meth:`Replica.describe`."""
+        infos: list[ModelInfo] = await self._call("describe")
+        return infos
+
+    async def ready(self) -> Readiness:
+        """See :meth:`Generator.ready`."""
+        readiness: Readiness = await self._call("ready")
+        return readiness
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        response = getattr(self.handle, method).remote(*args)
+        try:
+            with _our_errors():
+                return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except BackPressureError:
+        raise ApiError(429, "no replica can take more requests; try again later", retry_after_s=5) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, MMFaceError):
+            raise error.cause from None
+        raise
+    except (RayActorError, RayServeException) as error:
+        message = f"the model's replica went away ({type(error).__name__}); a new one is starting"
+        raise ApiError(503, message, retry_after_s=5) from None
+
+
+class Ingress:
+    """Builds the routes where they run."""
+
+    def __init__(self, handle: DeploymentHandle[Any], settings: Serve, keys: tuple[Key, ...] | None) -> None:
+        self.backend = Remote(handle)
+        self.settings = settings
+        self.keys = keys
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Ray Serve's late binding: called after the constructor."""
+        from serve.http.api import create_app
+
+        return create_app(self.backend, self.settings, self.keys)
+
+
+def build(settings: Serve, environment: dict[str, str], keys: tuple[Key, ...] | None = None) -> serve.Application:
+    """The application for ``serve.run``.
+
+    Credentials and keys travel as arguments of constructors: Ray shows an actor's ``runtime_env`` to everybody.
+
+    Args:
+        settings: where and within which limits.
+        environment: variables of the processes that load the model, such as the registry's address.
+        keys: who may use it; None if the ingress finds them in its own environment.
+    """
+    resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(settings.use_gpu)}
+    replica: Any = serve.deployment(
+        Replica,
+        name="Replica",
+        **_scale(settings),
+        # A replica bounds its own queue, because only it knows what waits in it. Serve's bound is for the time when
+        # no replica can take anything.
+        max_ongoing_requests=settings.max_queued + 1 + PROBES,
+        max_queued_requests=settings.max_queued,
+        ray_actor_options=resources,
+        health_check_timeout_s=60,
+        graceful_shutdown_timeout_s=settings.timeout_s,
+        graceful_shutdown_wait_loop_s=0.5,
+        max_constructor_retry_count=2,
+    )
+    ingress: Any = serve.deployment(
+        serve.ingress()(Ingress),
+        name="Ingress",
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_wait_loop_s=0.5,
+    )
+    threads = max(1, len(os.sched_getaffinity(0)) // (settings.max_replicas or settings.replicas))
+    application: serve.Application = ingress.bind(replica.bind(settings, threads, environment), settings, keys)
+    return application
+
+
+def _scale(settings: Serve) -> dict[str, Any]:
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    bounds = {"min_replicas": settings.replicas, "max_replicas": settings.max_replicas}
+    return {"autoscaling_config": bounds | {"target_ongoing_requests": settings.max_batch}}

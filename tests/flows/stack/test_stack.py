@@ -1,0 +1,186 @@
+"""The stack's parts, each with real processes: supervision, orphans, S3 that outlives its process, refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from flows.cli.command_line import main
+from flows.stack.place import Place, State
+from flows.stack.processes import Process
+from flows.stack.services import Options, choose_ports, free_ports
+
+# A parent of a process in a session of its own, as a daemon would start it, and a service that depends on it.
+SUPERVISED = """
+import sys
+from pathlib import Path
+from typing import Any
+from flows.stack.place import Place
+from flows.stack.supervisor import Service, Supervisor
+parent = "import subprocess, time; subprocess.Popen(['sleep', '987'], start_new_session=True); time.sleep(987)"
+python, folder = sys.executable, Path(sys.argv[1])
+place = Place(folder)
+place.make()
+(folder / "scratch").mkdir()
+services = [
+    Service("parent", "", "", (python, "-c", parent)),
+    Service("tied", "", "", ("sleep", "986"), after=("parent",), tied_to="parent"),
+]
+say = lambda line: print(line, flush=True)
+Supervisor(services, place, str(folder / "scratch"), say).run(lambda: say("ready"))
+"""
+
+
+@contextmanager
+def supervised(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Place]]:
+    child = subprocess.Popen([sys.executable, "-c", SUPERVISED, str(folder)], stdout=subprocess.PIPE, text=True)
+    place = Place(folder)
+    try:
+        state = until(lambda: place.state() if (now := place.state()) and now.ready and len(now.seen) == 3 else None)
+        assert state
+        yield child, place
+    finally:
+        main(["down", "--folder", str(folder)])
+        child.wait(20)
+
+
+def until(ask: Callable[[], Any], seconds: float = 20.0) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := ask():
+            return answer
+        time.sleep(0.1)
+    raise AssertionError("it did not come to pass")
+
+
+def seen(place: Place) -> State:
+    state = place.state()
+    assert state is not None
+    return state
+
+
+def test_what_dies_is_started_again_with_what_depends_on_it_and_leaves_no_orphan(tmp_path: Path):
+    with supervised(tmp_path) as (_, place):
+        before = seen(place)
+        os.kill(before.services["parent"].process.pid, signal.SIGKILL)
+        after = until(lambda: now if len((now := seen(place)).seen) == 3 and now.services["tied"].restarts else None)
+        assert not [one for one in before.seen if one.alive]
+        assert after.services["parent"].restarts == 1
+        assert main(["down", "--folder", str(tmp_path)]) == 0
+        assert not [one for one in after.seen if one.alive]
+        assert place.state() is None
+        assert not (tmp_path / "scratch").exists()
+
+
+def test_down_ends_what_a_killed_supervisor_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with supervised(tmp_path) as (child, place):
+        state = seen(place)
+        child.kill()
+        child.wait()
+        until(lambda: any(one.alive for one in state.seen))  # the daemon has outlived its parent
+        assert main(["up", "--folder", str(tmp_path), "--free-ports"]) == 2
+        assert "half alive" in capsys.readouterr().err
+        assert main(["down", "--folder", str(tmp_path)]) == 0
+        assert not [one for one in state.seen if one.alive]
+
+
+def test_a_process_id_that_was_given_away_is_left_alone():
+    child = subprocess.Popen(["sleep", "60"])
+    now = Process.of(child.pid)
+    Process(now.pid, "1").send(signal.SIGKILL)
+    assert now.alive
+    now.send(signal.SIGKILL)
+    child.wait()
+    assert not now.alive
+
+
+def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        given = ["up", "--folder", str(tmp_path), "--free-ports", "--port", f"s3={port}"]
+        assert main(given) == 2
+    assert f"port {port} for s3" in capsys.readouterr().err
+    assert main([*given[:-1], "minio=9000"]) == 2
+    assert "no service is called minio" in capsys.readouterr().err
+    assert main([*given[:-1], "s3=many"]) == 2
+    assert "NAME=PORT" in capsys.readouterr().err
+
+
+def test_free_ports_differ(tmp_path: Path):
+    chosen = choose_ports(Options(tmp_path, {}, True, None, 100, "demo", ()))
+    assert len(set(chosen.values())) == len(chosen)
+
+
+def test_no_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["up", "--env", "--folder", str(tmp_path)]) == 2
+    assert "mmface up" in capsys.readouterr().err
+    assert main(["down", "--folder", str(tmp_path)]) == 0
+
+
+@contextmanager
+def s3(folder: Path, port: int, key: str) -> Iterator[subprocess.Popen[bytes]]:
+    given = ["--port", str(port), "--folder", str(folder), "--bucket", "faces"]
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": key, "PYTHONPATH": os.pathsep.join(sys.path)}
+    server = subprocess.Popen([sys.executable, "-m", "flows.stack.s3", *given], env=environment)
+    try:
+        until(lambda: answers(port))
+        yield server
+    finally:
+        server.kill()
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_objects_outlive_the_s3_server(tmp_path: Path):
+    (port,) = free_ports(1)
+
+    def client(key: str):
+        address = f"http://127.0.0.1:{port}"
+        secrets = {"aws_access_key_id": key, "aws_secret_access_key": "s", "region_name": "us-east-1"}
+        return boto3.client("s3", endpoint_url=address, **secrets)
+
+    with s3(tmp_path, port, "right"):
+        mine = client("right")
+        mine.put_object(Bucket="faces", Key="a/b ü.png", Body=b"one", Metadata={"from": "here"})
+        mine.put_object(Bucket="faces", Key="gone", Body=b"two")
+        mine.put_object(Bucket="faces", Key="l" * 500, Body=b"long")
+        mine.copy_object(Bucket="faces", Key="copy", CopySource="faces/gone")
+        mine.delete_object(Bucket="faces", Key="gone")
+        upload = mine.create_multipart_upload(Bucket="faces", Key="parts")["UploadId"]
+        part = {"Bucket": "faces", "Key": "parts", "UploadId": upload}
+        etag = mine.upload_part(**part, PartNumber=1, Body=b"p" * 10)["ETag"]
+        mine.complete_multipart_upload(**part, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]})
+        before = {one["Key"]: one["ETag"] for one in mine.list_objects_v2(Bucket="faces")["Contents"]}
+        with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+            client("wrong").list_buckets()
+    with s3(tmp_path, port, "new"):
+        again = client("new")
+        listed = {one["Key"]: one["ETag"] for one in again.list_objects_v2(Bucket="faces")["Contents"]}
+        assert set(listed) == set(before) == {"a/b ü.png", "l" * 500, "copy", "parts"}
+        assert listed["a/b ü.png"] == before["a/b ü.png"]
+        found = again.get_object(Bucket="faces", Key="a/b ü.png")
+        assert (found["Body"].read(), found["Metadata"]) == (b"one", {"from": "here"})
+        assert again.get_object(Bucket="faces", Key="parts")["Body"].read() == b"p" * 10
+        with pytest.raises(ClientError, match="PreconditionFailed"):
+            again.put_object(Bucket="faces", Key="copy", Body=b"x", IfNoneMatch="*")

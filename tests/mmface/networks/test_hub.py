@@ -1,0 +1,117 @@
+"""A hub id without a revision is pinned to one commit: the hub's, or the one that the cache holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from mmface.bundles import weights
+from mmface.config import Components
+from mmface.config.load import load_recipe
+from mmface.errors import RecipeError
+from mmface.networks import hub
+from mmface.networks.components import component_identity, load_vae
+from mmface.networks.hub import pin_components
+from mmface.networks.places import resolve
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache as huggingface_hub lays it out, with one repository at ``OLD``; no hub."""
+    repository = tmp_path / "hub" / "models--faces--small"
+    shutil.copytree(resolve("zoo:vae"), repository / "snapshots" / OLD / "vae")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(OLD)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A hub on loopback; what it answers for a path, everything else is 404."""
+    commits = {"/api/models/faces/small?expand=sha": NEW}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sha = commits.get(self.path)
+            body = json.dumps({"id": "faces/small", "sha": sha} if sha else {"error": "Repository not found"}).encode()
+            self.send_response(200 if sha else 404)
+            self.send_header("Content-Length", str(len(body)))
+            if not sha:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield commits
+    server.shutdown()
+
+
+def test_the_hub_says_the_commit(answering: dict[str, str]) -> None:
+    assert hub.pin("faces/small/vae", "components.vae") == f"faces/small/vae@{NEW}"
+    answering["/api/models/faces/small?expand=sha"] = OLD
+    assert hub.pin("faces/small", "components.vae") == f"faces/small@{OLD}"
+
+
+def test_a_recipe_is_pinned_once_and_for_all(answering: dict[str, str]) -> None:
+    recipe = load_recipe("demo", ["components.vae=faces/small/vae", "components.clip=faces/small@v1"])
+    pinned = pin_components(recipe)
+    assert pinned.components == Components(vae=f"faces/small/vae@{NEW}", clip="faces/small@v1")
+    assert component_identity(pinned.components.vae) == f"hub:faces/small/vae@{NEW}"
+    answering.clear()
+    assert pin_components(pinned) == pinned
+    assert pin_components(recipe, ("clip",)).components.vae == "faces/small/vae"
+
+
+def test_offline_the_cached_commit_counts_and_loads(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "mmface"):
+        name = hub.pin("faces/small/vae", "components.vae")
+    assert name == f"faces/small/vae@{OLD}"
+    assert f"components.vae: faces/small at the cached commit {OLD}" in caplog.text
+    assert type(load_vae(name)).__name__ == type(load_vae("zoo:vae")).__name__
+    assert weights.pin("faces/small/transformer") == f"faces/small/transformer@{OLD}"
+
+
+@pytest.mark.parametrize("cached", ["nothing", "a name alone"])
+def test_neither_hub_nor_cache(cached: str, cache: Path) -> None:
+    if cached == "nothing":
+        shutil.rmtree(cache)
+    else:
+        shutil.rmtree(cache / "models--faces--small" / "snapshots")
+    with pytest.raises(
+        RecipeError, match=r"components\.vae: faces/small is not in the cache .*offline.*; go online once"
+    ):
+        pin_components(load_recipe("demo", ["components.vae=faces/small/vae"]))
+
+
+def test_the_hub_has_no_such_repository(answering: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=r"components\.clip: faces/none is not in the cache .*404"):
+        hub.pin("faces/none", "components.clip")
+    with pytest.raises(RecipeError, match=r"components\.clip: '-- -' is no hub id"):
+        hub.pin("-- -", "components.clip")
+
+
+def test_what_is_no_hub_id_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own" / "vae").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name in ("zoo:vae", "own/vae", str(tmp_path / "own"), "./gone", "~/gone", "a/b.safetensors", "a/b@v1"):
+        assert hub.pin(name, "components.vae") == name
+    recipe = load_recipe("demo")
+    assert pin_components(recipe) == recipe
+    assert weights.pin("scratch") == "scratch"

@@ -1,0 +1,43 @@
+"""Scratch folders go with their context, and what a killed process left goes with the next one's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from mmface.store.scratch import scratch_folder
+
+HOLD = """
+import os, sys, time
+from mmface.store.scratch import scratch_folder
+with scratch_folder() as folder:
+    (folder / "large").write_text("x")
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(place: Path) -> tuple[subprocess.Popen[str], Path]:
+    environment = {**os.environ, "TMPDIR": str(place)}
+    process = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True, env=environment)
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_killed_process_leaves_nothing_for_long_and_a_living_one_is_left_alone(tmp_path, monkeypatch):
+    (dead, left), (alive, used) = hold(tmp_path), hold(tmp_path)
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    assert (left / "large").exists()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with scratch_folder() as folder:
+        assert not list(folder.iterdir())
+        assert not left.exists()
+        assert (used / "large").exists()
+    alive.send_signal(signal.SIGKILL)
+    alive.wait()
+    with scratch_folder():
+        assert not used.exists()
+    assert not list(tmp_path.iterdir())
