@@ -17,10 +17,10 @@ from mmface.errors import ServiceError
 from mmface.store import Store
 from tests.faults.lab import Driver
 from tests.faults.proxy import Plan, proxy
+from tests.mmface.datasets import test_parts as parts
 
 WORDS = [f"word{i:02d}" for i in range(12)]
 HERE = Path(__file__).parent
-from tests.mmface.datasets import test_parts as parts
 
 
 @pytest.fixture

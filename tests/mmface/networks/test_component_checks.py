@@ -27,7 +27,7 @@ from mmface.networks.components import (
     load_text_encoder,
     load_vae,
 )
-from mmface.networks.places import Place, text_places
+from mmface.networks.places import ZOO, Place, text_places
 from mmface.networks.text_encoder import encode_text
 from tests import talkers, tiny
 
@@ -151,7 +151,7 @@ def test_a_tokenizer_that_is_not_the_encoder_s(copied: Callable[[str], Path], ch
 def test_a_tokenizer_of_another_vocabulary(copied: Callable[[str], Path]) -> None:
     folder = copied("sd")
     shutil.rmtree(folder / "tokenizer")
-    shutil.copytree(Path(load_text_encoder.__code__.co_filename).parent / "zoo" / "clip", folder / "tokenizer")
+    shutil.copytree(ZOO / "clip", folder / "tokenizer")
     edit("tokenizer/tokenizer_config.json", model_max_length=16)(folder)
     message = refusal(load_text_encoder, folder, "text_encoder")
     assert "has token ids up to 797, the text encoder a vocabulary of 54" in message
