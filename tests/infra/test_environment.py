@@ -1,4 +1,4 @@
-"""Every variable that a manifest sets is read by our code, or documented by who reads it, and told of in the README."""
+"""Every variable that a manifest sets is read by our code, or documented by who reads it, and on the page of variables."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_nothing_is_documented_that_is_not_set() -> None:
     assert set(DOCUMENTED) <= {variable for _, variable in settings()}
 
 
-def test_the_readme_tells_of_them() -> None:
-    told = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (INFRA / "README.md").read_text("utf-8")))
+def test_the_reference_page_tells_of_them() -> None:
+    told = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")))
     platform = {"PATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
     assert {variable for _, variable in settings()} - platform <= told

@@ -7,13 +7,13 @@ import re
 import pytest
 
 from flows.cli.command_line import main
-from tests.infra.manifests import INFRA
+from tests.infra.manifests import ROOT
 
 SIZES = (100_000, 10_000_000)
 
 
 def test_the_figures_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (INFRA / "README.md").read_text("utf-8").partition("## What changes with scale")[2]
+    page = (ROOT / "docs" / "operations" / "scale.md").read_text("utf-8")
     assert "mmface estimate --recipe paper-flow --images N --gpus 8xA100" in page
     printed = []
     for images in SIZES:

@@ -1,4 +1,4 @@
-"""Every command of ``docs/api.md`` and of the README's part on HTTP does what it says."""
+"""The commands of ``docs/reference/http.md``, of the README and of the pages on serving do what they say."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ from serve.http.api import create_app
 from tests.serve.service import listening, mask_png, sketch_png, tiny_recipe
 
 ROOT = Path(__file__).parents[3]
+COOKBOOK = "docs/reference/http.md"
 HERE = "http://127.0.0.1:8000"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```(?:\n\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
+
+MARKED = re.compile(
+    r'^```(sh|python) title="Run by a test, against a small model"\n(.*?)^```', re.MULTILINE | re.DOTALL
+)
 
 Example = tuple[str, str, str | None]
 
@@ -64,7 +69,7 @@ def matches(shown: str, printed: str) -> bool:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples want curl")
 def test_the_cookbook(address: str, folder: Path) -> None:
-    (_, first, _), *rest = examples((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    (_, first, _), *rest = examples((ROOT / COOKBOOK).read_text(encoding="utf-8"))
     assert len(rest) > 12
     for example in rest:
         printed = run(example, first, address, folder)
@@ -78,7 +83,7 @@ def test_the_cookbook(address: str, folder: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples want curl")
 def test_the_readme(address: str, folder: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    part = re.search(r"^## HTTP\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
+    part = re.search(r"^## Call it\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert part is not None
     found = examples(part[1])
     assert len(found) >= 3
@@ -87,7 +92,17 @@ def test_the_readme(address: str, folder: Path) -> None:
     assert Image.open(folder / "face.png").size == (64, 64)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples want curl")
+@pytest.mark.parametrize("page", ["docs/get-started.md", "docs/tutorials/serving.md"])
+def test_marked_examples_of_the_guides(page: str, address: str, folder: Path) -> None:
+    found = MARKED.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert found
+    for kind, code in found:
+        run((kind, code, None), "", address, folder)
+    assert Image.open(folder / "face.png").size == (64, 64)
+
+
 def test_every_route_has_an_example(bundle: Bundle) -> None:
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (ROOT / COOKBOOK).read_text(encoding="utf-8")
     paths = create_app(Generator(bundle, bundle.recipe.serve), bundle.recipe.serve).openapi()["paths"]
     assert [path for path in paths if f'"$URL{path.partition("{")[0]}' not in text] == []

@@ -259,7 +259,7 @@ def test_the_last_are_kept_whatever_their_loss(state, tmp_path):
 
 
 def test_the_operations_manual_calls_their_folder_as_the_code_does():
-    manual = (Path(__file__).parents[4] / "infra" / "OPERATIONS.md").read_text()
+    manual = (Path(__file__).parents[4] / "docs" / "operations" / "troubleshooting.md").read_text()
     assert f"| checkpoints | `{RUNS}/` below `MMFACE_HOME` |" in manual
 
 
