@@ -14,6 +14,31 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 GAUGES = {"Service": "serve/deploy/gauges.py", "Training": "ray_jobs/shared/gauges.py"}
+# What stands above the generated parts.
+RECIPE = """# Recipe keys
+
+A recipe is a YAML file over these defaults; `--set KEY=VALUE` overrides one key. In a list, `N` stands for an index, as
+in `phases.0.steps`; `NAME` stands for a name of your own. Unknown keys are refused. `mmface recipe explain KEY` prints
+the entry of a key, `mmface recipe show NAME` a resolved recipe with the origin of every value.
+"""
+COMMAND_LINE = """# Command line
+
+A user error prints one line that names the field and the fix, and exits with code 2. An interrupt exits with code 130;
+run the same command again to resume. `--recipe` takes the name of a recipe that ships, or the path or `s3://` address
+of a YAML file.
+"""
+HTTP = """# HTTP routes and fields
+
+From the OpenAPI document that the service answers at `/openapi.json`; `/docs` shows the same with a form for each
+route. Commands for every route: [HTTP by example](http.md).
+"""
+METRICS = """# Metrics
+
+The service and training export their figures through Ray's metrics. Prometheus scrapes each node at the port of
+`--metrics-export-port` (8080 in the manifests) and sees every name with the prefix `ray_`. The dashboards are in
+`infra/grafana`; `mmface doctor` prints where an installed package keeps them. MLflow keeps the whole history of a
+training.
+"""
 KEY_HEADER = ("Key", "Type and limits", "Default", "Meaning")
 
 
@@ -49,21 +74,17 @@ def recipe_page() -> str:
     """Every recipe key: type, default, limits and meaning."""
     from mmface.config.reference import reference
 
-    parts = [
-        "# Recipe keys\n",
-        "A recipe is a YAML file over these defaults; `--set KEY=VALUE` overrides one key. In a list, `N` stands for an "
-        "index, as in `phases.0.steps`; `NAME` stands for a name of your own. Unknown keys are refused. `mmface recipe "
-        "explain KEY` prints the entry of a key, `mmface recipe show NAME` a resolved recipe with the origin of every "
-        "value.\n",
-    ]
+    parts = [RECIPE]
     entries = reference()
     rows: dict[str, list[list[str]]] = {"": []} | {one.key: [] for one in entries if one.type == "section"}
     for one in entries:
         if one.type != "section":
             above = ".".join(part for part in one.key.split(".")[:-1] if part not in ("N", "NAME"))
             key = f'<span id="{_anchor(one.key)}"></span>{_code(one.key)}'
-            limits = f"; {_code(one.limits)}" if one.limits else ""
-            rows[above].append([key, one.type + limits, _code(one.default), one.description])
+            limits = _code(one.limits) if one.type == "choice" or "matches" in one.limits else one.limits
+            kind = f"{one.type}; {limits}" if limits else one.type
+            default = one.default if one.default == "required" else _code(one.default)
+            rows[above].append([key, kind, default, one.description])
     parts.append(table(KEY_HEADER, rows[""]))
     for one in entries:
         if one.type == "section":
@@ -83,14 +104,7 @@ def command_line_page() -> str:
     """Every command and option, from the parser of ``mmface``."""
     from flows.cli.command_line import _parser
 
-    parts = [
-        "# Command line\n",
-        "A user error prints one line that names the field and the fix, and exits with code 2. An interrupt exits with code "
-        "130; run the same command again to resume. `--recipe` takes the name of a recipe that ships, or the path or `s3://` "
-        "address of a YAML file.\n",
-        *_commands(_parser()),
-    ]
-    return "\n".join(parts)
+    return "\n".join([COMMAND_LINE, *_commands(_parser())])
 
 
 def _commands(parser: argparse.ArgumentParser, level: int = 2) -> Iterator[str]:
@@ -135,11 +149,7 @@ def http_page() -> str:
     from serve.http.api import create_app
 
     document = create_app(None, Serve()).openapi()  # type: ignore[arg-type]  # no request is answered here
-    parts = [
-        "# HTTP routes and fields\n",
-        "From the OpenAPI document that the service answers at `/openapi.json`; `/docs` shows the same with a form for each "
-        "route. Commands for every route: [HTTP by example](http.md).\n",
-    ]
+    parts = [HTTP]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             parts += [f"## `{method.upper()} {path}`\n", *_operation(path, operation)]
@@ -199,13 +209,7 @@ def _type(field: Mapping[str, Any]) -> str:
 
 def metrics_page() -> str:
     """Every metric that the service and training export, read from the source: creating them needs a running Ray."""
-    parts = [
-        "# Metrics\n",
-        "The service and training export their figures through Ray's metrics. Prometheus scrapes each node at the port of "
-        "`--metrics-export-port` (8080 in the manifests) and sees every name with the prefix `ray_`. The dashboards are in "
-        "`infra/grafana`; `mmface doctor` prints where an installed package keeps them. MLflow keeps the whole history of a "
-        "training.\n",
-    ]
+    parts = [METRICS]
     for title, path in GAUGES.items():
         rows = [(_code(name), kind, ", ".join(map(_code, tags)), text) for name, kind, tags, text in metrics(path)]
         parts += [f"## {title}\n", f"Defined in `{path}`.\n", table(["Metric", "Kind", "Tags", "Meaning"], rows)]
@@ -238,7 +242,7 @@ def changelog_page() -> str:
 
 
 def zoo_page() -> str:
-    """The figures of the networks that ship, as measured."""
+    """Figures of the networks that ship."""
     return (ROOT / "mmface" / "zoo" / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Every command block of *Get started* and of the tutorials is run, or parsed, or says on the page why it is not run."""
+"""Every command block of *Get started* and the tutorials is run or parsed, or says on the page why it is not run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ OTHERS = [ROOT / "README.md", *sorted((DOCS / "operations").glob("*.md"))]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 RUN, SERVED, PARSED, NOT_RUN = "Run by a test", "Run by a test, against a small model", "Parsed by a test", "Not run"
 PATHS = re.compile(r"\btests(?:/[\w.]+|\.\w+)+")
-# Options in the parser, not their values, are what a page can get wrong.
-PLACEHOLDERS = {"[--masks DIR]": "--masks DIR", "[--captions FILE|DIR]": "--captions FILE", "[--set": "--set", "2000]": "2000"}
+# How a synopsis is written, and a command that the parser takes.
+PLACEHOLDERS = {
+    "[--masks DIR]": "--masks DIR",
+    "[--captions FILE|DIR]": "--captions FILE",
+    "[--set phases.1.steps=2000]": "--set phases.1.steps=2000",
+}
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
@@ -75,13 +79,12 @@ def test_the_blocks_that_a_test_runs(tmp_path: Path) -> None:
     (tmp_path / "ours.yaml").write_text(recipe, encoding="utf-8")
     done = 0
     for page in GUIDES:
-        for kind, title, code in blocks(page):
-            if title == RUN:
-                command = ["bash", "-euo", "pipefail", "-c", code]
-                ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-                assert ended.returncode == 0, (page.name, kind, code, ended.stdout, ended.stderr)
-                done += 1
-    assert done >= 6
+        for code in (code for _, title, code in blocks(page) if title == RUN):
+            command = ["bash", "-euo", "pipefail", "-c", code]
+            ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+            assert ended.returncode == 0, (page.name, code, ended.stdout, ended.stderr)
+            done += 1
+    assert done >= 5
     assert len(list((tmp_path / "drawn" / "masks").iterdir())) == 24
 
 

@@ -1,4 +1,4 @@
-"""The documentation site: its pages, links and generated parts. ``make docs`` builds it strictly; this needs no MkDocs."""
+"""The pages, links and generated parts of the documentation; needs no MkDocs, with which ``make docs`` builds it."""
 
 from __future__ import annotations
 
@@ -81,9 +81,8 @@ def test_every_link_leads_somewhere(source: str) -> None:
             target, _, anchor = link.partition("#")
             place = (path.parent / target).resolve() if target else path
             known = pages().get(str(place.relative_to(DOCS))) if place.is_relative_to(DOCS) else None
-            if known is None and not place.exists():
-                broken.append((path.name, link))
-            elif anchor and anchor not in anchors(known or place.read_text(encoding="utf-8")):
+            there = known is not None or place.exists()
+            if not there or (anchor and anchor not in anchors(known or place.read_text(encoding="utf-8"))):
                 broken.append((path.name, link))
     assert broken == []
 

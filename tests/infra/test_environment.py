@@ -1,4 +1,4 @@
-"""Every variable that a manifest sets is read by our code, or documented by who reads it, and on the page of variables."""
+"""Every variable that a manifest sets is read by our code or by a named program, and is on the page about variables."""
 
 from __future__ import annotations
 
