@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, deploy, estimate, jobs, quarantine, stack, watermark
+from flows.cli import convert, datasets, deploy, estimate, jobs, quarantine, recipe, stack, watermark
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the move")
     add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
 
-    for group in (datasets, quarantine, jobs, watermark):
+    for group in (datasets, quarantine, jobs, watermark, recipe):
         group.add_command(commands)
     for one in (convert, estimate, stack, deploy):
         one.add_command(commands, _add_recipe)

@@ -65,14 +65,16 @@ def find(key: str) -> RecipeKey:
     Raises:
         RecipeError: there is no such key; names the closest ones.
     """
-    found = _find(key.split("."))
+    parts = key.split(".")
+    found = _find(parts)
     if found is not None:
         return found
     close = difflib.get_close_matches(key, [entry.key for entry in _keys()], n=3)
-    last = key.rpartition(".")[2]
-    close += [entry.key for entry in _keys() if entry.key.rpartition(".")[2] == last and entry.key not in close]
-    hint = f"did you mean {', '.join(close[:5])}?" if close else "mmface recipe explain lists all keys"
-    raise RecipeError(f"there is no such recipe key; {hint}", field=key)
+    close += [entry.key for entry in _keys() if entry.key.split(".")[-1] == parts[-1] and entry.key not in close]
+    hint = f"did you mean {', '.join(close[:5])}?" if close else "no key is similar;"
+    section = nearest(parts)
+    command = f"mmface recipe explain {section.key}" if section else "mmface recipe explain"
+    raise RecipeError(f"there is no such recipe key; {hint} {command} lists the known ones", field=key)
 
 
 def nearest(path: Sequence[int | str]) -> RecipeKey | None:
@@ -102,7 +104,7 @@ def _fits(key: Sequence[str], parts: Sequence[str]) -> bool:
         return not key and not parts
     if key[0] in (INDEX, NAME) and _fits(key[1:], parts):
         return True  # the index or name was left out
-    same = parts[0].isdigit() if key[0] == INDEX else key[0] in (parts[0], NAME)
+    same = key[0] in (parts[0], NAME) or (key[0] == INDEX and parts[0].isdigit())
     return same and _fits(key[1:], parts[1:])
 
 
@@ -116,7 +118,7 @@ def _walk(section: Schema, definitions: Schema, above: str) -> Iterator[RecipeKe
             type=SECTION if section_below else _type(schema, definitions),
             default="" if schema is section_below else _default(given, item),
             limits=_limits(schema, definitions),
-            description=given.get("description", ""),
+            description=given.get("description") or schema.get("description", ""),
             holds=holds,
         )
         if section_below:
