@@ -133,14 +133,17 @@ class Recipe(Section):
     def _prompts_suffice_for_the_captions(self) -> Recipe:
         wanted, given = self.data.captions_per_image, len(self.captioning.prompts)
         if self.components.captioner != "facts" and given < wanted:
-            raise ValueError(f"captioning.prompts: {given} prompts for data.captions_per_image {wanted}; give as many")
+            message = (
+                f"captioning.prompts: {given} prompts for data.captions_per_image {wanted}; give at least {wanted}"
+            )
+            raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _collections_have_different_names(self) -> Recipe:
         names = [collection.name for collection in self.sources]
         if len(set(names)) < len(names):
-            raise ValueError(f"every collection in sources needs a name of its own: {', '.join(names)}")
+            raise ValueError(f"every collection in sources needs its own name (got {', '.join(names)})")
         return self
 
     @model_validator(mode="after")

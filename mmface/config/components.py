@@ -52,7 +52,7 @@ class Components(Section):
     @model_validator(mode="after")
     def _rewriter_needs_a_captioner(self) -> Components:
         if self.rewriter is not None and self.captioner == "facts":
-            raise ValueError("rewriter has nothing to rewrite: measured facts agree; set captioner to a model")
+            raise ValueError("rewriter needs the captions of a model: set captioner to a model, or leave rewriter out")
         return self
 
 

@@ -183,7 +183,7 @@ class Serve(Section):
     @model_validator(mode="after")
     def _rate_limits_have_keys(self) -> Serve:
         if self.requests_per_minute is not None and self.api_keys_env is None:
-            raise ValueError("serve.requests_per_minute counts by key: set serve.api_keys_env too")
+            raise ValueError("serve.requests_per_minute limits each API key: set serve.api_keys_env too")
         return self
 
     @model_validator(mode="after")

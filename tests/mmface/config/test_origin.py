@@ -1,4 +1,4 @@
-"""Every value of a resolved recipe knows where it comes from."""
+"""The origin of every value of a resolved recipe."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mmface.config import Recipe
 from mmface.config.load import RECIPES, load_recipe
 from mmface.config.origin import resolve
 from mmface.errors import RecipeError
@@ -13,7 +14,7 @@ from mmface.errors import RecipeError
 
 @pytest.fixture
 def grandchild(tmp_path: Path) -> str:
-    """A recipe on a base on a base."""
+    """A recipe with a base that has a base itself."""
     (tmp_path / "low.yaml").write_text(
         "seed: 3\nmodel: {depth: 2, num_heads: 4}\njobs: {timeout_s: {train: 9}}\n"
         "phases: [{resolution: 64, steps: 1, batch_size: 4}, {resolution: 128, steps: 1}]\ntrain: {balance: {a: 1}}"
@@ -48,7 +49,7 @@ def test_mappings_are_merged_entry_by_entry(grandchild: str):
 def test_a_list_replaces_the_list_of_the_base(grandchild: str):
     found = origins(grandchild)
     assert found["phases.0.resolution"] == "base middle.yaml"
-    assert found["phases.0.batch_size"] == "default"  # the 4 of low.yaml went with its list
+    assert found["phases.0.batch_size"] == "default"  # the list of middle.yaml replaced that of low.yaml
     assert "phases.1.resolution" not in found
 
 
@@ -66,8 +67,8 @@ def test_an_override_of_a_whole_section_resets_its_other_keys(grandchild: str):
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
-def test_what_is_called_a_default_is_one(name: str):
-    recipe, defaults = load_recipe(name).model_dump(), load_recipe("demo").__class__().model_dump()
+def test_every_value_with_the_origin_default_equals_the_default(name: str):
+    recipe, defaults = load_recipe(name).model_dump(), Recipe().model_dump()
     for path, origin in resolve(name).origins.items():
         if origin == "default" and path[0] != "phases":
             value, default = recipe, defaults
@@ -76,6 +77,6 @@ def test_what_is_called_a_default_is_one(name: str):
             assert value == default, path
 
 
-def test_a_wrong_override_is_refused_like_elsewhere():
+def test_a_wrong_override_is_refused():
     with pytest.raises(RecipeError, match=r"train.lr: unknown key 'lr'"):
         resolve("demo", ["train.lr=1"])

@@ -227,10 +227,10 @@ def test_a_chat_template_is_part_of_a_models_identity(captioner: str):
     [
         (["captioning.prompts=[]"], r"captioning.prompts"),
         (["captioning.prompts=['  ']"], r"captioning.prompts.0"),
-        (["components.rewriter=some/model"], r"components: rewriter has nothing to rewrite"),
+        (["components.rewriter=some/model"], r"components: rewriter needs the captions of a model"),
         (
             ["components.captioner=a/b", "captioning.prompts=[one]"],
-            r"captioning.prompts: 1 prompts for .* 10; give as many",
+            r"captioning.prompts: 1 prompts for .* 10; give at least 10",
         ),
         (["captioning.engine=tgi"], r"captioning.engine: .*'transformers' or 'vllm'"),
     ],
