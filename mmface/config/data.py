@@ -27,7 +27,7 @@ class Portraits(Section):
     n: PositiveInt = Field(default=400, description="Number of portraits to draw.")
     size: Annotated[int, Field(ge=32, le=1024)] = Field(
         default=128,
-        description="Side of the square portraits, in pixels; at least the resolution of the last phase is useful.",
+        description="Side of the square portraits, in pixels; use at least the resolution of the last phase.",
     )
 
 

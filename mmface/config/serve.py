@@ -20,12 +20,12 @@ class Sampling(Section):
         "`dpmpp` (DPM-Solver++) or `unipc`.",
     )
     num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=20, description="Denoising steps of a picture; more take longer and are more exact."
+        default=20, description="Denoising steps of a picture; more steps take longer and are more exact."
     )
     guidance_scale: Annotated[float, Field(ge=0)] = Field(
         default=2.0,
-        description="Strength of classifier-free guidance towards the prompt; 1: none, at half of the time (authors: "
-        "7.5).",
+        description="Strength of classifier-free guidance towards the prompt; 1 turns it off and halves the time "
+        "(authors: 7.5).",
     )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="auto",

@@ -137,8 +137,8 @@ class Train(Section):
     )
     text_dropout: Fraction = Field(
         default=0.05,
-        description="Share of samples whose caption is replaced by the empty prompt; guidance needs it (paper: 0.05, "
-        "§4).",
+        description="Share of samples whose caption is replaced by the empty prompt; classifier-free guidance needs "
+        "it (paper: 0.05, §4).",
     )
     checkpoint_every: PositiveInt = Field(
         default=500,
