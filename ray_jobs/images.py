@@ -18,10 +18,12 @@ from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import describe, list_collections, summaries
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import File, Identity
-from mmface.datasets.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import DATA, READ, commit, receipt_of
 from mmface.datasets.records import IMAGES
 from mmface.datasets.reuse import gather
 from mmface.datasets.stage import Row
+from mmface.datasets.tally import check_budget, reconcile
 from mmface.errors import RecipeError
 from mmface.store import Store
 from mmface.store.tables import read_table

@@ -10,7 +10,8 @@ from mmface import plan
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset, published
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, part_names, read_part
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import DATA, part_names, read_part
 from mmface.datasets.reuse import gather
 from mmface.datasets.stage import Row, Stage
 from mmface.store import Store

@@ -12,9 +12,10 @@ from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.journal import Journal
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, commit, join_parts, part_names, reconcile
+from mmface.datasets.parts import DATA, commit, join_parts, part_names
 from mmface.datasets.records import SAMPLES
 from mmface.datasets.stage import Row
+from mmface.datasets.tally import reconcile
 from mmface.errors import StageError
 from mmface.store import Store
 from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts

@@ -52,7 +52,8 @@ def add_command(commands: Any) -> None:
 def list_datasets(arguments: argparse.Namespace) -> int:
     """``mmface datasets list``."""
     from mmface.bundles.lineage import registered_lineages
-    from mmface.datasets.inventory import needs, scan
+    from mmface.datasets.inventory import scan
+    from mmface.datasets.retention import needs
     from mmface.errors import MMFaceError
     from mmface.store import home
 
@@ -121,7 +122,8 @@ def verify(arguments: argparse.Namespace) -> int:
 def collect(arguments: argparse.Namespace) -> int:
     """``mmface datasets gc``."""
     from mmface.bundles.lineage import registered_lineages
-    from mmface.datasets.inventory import FOLDER, needs, removable, remove, scan
+    from mmface.datasets.inventory import FOLDER, scan
+    from mmface.datasets.retention import needs, removable, remove
     from mmface.errors import InputError
     from mmface.store import home
     from mmface.train.checkpoints.run import RUNS

@@ -17,8 +17,10 @@ from mmface.config.environment import prepare_environment
 from mmface.config.load import load_recipe
 from mmface.datasets.dataset import Publisher, open_dataset, published
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
+from mmface.datasets.part_worker import PartWorker, Runner, Worker
+from mmface.datasets.parts import DATA, part_names
 from mmface.datasets.reuse import gather
+from mmface.datasets.tally import check_budget, reconcile
 from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError, describe
 from mmface.networks.hub import pin_components
 from mmface.store import Store, home

@@ -21,7 +21,8 @@ import pyarrow as pa
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, look_up, read_part
+from mmface.datasets.part_worker import PartWorker, look_up
+from mmface.datasets.parts import DATA, read_part
 from mmface.datasets.records import CAPTIONS, ORIGIN
 from mmface.datasets.reuse import Known
 from mmface.datasets.stage import Row

@@ -15,7 +15,8 @@ import pytest
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import PartWorker, commit
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import commit
 from mmface.datasets.records import ORIGIN
 from mmface.datasets.stage import Result, Row, map_rows
 from mmface.errors import InputError, StageError
@@ -73,7 +74,7 @@ def recipe(max_quarantined: float) -> Recipe:
     return Recipe.model_validate({"data": {"max_quarantined": max_quarantined}})
 
 
-def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Store):
+def test_poison_is_quarantined_and_an_exceeded_budget_keeps_the_quarantine(home: Store):
     ids = [f"row{i}" for i in range(6)]
     rows = [*ids[:2], "poison", *ids[2:], "bad", "odd"]
     made = Identity(stage="fragile", version=1, config={}, inputs={"source": source(home, *rows)})
@@ -81,7 +82,7 @@ def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Stor
     def make() -> PartWorker:
         return PartWorker(made, home, Fragile())
 
-    with pytest.raises(StageError, match=r"3 of 9 rows .*1x 2 processes died while this row alone was in fragile"):
+    with pytest.raises(StageError, match=r"3 of 9 rows .*1x 2 processes died while fragile mapped this row alone"):
         run_stage(made, home, make, recipe(0.1))
     kept = [entry.key for entry in home.child(made.key).list("quarantine")]
     assert kept == [f"quarantine/part-0000{number}.parquet" for number in range(3)]
@@ -94,7 +95,7 @@ def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Stor
         "bad": "invalid_input:id",
         "odd": "poison",
     }
-    assert found["odd"][1].startswith("2 times KeyError: 'no such tag' (test_common.py:")
+    assert found["odd"][1].startswith("failed 2 times: KeyError: 'no such tag' (test_common.py:")
     assert dataset.manifest.counts["in"] == 9
 
 

@@ -16,7 +16,7 @@ from mmface.data import latents
 from mmface.data.latents import Latents
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import PartWorker, Runner
+from mmface.datasets.part_worker import PartWorker, Runner
 from mmface.datasets.records import CONDITIONS, IMAGES
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store

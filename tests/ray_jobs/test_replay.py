@@ -44,7 +44,7 @@ def arguments(home: Store, photos: Path, *more: str) -> list[str]:
 
 def test_a_corrupt_photograph_that_is_then_mended(photos: Path, tmp_path: Path):
     home = Store(tmp_path / "home")
-    with pytest.raises(StageError, match="1 of 7 rows were set aside"):
+    with pytest.raises(StageError, match="1 of 7 rows were quarantined"):
         images.main(arguments(home, photos, "data.max_quarantined=0.01"))
     failed = find(scan(home), "images")
     assert failed.state == "unfinished"

@@ -16,7 +16,8 @@ from mmface.config.load import load_recipe
 from mmface.data.conditions import grey_png
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, Runner
+from mmface.datasets.part_worker import Runner
+from mmface.datasets.parts import DATA
 from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store

@@ -114,7 +114,7 @@ def test_prefect_says_completed_nothing_new(home: Store, photographs: Path, tmp_
 @pytest.mark.usefixtures("prefect_server", "ray_session")
 def test_force_goes_on_although_there_is_nothing_new(home: Store, photographs: Path, tmp_path: Path) -> None:
     register(tmp_path / "bundle", settings(photographs), {})
-    with pytest.raises(StageError, match="3 of 3 rows were set aside"):  # pictures of 8 pixels are too small
+    with pytest.raises(StageError, match="3 of 3 rows were quarantined"):  # pictures of 8 pixels are too small
         retrain(overrides=settings(photographs, FOLLOWS), force=True)
 
 
