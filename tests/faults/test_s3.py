@@ -136,14 +136,14 @@ def test_of_two_runs_at_once_one_publishes_and_both_return_its_dataset(bucket, s
 
 
 def test_a_bucket_without_permission_and_a_missing_one_are_clear_errors(s3_bucket, s3_server, monkeypatch):
-    with pytest.raises(ServiceError, match="no such bucket; create it"):
+    with pytest.raises(ServiceError, match="the bucket does not exist; create it"):
         Store("s3://nowhere/home").write("key", b"")
     denied = Plan(deny="/faces/")
     with proxy(s3_server, denied) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         store = Store(s3_bucket)
         for refused in (lambda: store.write("key", b""), lambda: store.read("key"), lambda: store.exists("key")):
-            with pytest.raises(ServiceError, match="these credentials may not"):
+            with pytest.raises(ServiceError, match="these credentials lack a permission"):
                 refused()
 
 

@@ -173,7 +173,7 @@ def test_a_file_system_without_hard_links(
     monkeypatch.setattr(os, "link", refuse)
     line = refused(capsys)
     assert "MMFACE_HOME: the file system of " in line
-    assert "has no hard links, by which the first writer wins; choose a folder on ext4" in line
+    assert "has no hard links, which concurrent writes need; choose a folder on ext4" in line
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert doctor._home().remedy
 

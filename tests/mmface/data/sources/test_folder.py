@@ -101,7 +101,7 @@ def test_bad_files_are_set_aside_with_their_reason(folder: Path):
         "nowhere.png": "a link that leads nowhere or to itself, or no file at all",
         "pipe.png": "a link that leads nowhere or to itself, or no file at all",
         "tiny.png": "10x10 is below data.min_size 16",
-        "words.jpg": "not a jpg, png or webp picture",
+        "words.jpg": "not a jpg, png or webp image",
     }
     assert reasons["cut.jpg"].startswith("cannot be decoded")
     assert {row["error"] for row in result.quarantined} == {"invalid_input:image"}

@@ -61,7 +61,7 @@ def test_rows_of_bytes_and_of_structs(tmp_path: Path):
 def test_rows_without_a_picture_are_set_aside(tmp_path: Path):
     write(tmp_path, {"a.parquet": parquet({"image": [PICTURES[0], None, b"words"]})})
     result = read(collection(tmp_path))
-    assert [row["message"] for row in result.quarantined] == ["the file is empty", "not a jpg, png or webp picture"]
+    assert [row["message"] for row in result.quarantined] == ["the file is empty", "not a jpg, png or webp image"]
     write(tmp_path, {"a.parquet": parquet({"image": ["a.png"]})})
     assert "holds str, not the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
 
