@@ -1,4 +1,4 @@
-"""MLflow's loader of registered bundles: every registered version names this module, so it keeps its place."""
+"""The loader that MLflow calls for registered bundles. Every registered version names this module: do not move it."""
 
 from mmface.bundles.bundle import load_pyfunc as _load_pyfunc
 

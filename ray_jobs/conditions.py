@@ -1,4 +1,4 @@
-"""Job: masks and sketches of every photograph."""
+"""Job that makes the mask and the sketch of every photograph."""
 
 from __future__ import annotations
 

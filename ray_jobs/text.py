@@ -1,4 +1,4 @@
-"""Job: every caption, and the empty prompt, through the text encoder."""
+"""Job that encodes every caption, and the empty prompt, with the text encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that vLLM gives in passes of its own: recorded by part, tried again, resumed, and read by the stage."""
+"""Answers of vLLM, which runs in passes before the stage: recorded by part, retried, resumed, read by the stage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def home(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def identity(home: Store, recipe: Recipe) -> Identity:
-    """Of captions over two parts: two pictures and one with supplied captions; one picture and one broken file."""
+    """Identity of captions of two parts: two photographs and one with captions; one photograph and a broken file."""
     return publish_inputs(home, recipe, ROWS)
 
 
@@ -66,7 +66,7 @@ def publish_inputs(home: Store, recipe: Recipe, rows: list[list[dict[str, Any]]]
 
 
 def make(home: Store, identity: Identity, recipe: Recipe) -> Dataset:
-    """The captions of recorded answers, published."""
+    """Publishes the captions of recorded answers."""
     publisher = Publisher(home, identity)
     runner = Runner(publisher.store, "data", lambda: RecordedWorker(identity, home, recipe))
     for part in PARTS:
@@ -86,7 +86,7 @@ ROWS = [[picture("a"), picture("b"), picture("c", ["a man"])], [picture("d"), {*
 
 
 class Engine:
-    """Answers out of order; refuses to name anybody at first and for good about picture "d"."""
+    """Answers in reverse order; refuses the first prompt once, and photograph "d" always."""
 
     def __init__(self, questions: Questions) -> None:
         self.questions = questions
@@ -104,7 +104,7 @@ class Engine:
             yield {**row, "answer": "I'm sorry, I can't help with that." if shy else GOOD}
 
 
-def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, identity: Identity, recipe: Recipe):
+def test_answers_are_recorded_retried_and_read_by_the_stage(home: Store, identity: Identity, recipe: Recipe):
     engine = Engine(Questions(identity, home, recipe))
     publisher = Publisher(home, identity)
     record_answers(publisher, PARTS, 2, engine)
@@ -128,7 +128,7 @@ def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, ide
     assert not publisher.store.list("work")
 
 
-def test_nothing_is_asked_about_rows_that_an_earlier_dataset_holds(home: Store, identity: Identity, recipe: Recipe):
+def test_no_questions_are_asked_about_rows_that_an_earlier_dataset_has(home: Store, identity: Identity, recipe: Recipe):
     record_answers(Publisher(home, identity), PARTS, 2, Engine(Questions(identity, home, recipe)))
     make(home, identity, recipe)
 
@@ -140,11 +140,9 @@ def test_nothing_is_asked_about_rows_that_an_earlier_dataset_holds(home: Store, 
     assert make(home, grown, recipe).manifest.extra == {"reused": 3, "computed": 3}
 
 
-def test_a_pass_that_was_killed_goes_on_with_the_parts_that_have_no_answers(
-    home: Store, identity: Identity, recipe: Recipe
-):
+def test_a_killed_pass_resumes_with_the_parts_that_have_no_answers(home: Store, identity: Identity, recipe: Recipe):
     engine = Engine(Questions(identity, home, recipe))
-    engine.stop_after = 3  # the second part's two answers came first
+    engine.stop_after = 3  # the two answers of the second part came first
     with pytest.raises(KeyboardInterrupt):
         record_answers(Publisher(home, identity), PARTS, 2, engine)
     engine.stop_after = None
@@ -152,7 +150,7 @@ def test_a_pass_that_was_killed_goes_on_with_the_parts_that_have_no_answers(
     assert engine.passes == [(0, PARTS), (0, PARTS[:1]), (1, PARTS)]
 
 
-def test_what_vllm_is_asked_and_what_its_answer_becomes():
+def test_requests_to_vllm_and_answers_cut_at_a_whole_word():
     asked = _request("Say it.", "data:image/png;base64,AA", 9)
     assert asked["sampling_params"] == {"temperature": 0.0, "max_tokens": 9}
     assert asked["messages"][0]["content"][1] == {"type": "text", "text": "Say it."}
@@ -162,7 +160,7 @@ def test_what_vllm_is_asked_and_what_its_answer_becomes():
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_without_vllm_the_job_says_what_to_do_before_it_starts_anything(home: Store, identity: Identity):
+def test_without_vllm_the_job_fails_at_once_and_says_how_to_install_it(home: Store, identity: Identity):
     settings = ["components.captioner=some/model@main", "captioning.engine=vllm"]
     given = [part for one in settings for part in ("--set", one)]
     inputs = [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]

@@ -1,4 +1,4 @@
-"""A stage on a real Ray: rows that kill or fail their worker, errors that must arrive as they were raised."""
+"""A stage on a real Ray: rows that kill or fail their worker, and errors that reach the driver unchanged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = pa.schema([("id", pa.string()), ORIGIN])
 
 
 class Fragile:
-    """Passes rows on; row ``poison`` kills the process, ``bad`` is refused, ``odd`` raises what nobody thought of."""
+    """Returns rows unchanged, but ``poison`` kills the process, ``bad`` is refused, ``odd`` raises a KeyError."""
 
     name = "fragile"
     schema = SCHEMA
@@ -99,7 +99,7 @@ def test_poison_is_quarantined_and_an_exceeded_budget_keeps_the_quarantine(home:
     assert dataset.manifest.counts["in"] == 9
 
 
-def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
+def test_an_mmface_error_of_a_worker_reaches_the_driver_unchanged(home: Store):
     made = Identity(stage="fragile", version=2, config={}, inputs={"source": source(home, "a", "b")})
 
     def make() -> PartWorker:
@@ -109,18 +109,18 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
         run_stage(made, home, make, recipe(0.1))
 
 
-def test_an_exception_of_a_worker_is_one_line_with_its_cause_and_part(home: Store):
+def test_any_other_exception_of_a_worker_becomes_one_line_with_part_and_cause(home: Store):
     made = Identity(stage="fragile", version=3, config={}, inputs={"source": source(home, "a", "b")})
 
     def make() -> PartWorker:
         raise OSError("no file weights.safetensors\nin the cache")
 
     cause = r"OSError: no file weights.safetensors in the cache \(test_common.py:\d+\)"
-    with pytest.raises(StageError, match=rf"^fragile: part-00000.parquet: {cause}; its traceback is in Ray's log"):
+    with pytest.raises(StageError, match=rf"^fragile: part-00000.parquet: {cause}; the traceback is in Ray's log"):
         run_stage(made, home, make, recipe(0.1))
 
 
-def test_an_error_of_rays_own_task_is_what_the_task_raised():
+def test_the_cause_of_a_failed_ray_task_is_the_exception_that_it_raised():
     import ray
     from ray.exceptions import RayTaskError
 
@@ -132,9 +132,9 @@ def test_an_error_of_rays_own_task_is_what_the_task_raised():
     assert cause_of(caught.value) == "KeyError: 'no such tag'"
 
 
-def test_as_a_program_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_as_a_program_a_user_error_prints_one_line_and_exits_with_code_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs.images", "--recipe", "demo", "--home", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert run.returncode == 2
     assert run.stdout == ""
-    assert run.stderr == "error: sources: name a collection of photographs here\n"
+    assert run.stderr == "error: sources: no collections; name at least one collection of photographs here\n"

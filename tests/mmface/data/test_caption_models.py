@@ -243,8 +243,8 @@ def test_a_recipe_that_cannot_caption_is_refused(settings: list[str], message: s
 
 def test_a_model_of_another_class_is_refused_by_name(rewriter: str):
     with pytest.raises(
-        InputError, match=r"components.captioner: no captioner .* it is 'qwen3'; give facts, or InternVL"
+        InputError, match=r"components.captioner: cannot use .* as captioner: it is 'qwen3'; give facts, or InternVL"
     ):
         load_captioner(rewriter)
-    with pytest.raises(InputError, match=r"components.captioner: no captioner .*vae.* give facts"):
+    with pytest.raises(InputError, match=r"components.captioner: cannot use .*vae.* as captioner: .* give facts"):
         load_captioner("zoo:vae")

@@ -85,5 +85,5 @@ def test_every_caption_fits_the_tokenizer(stage: Captions):
 
 
 def test_unknown_captioner_is_refused():
-    with pytest.raises(InputError, match="no captioner"):
+    with pytest.raises(InputError, match="as captioner"):
         Captions(load_recipe("demo", ["components.captioner=gpt"]))
