@@ -15,17 +15,17 @@ TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
 def resolve(name: str) -> str:
-    """The package's folder of ``zoo:<name>``; any other name is returned unchanged.
+    """``zoo:<name>`` to its folder in the package; any other name unchanged.
 
     Raises:
-        InputError: the zoo has no component of that name.
+        InputError: no such zoo name.
     """
     if not name.startswith(PREFIX):
         return name
     short = name.removeprefix(PREFIX)
     if short not in NAMES:
         known = ", ".join(PREFIX + one for one in NAMES)
-        raise InputError(f"the zoo has no component {name!r}; known: {known}", field="components")
+        raise InputError(f"no zoo network {name!r}; known: {known}", field="components")
     return str(ZOO / short)
 
 
@@ -70,10 +70,10 @@ class Place(NamedTuple):
 
 
 def locate(name: str) -> Place:
-    """The place of a component, by its name in a recipe.
+    """The place of a component that a recipe names.
 
     Raises:
-        InputError: a local folder or ``zoo:<name>`` does not exist.
+        InputError: a local folder, or ``zoo:<name>``, that does not exist.
     """
     path = Path(resolve(name))
     if path.is_dir():

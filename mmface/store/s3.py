@@ -169,7 +169,7 @@ class S3:
 
     def _refused(self, operation: str, error: ClientError) -> ServiceError:
         code = error.response["Error"]["Code"]
-        remedy = REMEDIES.get(code, "run again: finished work is kept")
+        remedy = REMEDIES.get(code, "run again: what is finished is kept")
         kind = UnreachableError if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 else ServiceError
         return kind(f"{self.uri}: S3 refused {operation}: {code}; {remedy}", field=HOME_VARIABLE)
 

@@ -182,7 +182,7 @@ def run_parts(
     from ray.exceptions import RayActorError, RayError
 
     connect_ray()
-    barren = 0
+    lost_pools = 0
     while todo:
         rows = 0
         try:
@@ -192,8 +192,8 @@ def run_parts(
             return
         except RayActorError as error:
             left = _unfinished(publisher, parts, folder)
-            barren = barren + 1 if len(left) == len(todo) else 0
-            if barren == POOLS:
+            lost_pools = lost_pools + 1 if len(left) == len(todo) else 0
+            if lost_pools == POOLS:
                 remedy = "look for the cause in the Ray logs, give the job more memory or lower data.workers"
                 message = f"workers died {POOLS} times before they finished a part ({cause_of(error)}); {remedy}"
                 raise StageError(message, field=stage) from error

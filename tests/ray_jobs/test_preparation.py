@@ -81,7 +81,7 @@ def test_unusable_files_are_quarantined_and_the_others_pass(home: Store, collect
     Image.new("RGB", (10, 10)).save(folder / "images/tiny.png")
     shutil.copy(good[0], folder / "images/zz-copy.png")
 
-    # The unusable files have no masks: 24 of 29 photographs match.
+    # The bad files have no masks: 24 of 29 pictures match.
     with pytest.raises(InputError, match=r"24 of 29 pictures have an entry .*words.*data\.min_matched"):
         images.main(arguments(home, folder, "data.max_quarantined=0.2"))
     uri = images.main(arguments(home, folder, "data.max_quarantined=0.2", "data.min_matched=0.8"))
