@@ -14,7 +14,7 @@ from mmface.errors import RecipeError
 
 log = logging.getLogger(__name__)
 
-SECONDS = 3.0  # timeout per repository, which a run behind a firewall without answers waits for each
+SECONDS = 3.0  # timeout of a request; behind a firewall that drops packets, a run waits this long for each repository
 NO_HUB_ID = ("zoo:", "models:/", "/", ".", "~")  # prefixes of names that are not hub ids
 
 
