@@ -88,7 +88,7 @@ def replay(home: Store, one: Held) -> Replay:
     }
     rows = sum(unusable.values())
     if not rows:
-        raise DatasetError(f"{one.name} has no quarantined rows to replay", field="dataset")
+        raise DatasetError(f"{one.name} has no unusable rows in quarantine: nothing to replay", field="dataset")
     if one.manifest is not None:
         return _succeed(home, one.manifest, rows)
     _drop(home.child(one.key), [part for part, count in unusable.items() if count])

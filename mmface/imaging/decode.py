@@ -86,7 +86,7 @@ def decode(data: bytes, max_megapixels: float = 40.0, *, field: str = "image") -
 def _check(image: Image.Image, max_megapixels: float, field: str) -> None:
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
-        raise InputError(f"{megapixels:.0f} megapixels, at most {max_megapixels:g}; scale it down", field=field)
+        raise InputError(f"{megapixels:.0f} megapixels; at most {max_megapixels:g}: scale it down", field=field)
     if image.mode not in MODES:
         raise InputError(f"mode {image.mode} is not supported; save it as 8-bit RGB or grey", field=field)
     frames = getattr(image, "n_frames", 1)

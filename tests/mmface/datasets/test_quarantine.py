@@ -127,7 +127,7 @@ def test_a_published_dataset_stays_and_its_successor_computes_only_the_quarantin
     assert open_dataset(first).quarantine()["id"].to_pylist() == ["c"]
     with pytest.raises(DatasetError, match=r"already replayed: set data.replay=\{conditions: 1\}"):
         replay(home, one)
-    with pytest.raises(DatasetError, match="no quarantined rows to replay"):
+    with pytest.raises(DatasetError, match="nothing to replay"):
         replay(home, find(scan(home), done.key))
 
 
@@ -153,7 +153,7 @@ def test_filtered_rows_are_not_replayed(home: Store):
     publisher.publish(tally.counts, files=tally.files)
     one = find(scan(home), "conditions")
     assert list(set_aside(home, one)) == ["part-0.parquet"]
-    with pytest.raises(DatasetError, match="no quarantined rows to replay"):
+    with pytest.raises(DatasetError, match="no unusable row"):
         replay(home, one)
 
 
