@@ -1,4 +1,4 @@
-"""The ``captions`` stage: supplied captions, measured facts, or a captioning model's answers judged and rewritten."""
+"""The ``captions`` stage: supplied captions, measured facts, or reviewed and rewritten answers of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from mmface.config import Recipe
-from mmface.data.captions.ask import Captioner, InternVL, Question, again
+from mmface.data.captions.ask import Captioner, InternVL, Question, ask_until_accepted
 from mmface.data.captions.cap import cap
 from mmface.data.captions.clean import clean
 from mmface.data.captions.facts import describe_facts, measure_facts
@@ -29,11 +29,10 @@ from mmface.networks.components import load_text_encoder
 
 @dataclass
 class Draft:
-    """A picture on its way to captions: one slot a prompt, and how often answers were refused for what."""
+    """The captions of one photograph while they are made, one slot per prompt, and how often each rule refused one."""
 
     row: str
     picture: Image.Image
-    prompts: list[str]
     captions: list[str | None]
     rejections: Counter[Reason] = field(default_factory=Counter)
     rewritten: bool = False
@@ -78,25 +77,23 @@ class Captions:
         if not texts and self.captioner is None:
             texts, captioner = describe_facts(facts, self.count), "facts"
         elif not texts:
-            prompts = list(self.settings.prompts[: self.count])
-            draft = Draft(row["id"], picture, prompts, [None] * self.count)
+            draft = Draft(row["id"], picture, [None] * self.count)
         return {**row, "hair_colour": facts.hair_colour, "texts": texts, "captioner": captioner, "draft": draft}
 
     def _ask(self, drafts: Sequence[Draft]) -> None:
-        """Fills every slot with an answer that the rules accept; a refused one is asked again, with a reminder."""
-        for _ in range(1 + self.settings.retries):
-            open_slots = [(draft, at) for draft in drafts for at, text in enumerate(draft.captions) if text is None]
-            if not open_slots:
-                return
-            assert self.captioner is not None
-            questions = [Question(draft.row, draft.picture, draft.prompts[at]) for draft, at in open_slots]
-            for (draft, at), answer in zip(open_slots, self.captioner(questions), strict=True):
-                judged = review(answer, draft.prompts[at], self.settings.min_words)
-                if isinstance(judged, Rejection):
-                    draft.rejections[judged.reason] += 1
-                    draft.prompts[at] = again(draft.prompts[at], judged.reason)
-                else:
-                    draft.captions[at] = judged
+        """Fills each slot with an answer that the rules accept; slots whose answers were all refused stay empty."""
+        if not drafts:
+            return
+        assert self.captioner is not None
+        prompts = self.settings.prompts[: self.count]
+        slots = [(draft, slot) for draft in drafts for slot in range(self.count)]
+        questions = [Question(draft.row, draft.picture, prompts[slot], slot) for draft, slot in slots]
+        tries = 1 + self.settings.retries
+        reviewed = ask_until_accepted(questions, self.captioner, tries=tries, min_words=self.settings.min_words)
+        for (draft, slot), caption in zip(slots, reviewed.captions, strict=True):
+            draft.captions[slot] = caption
+        for at, reason in reviewed.refused:
+            slots[at][0].rejections[reason] += 1
 
     def _rewrite(self, drafts: Sequence[Draft]) -> None:
         """Puts the rewriter's captions where they pass the check, and leaves the captioner's where they do not."""

@@ -34,7 +34,7 @@ class SourceFile:
         image: the file; for Parquet the file that ``row`` is in.
         row: number of the row in a Parquet file.
         masks: one label mask, or the part masks that are merged into one (CelebAMask-HQ).
-        captions: a text file with one caption a line, or that text itself.
+        captions: a text file with one caption per line, or the captions themselves.
         split: what the collection's list says; None leaves it to the hash of the picture.
     """
 
@@ -42,7 +42,7 @@ class SourceFile:
     image: Entry
     row: int | None = None
     masks: tuple[Entry, ...] = ()
-    captions: Entry | str | None = None
+    captions: Entry | tuple[str, ...] | None = None
     split: Split | None = None
 
 

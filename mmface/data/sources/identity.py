@@ -63,7 +63,11 @@ def _content(collection: Collection, listing: Listing, home: Store) -> str:
 
 
 def _line(file: SourceFile, images: dict[str, str], masks: dict[str, str], captions: dict[str, str]) -> list[Any]:
-    said = captions[file.captions.key] if isinstance(file.captions, Entry) else file.captions
+    said: str | None
+    if isinstance(file.captions, Entry):
+        said = captions[file.captions.key]
+    else:  # hashed as one text: existing fingerprints were computed so
+        said = None if file.captions is None else "\n".join(file.captions)
     parts = [[mask.key, masks[mask.key]] for mask in file.masks]
     return [file.image.key, file.row, images[file.image.key], parts, said, file.split]
 

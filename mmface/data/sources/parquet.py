@@ -31,7 +31,7 @@ class ParquetRow:
 
     image: bytes
     mask: bytes | None
-    captions: str | None
+    captions: tuple[str, ...]
 
 
 def places(collection: Collection) -> Places:
@@ -90,12 +90,12 @@ def _bytes(value: Any, field: str) -> bytes | None:
     return data or None
 
 
-def _captions(value: Any) -> str | None:
-    """A caption a line. One string is one caption; an item that is null is none."""
-    said = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
-    if not all(isinstance(one, str) for one in said):
+def _captions(value: Any) -> tuple[str, ...]:
+    """The captions of a row, whitespace collapsed. One string is one caption; nulls are dropped."""
+    given = [item for item in (value if isinstance(value, list) else [value]) if item is not None]
+    if not all(isinstance(item, str) for item in given):
         raise InputError("column captions holds something else than text", field="captions")
-    return "\n".join(" ".join(one.split()) for one in said) or None
+    return tuple(" ".join(item.split()) for item in given)
 
 
 def _read_group(file: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:

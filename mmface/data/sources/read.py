@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from mmface.config import Collection
@@ -59,19 +60,18 @@ class Reader:
 
     def captions(self, file: SourceFile) -> list[str] | None:
         """The captions that came with the picture, or None. Raises InputError for text that cannot be stored."""
-        text: str | None
+        given: Sequence[str]
         if self.parquet and file.row is not None:
-            text = self.parquet.read(file.image, file.row).captions
+            given = self.parquet.read(file.image, file.row).captions
         elif isinstance(file.captions, Entry):
             assert self.places.captions is not None
             data = self._bytes(self.places.captions, file.captions, "captions")
-            text = read_text(data, field="captions", name=shown(file.captions.key))
+            given = read_text(data, field="captions", name=shown(file.captions.key)).splitlines()
         else:
-            text = file.captions
-        if text and not is_unicode(text):
+            given = file.captions or ()
+        if not all(map(is_unicode, given)):
             raise InputError("a caption holds half of a surrogate pair; write the whole character", field="captions")
-        lines = [line.strip() for line in (text or "").splitlines()]
-        return [line for line in lines if line] or None
+        return [caption for caption in map(str.strip, given) if caption] or None
 
     def _bytes(self, place: Store, entry: Entry, field: Field) -> bytes:
         if not entry.version:

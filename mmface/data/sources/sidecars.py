@@ -91,7 +91,7 @@ def masks_by_stem(uri: str | None, place: Store | None) -> Sidecar[Entry]:
     return _files("masks", place, is_picture, given=uri is not None)
 
 
-def captions_by_name(uri: str | None, place: Store | None) -> Sidecar[Entry | str]:
+def captions_by_name(uri: str | None, place: Store | None) -> Sidecar[Entry | tuple[str, ...]]:
     """Captions by what they name a picture by: a file name in a ``.jsonl``, a stem in a folder of text files.
 
     Raises:
@@ -156,31 +156,37 @@ def _files(kind: Kind, place: Store | None, keep: Callable[[str], bool], *, give
     return Sidecar(kind, place.uri, entries, ignored, given=given)
 
 
-def _read_jsonl(uri: str) -> dict[str, str]:
+def _read_jsonl(uri: str) -> dict[str, tuple[str, ...]]:
     """Captions by name; those of all lines for one picture, in order."""
     folder, _, key = uri.rpartition("/")
     names: dict[str, str] = {}
-    captions: dict[str, str] = {}
+    captions: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(_lines(Store(folder or "."), key, "captions"), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             name = names.setdefault(canonical(record["file"]), record["file"])
-            text = _one_a_line(record["captions"])
+            texts = _texts(record["captions"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{uri} line {number}: {WANTED}", field="captions") from None
-        captions[name] = f"{captions[name]}\n{text}" if name in captions else text
+        captions[name] = (*captions.get(name, ()), *texts)
     if not captions:
         raise InputError(f"{uri} line 1: the file ends without a caption; {WANTED}", field="captions")
     return captions
 
 
-def _one_a_line(said: object) -> str:
-    """Captions as in a text file: one form for both, and a third of a list's memory."""
-    if not isinstance(said, str | list):
+def _texts(captions: object) -> tuple[str, ...]:
+    """The captions of one line, whitespace collapsed; an empty list counts as one empty caption.
+
+    Raises:
+        TypeError: neither a string nor a list.
+        AttributeError: an item of the list is not a string.
+    """
+    if not isinstance(captions, str | list):
         raise TypeError("captions are a list of strings, or one string")
-    return "\n".join(" ".join(caption.split()) for caption in ([said] if isinstance(said, str) else said))
+    given = [captions] if isinstance(captions, str) else captions
+    return tuple(" ".join(caption.split()) for caption in given) or ("",)
 
 
 def _lines(place: Store, key: str, field: str) -> Iterator[str]:

@@ -41,7 +41,7 @@ def test_a_folder_is_listed_with_its_sidecars(folder: Path):
     listing = listed(photos(folder, masks="masks", captions="captions.jsonl"))
     assert [file.image.key for file in listing.files] == ["a.png", "b.png", "deep/c.png"]
     assert [[mask.key for mask in file.masks] for file in listing.files] == [["a.png"], [], []]
-    assert [file.captions for file in listing.files] == [None, "one\ntwo lines", "three"]
+    assert [file.captions for file in listing.files] == [None, ("one", "two lines"), ("three",)]
     assert listing.ignored == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -172,3 +173,12 @@ def test_contents_keep_the_names_that_homes_know_them_by(tmp_path: Path, home: S
         "ab49faceb9657f1d",
         "61d894a54198c646",
     ]
+
+
+def test_empty_captions_and_repeated_lines_keep_their_names_too(tmp_path: Path, home: Store):
+    write(tmp_path, {f"images/{name}.png": name for name in "abc"})
+    lines = [("a.png", ["one", ""]), ("b.png", []), ("a.png", []), ("a.png", " two  words"), ("c.png", ["", "x\ny"])]
+    text = "\n".join(json.dumps({"file": name, "captions": captions}) for name, captions in lines)
+    write(tmp_path, {"captions.jsonl": text})
+    collection = Collection(name="photos", images=f"{tmp_path}/images", captions=f"{tmp_path}/captions.jsonl")
+    assert identify([collection], home)[0]["content"] == "e10e631b439857a6"

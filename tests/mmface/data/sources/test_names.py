@@ -94,7 +94,7 @@ def test_decomposed_names_belong_to_composed_ones(tmp_path: Path):
     )
     listing = listed(photos(tmp_path, masks="masks", captions="captions.jsonl", split="lists"))
     found = {file.image.key: (len(file.masks), file.captions, file.split) for file in listing.files}
-    assert found == {apart: (1, "her", "test"), "plain.PNG": (0, "x\nit", "train")}
+    assert found == {apart: (1, ("her",), "test"), "plain.PNG": (0, ("x", "it"), "train")}
 
 
 def test_pictures_whose_names_become_one_are_all_kept_with_what_is_theirs(tmp_path: Path):
