@@ -82,7 +82,7 @@ def test_unusable_files_are_quarantined_and_the_others_pass(home: Store, collect
     shutil.copy(good[0], folder / "images/zz-copy.png")
 
     # The bad files have no masks: 24 of 29 pictures match.
-    with pytest.raises(InputError, match=r"24 of 29 pictures have an entry .*words.*data\.min_matched"):
+    with pytest.raises(InputError, match=r"24 of 29 photographs have an entry .*words.*data\.min_matched"):
         images.main(arguments(home, folder, "data.max_quarantined=0.2"))
     uri = images.main(arguments(home, folder, "data.max_quarantined=0.2", "data.min_matched=0.8"))
     dataset = open_dataset(uri)

@@ -47,7 +47,7 @@ def test_a_folder_is_listed_with_its_sidecars(folder: Path):
 
 def test_a_picture_in_two_collections_is_refused(folder: Path):
     nested = Collection(name="nested", images=f"{folder}/images/deep")
-    with pytest.raises(InputError, match=r"sources\.1\.images: .*/deep/c\.png is in the collection photos too"):
+    with pytest.raises(InputError, match=r"sources\.1\.images: .*/deep/c\.png is also in the collection photos"):
         list_collections([photos(folder), nested])
 
 
@@ -74,7 +74,7 @@ def test_bad_files_are_set_aside_with_their_reason(folder: Path):
     (folder / "images/circle").symlink_to(folder / "images")
     os.mkfifo(folder / "images/pipe.png")
     with (folder / "images/huge.png").open("wb") as file:
-        file.truncate(400_000_000)  # sparse; no picture of 40 megapixels has so many bytes
+        file.truncate(400_000_000)  # sparse; more bytes than an image of 40 megapixels can have
     write(
         folder / "images",
         {
@@ -96,10 +96,10 @@ def test_bad_files_are_set_aside_with_their_reason(folder: Path):
     assert {name: reason.split(";")[0] for name, reason in reasons.items() if name != "cut.jpg"} == {
         "empty.jpg": "the file is empty",
         "huge.png": "400,000,000 bytes",
-        "loop.png": "a link that leads nowhere or to itself, or no file at all",
+        "loop.png": "a broken link, or not a regular file",
         "moving.webp": "an animation of 2 frames",
-        "nowhere.png": "a link that leads nowhere or to itself, or no file at all",
-        "pipe.png": "a link that leads nowhere or to itself, or no file at all",
+        "nowhere.png": "a broken link, or not a regular file",
+        "pipe.png": "a broken link, or not a regular file",
         "tiny.png": "10x10 is below data.min_size 16",
         "words.jpg": "not a jpg, png or webp image",
     }
@@ -144,7 +144,7 @@ def test_a_file_that_goes_away_is_set_aside(folder: Path):
     stage = Images([collection], Data(min_size=16))
     result = stage([stage.row(file) for file in files])
     assert [row["error"] for row in result.quarantined] == ["invalid_input:mask", "invalid_input:image"]
-    assert all("gone since it was listed" in row["message"] for row in result.quarantined)
+    assert all("removed since it was listed" in row["message"] for row in result.quarantined)
 
 
 @pytest.mark.parametrize("missing", ["images", "masks", "captions", "split"])
@@ -157,18 +157,26 @@ def test_a_missing_folder_names_its_key(folder: Path, missing: str):
 @pytest.mark.parametrize(
     ("files", "keys", "message"),
     [
-        ({"images/readme.txt": "words"}, {}, "no picture below .* layout folder wants a jpg"),
+        ({"images/readme.txt": "words"}, {}, "no photograph below .* layout folder expects a jpg"),
         ({"captions.jsonl": '{"file": "a.png"}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": '{"file": "a.png", "captions": [1]}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": '{"file": "a.png", "captions": {"en": "x"}}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": "[" * 100_000}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": b"\xff\xfe"}, {"captions": "captions.jsonl"}, "line 1: .* in UTF-8"),
         ({}, {"captions": "nowhere.jsonl"}, "nowhere.jsonl is not in"),
-        ({"captions.jsonl": jsonl({"other.png": ["x"]})}, {"captions": "captions.jsonl"}, "name of a picture"),
-        ({"masks/other.png": "x"}, {"masks": "masks"}, "name of a picture"),
+        (
+            {"captions.jsonl": jsonl({"other.png": ["x"]})},
+            {"captions": "captions.jsonl"},
+            "matches a photograph by name",
+        ),
+        ({"masks/other.png": "x"}, {"masks": "masks"}, "matches a photograph by name"),
         ({"lists/readme": "x"}, {"split": "lists"}, "none of train.txt"),
-        ({"lists/test.txt": "other\n"}, {"split": "lists"}, "name of a picture"),
-        ({"lists/test.txt": "a\n", "lists/train.txt": "a\n"}, {"split": "lists"}, "a is held out and trained on"),
+        ({"lists/test.txt": "other\n"}, {"split": "lists"}, "matches a photograph by name"),
+        (
+            {"lists/test.txt": "a\n", "lists/train.txt": "a\n"},
+            {"split": "lists"},
+            "a is in train.txt and in val.txt or test.txt",
+        ),
     ],
 )
 def test_what_is_wrong_with_sidecars(tmp_path: Path, files: dict[str, bytes | str], keys: dict[str, str], message: str):

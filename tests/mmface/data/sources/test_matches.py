@@ -63,21 +63,21 @@ def test_every_sidecar_is_counted_for_the_manifest_and_the_log(folder: Path):
         },
     }
     assert list(describe(sources, listings)) == [
-        "photos: 20 pictures, ignored nothing",
-        "photos: masks: 19 of 20 pictures matched, 1 entries without a picture, "
+        "photos: 20 photographs, ignored nothing",
+        "photos: masks: 19 of 20 photographs matched, 1 entries without a photograph, "
         "ignored 1 .bmp, 1 hidden, 1 second of one name",
-        "photos: captions: 20 of 20 pictures matched, 0 entries without a picture, ignored 2 .json, 1 no suffix",
-        "photos: split: 2 of 20 pictures matched, 1 entries without a picture, ignored 1 .md",
+        "photos: captions: 20 of 20 photographs matched, 0 entries without a photograph, ignored 2 .json, 1 no suffix",
+        "photos: split: 2 of 20 photographs matched, 1 entries without a photograph, ignored 1 .md",
     ]
 
 
 @pytest.mark.parametrize(
     ("files", "keys", "message"),
     [
-        ({"captions.jsonl": ""}, {"captions": "captions.jsonl"}, "ends without a caption"),
-        ({"texts/00.cap": "x"}, {"captions": "texts"}, r"nothing in .*/texts .*\(it holds 1 \.cap\)"),
-        ({"masks/00.bmp": "x"}, {"masks": "masks"}, r"nothing in .*/masks .*\(it holds 1 \.bmp\)"),
-        ({"lists/test.txt": ""}, {"split": "lists"}, r"nothing in .*/lists .*\(it holds nothing\)"),
+        ({"captions.jsonl": ""}, {"captions": "captions.jsonl"}, "holds no caption"),
+        ({"texts/00.cap": "x"}, {"captions": "texts"}, r"no entry in .*/texts .*\(found 1 \.cap\)"),
+        ({"masks/00.bmp": "x"}, {"masks": "masks"}, r"no entry in .*/masks .*\(found 1 \.bmp\)"),
+        ({"lists/test.txt": ""}, {"split": "lists"}, r"no entry in .*/lists .*\(found nothing\)"),
     ],
 )
 def test_what_holds_nothing_for_any_picture_is_refused(
@@ -95,7 +95,7 @@ def test_folders_of_a_layout_may_be_absent_but_not_useless(tmp_path: Path):
     write(tmp_path, {"captions/.DS_Store": "x"})
     assert listed(collection).matches == ()
     write(tmp_path, {"captions/0.json": "x"})
-    with pytest.raises(InputError, match=r"sources\.0\.captions: nothing in .*/captions"):
+    with pytest.raises(InputError, match=r"sources\.0\.captions: no entry in .*/captions"):
         listed(collection)
 
 
@@ -110,9 +110,12 @@ def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: 
         list_collections([collection], 0.9)
     assert caught.value.field == f"sources.0.{kind}"
     message = caught.value.message
-    assert "15 of 20 pictures have an entry" in message
+    assert "15 of 20 photographs have an entry" in message
     assert "fewer than data.min_matched 0.9" in message
-    assert "pictures without: 00.png, 01.png, 02.png, 03.png, 04.png; entries without: x00" in message
+    assert (
+        "photographs without an entry: 00.png, 01.png, 02.png, 03.png, 04.png; entries without a photograph: x00"
+        in message
+    )
     assert "x09" in message
     assert "x10" not in message
 
@@ -132,7 +135,9 @@ def test_a_list_may_be_of_fewer_or_of_more_pictures(folder: Path, lines: list[st
     if sound:
         assert list_collections(sources, 0.9)
     else:
-        with pytest.raises(InputError, match=r"10 of 20 pictures .* 10 of its 20 entries .* entries without: x0.png"):
+        with pytest.raises(
+            InputError, match=r"10 of 20 photographs .* 10 of its 20 entries .* entries without a photograph: x0.png"
+        ):
             list_collections(sources, 0.9)
 
 

@@ -63,7 +63,7 @@ def test_rows_without_a_picture_are_set_aside(tmp_path: Path):
     result = read(collection(tmp_path))
     assert [row["message"] for row in result.quarantined] == ["the file is empty", "not a jpg, png or webp image"]
     write(tmp_path, {"a.parquet": parquet({"image": ["a.png"]})})
-    assert "holds str, not the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
+    assert "holds str; expected the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
 
 
 def test_a_damaged_row_group_is_set_aside_and_the_others_are_read(tmp_path: Path):
@@ -78,7 +78,11 @@ def test_a_damaged_row_group_is_set_aside_and_the_others_are_read(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"words", "no Parquet file"), (parquet({"picture": PICTURES}), "no column image"), (b"", "no Parquet file")],
+    [
+        (b"words", "not a Parquet file"),
+        (parquet({"picture": PICTURES}), "no column image"),
+        (b"", "not a Parquet file"),
+    ],
 )
 def test_files_that_are_none(tmp_path: Path, data: bytes, message: str):
     write(tmp_path, {"a.parquet": data})

@@ -126,7 +126,9 @@ def test_listing_parquet_fetches_no_picture(s3_bucket: str, tmp_path: Path, monk
 
 
 def test_no_such_bucket(s3_bucket: str):
-    with pytest.raises(ServiceError, match=r"NoSuchBucket.*collection bucket must be allowed") as caught:
+    with pytest.raises(
+        ServiceError, match=r"NoSuchBucket.*grant access to list and read the collection bucket"
+    ) as caught:
         listed(Collection(name="bucket", images="s3://no-such-bucket/photos"))
     assert caught.value.field == "sources.0"
 
@@ -136,7 +138,8 @@ def test_a_bucket_without_permission_stops_cleanly(s3_bucket: str, tmp_path: Pat
     write(root, {"a.png": PNG[0]})
     monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
     with pytest.raises(
-        ServiceError, match=r"refused list_objects_v2: InvalidAccessKeyId.*collection bucket must be allowed"
+        ServiceError,
+        match=r"refused list_objects_v2: InvalidAccessKeyId.*grant access to list and read the collection bucket",
     ) as caught:
         listed(Collection(name="bucket", images=root))
     assert caught.value.field == "sources.0"
