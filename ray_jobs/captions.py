@@ -1,4 +1,4 @@
-"""Job: captions of every photograph."""
+"""Job: writes the captions of every photograph."""
 
 from __future__ import annotations
 

@@ -42,9 +42,9 @@ class Captions:
     """Rows of ``images`` joined with ``conditions`` to rows of :data:`CAPTIONS`.
 
     Args:
-        recipe: what to make.
-        captioner: answers the prompts instead of the model that the recipe names.
-        rewriter: rewrites instead of the model that the recipe names.
+        recipe: the recipe.
+        captioner: used instead of the captioning model that the recipe names.
+        rewriter: used instead of the rewriting model that the recipe names.
     """
 
     name = "captions"
@@ -61,7 +61,7 @@ class Captions:
         self.rewriter = rewriter or _rewriter(recipe)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """Exactly ``data.captions_per_image`` captions for each row, or a quarantine row that says why not."""
+        """Returns each row with ``data.captions_per_image`` captions, or a quarantine row with the reason."""
         described = map_rows(self.name, rows, self._describe)
         drafts = [row["draft"] for row in described.rows if row["draft"] is not None]
         self._ask(drafts)
@@ -70,7 +70,7 @@ class Captions:
         return Result(finished.rows, [*described.quarantined, *finished.quarantined])
 
     def _describe(self, row: Row) -> Row:
-        """What needs no model: the facts, supplied captions, and a draft for the captioner where it is to be asked."""
+        """Adds what needs no model: facts, supplied captions, and an empty draft where the model writes captions."""
         picture = square_picture(row["image"], self.max_megapixels, self.side)
         facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]))
         texts, captioner, draft = supplied(row), "supplied", None
@@ -96,7 +96,7 @@ class Captions:
             slots[at][0].rejections[reason] += 1
 
     def _rewrite(self, drafts: Sequence[Draft]) -> None:
-        """Puts the rewriter's captions where they pass the check, and leaves the captioner's where they do not."""
+        """Replaces captions by those of the rewriter that pass the review; the others stay as they are."""
         if self.rewriter is None:
             return
         for attempt in range(1 + self.settings.retries):
@@ -142,7 +142,7 @@ class Captions:
         }
 
     def _check(self, draft: Draft) -> None:
-        """Raises InputError if a slot is empty or the captions were not made to agree."""
+        """Raises InputError if a slot is empty, or if the rewriter gave no usable answer."""
         reasons = ", ".join(f"{times}x {reason}" for reason, times in draft.rejections.most_common())
         tries = 1 + self.settings.retries
         if None in draft.captions:
@@ -165,7 +165,7 @@ def _texts(draft: Draft) -> list[str]:
 
 
 def supplied(row: Row) -> list[str]:
-    """Captions that came with the photograph, cleaned. Raises InputError if there were some and none has a word."""
+    """The supplied captions of a row, cleaned. Raises InputError if captions were supplied and none has a word."""
     given = [text for text in row["captions"] or () if text.strip()]
     texts = [text for text in map(clean, given) if any(char.isalnum() for char in text)]
     if given and not texts:
@@ -178,7 +178,7 @@ def _captioner(recipe: Recipe) -> Captioner | None:
     if name == "facts":
         return None
     if settings.engine == "vllm":
-        message = "vllm answers only within a job: run python -m ray_jobs.captions, or set transformers"
+        message = "vllm runs only inside a job: run python -m ray_jobs.captions, or set transformers"
         raise RecipeError(message, field="captioning.engine")
     return InternVL(name, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
 
