@@ -163,7 +163,7 @@ def test_lists_that_disagree_stop_the_run_and_lineage_names_the_licences(home: S
         for name, licence in (("left", "CC0-1.0"), ("right", "CC-BY-4.0"))
     ]
     given = ["--recipe", "demo", "--home", home.uri, *overrides(f"sources={json.dumps(tree)}")]
-    with pytest.raises(DatasetError, match=rf"share 1 pictures: .*left.*{good[3].name} \(train\) = .*right"):
+    with pytest.raises(DatasetError, match=rf"share 1 photographs: .*left.*{good[3].name} \(train\) = .*right"):
         images.main(given)
 
     (tmp_path / "left/train.txt").write_text("\n".join(file.name for file in good[:3]))

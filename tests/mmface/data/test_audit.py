@@ -103,7 +103,7 @@ def test_lists_that_disagree_stop_the_run_across_collections(other: int, bits: i
         seen("celeba/b.jpg", other, "test", listed=True, source="celeba"),
     ]
     with pytest.raises(
-        DatasetError, match=r"share 1 pictures: ffhq/a\.jpg \(train\) = celeba/b\.jpg \(test\); take one"
+        DatasetError, match=r"share 1 photographs: ffhq/a\.jpg \(train\) = celeba/b\.jpg \(test\); remove one"
     ):
         audit_splits(rows, bits)
 
@@ -117,5 +117,5 @@ def test_a_conflict_is_found_where_a_third_copy_would_have_hidden_it():
 
 def test_many_pairs_are_counted_and_some_are_shown():
     rows = [seen(f"{split}-{i}", i, split, True) for i in range(30) for split in ("train", "test")]
-    with pytest.raises(DatasetError, match=r"share 30 pictures.*; and 10 more; take one"):
+    with pytest.raises(DatasetError, match=r"share 30 photographs.*; and 10 more; remove one"):
         audit_splits(rows, 0)

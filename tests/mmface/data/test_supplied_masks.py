@@ -59,6 +59,6 @@ def test_bad_masks_say_why_and_small_faces_are_filtered(stage: Conditions):
         "small face": "filtered:data.min_face_area",
     }
     assert "label 19 is not among 0..18" in reasons["label 19"][1]
-    assert "64x32 has another aspect than its picture 64x64" in reasons["another shape"][1]
-    assert reasons["small face"][1] == "a face of 15.6% of the picture is below 25.0%"
+    assert "64x32 has another aspect ratio than its photograph 64x64" in reasons["another shape"][1]
+    assert reasons["small face"][1] == "the face covers 15.6%, less than the minimum of 25.0%"
     assert [one["id"] for one in result.quarantined if is_filtered(one["error"])] == ["small face"]
