@@ -1,4 +1,4 @@
-"""What a portrait shows: words for the captions and numbers for the brush, drawn from one generator."""
+"""Samples what a portrait shows: words for its captions and numbers for the painting, from one generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmface.data.portraits.palette import BACKGROUND_COLOURS, CLOTH_COLOURS, EYE
 
 @dataclass(frozen=True)
 class Attributes:
-    """The words. Every caption is written from these alone, and each is visible in the picture."""
+    """The words that captions are written from; the portrait shows each of them."""
 
     person: str  # woman, man
     age: str  # young, middle-aged, old
@@ -35,7 +35,7 @@ class Attributes:
     cloth_colour: str
     background: str
     light: str  # left, right, front
-    pose: str  # left, right, front: where the nose points in the picture
+    pose: str  # left, right, front: the direction of the nose in the image
 
     def words(self) -> dict[str, str]:
         """The row of ``attributes.csv``."""
@@ -44,7 +44,7 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers. Lengths are in half picture widths, angles in radians."""
+    """The numbers that portraits are painted from. Lengths in half image widths, angles in radians."""
 
     yaw: float
     pitch: float
@@ -92,7 +92,7 @@ def _any(rng: np.random.Generator, names: dict[str, tuple[int, int, int]]) -> st
 
 
 def _hair(rng: np.random.Generator, person: str, age: str) -> tuple[str, str, str, str]:
-    """(colour, length, texture, do)."""
+    """Samples (colour, length, texture, hairdo)."""
     if person == "woman":
         length = _pick(rng, short=0.16, medium=0.3, long=0.54)
     elif age == "young":
@@ -116,7 +116,7 @@ def _hair(rng: np.random.Generator, person: str, age: str) -> tuple[str, str, st
 
 
 def sample_attributes(rng: np.random.Generator) -> Attributes:
-    """Draw a consistent set of words."""
+    """Samples words that are consistent with each other."""
     person = _pick(rng, woman=0.54, man=0.46)
     age = _pick(rng, young=0.5, middle_aged=0.28, old=0.22)
     woman = person == "woman"
@@ -158,7 +158,7 @@ def sample_attributes(rng: np.random.Generator) -> Attributes:
 
 
 def sample_shape(rng: np.random.Generator, a: Attributes) -> Shape:
-    """Draw the numbers that belong to the words."""
+    """Samples numbers that fit the words."""
 
     def around(mean: float, spread: float) -> float:
         return float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
