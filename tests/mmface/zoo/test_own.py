@@ -67,5 +67,5 @@ def test_what_cannot_be_is_refused(conditions: str, tmp_path: Path, monkeypatch:
         train_zoo(["clip"], tmp_path, "conditions")
     with pytest.raises(DatasetError, match="no dataset 'masks'"):
         train_zoo(["vae"], tmp_path, "masks")
-    with pytest.raises(DatasetError, match="no conditions dataset"):
+    with pytest.raises(DatasetError, match="not a conditions dataset"):
         train_zoo(["vae"], tmp_path, "images")
