@@ -1,4 +1,4 @@
-"""Answers of vLLM, which runs in passes before the stage: recorded by part, retried, resumed, read by the stage."""
+"""Captions from vLLM: answers are recorded by part, refused ones asked again, and the stage reads them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from mmface.config.load import parse_recipe
 from mmface.data.portraits import draw
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.part_worker import Runner
+from mmface.datasets.parts import Runner, reconcile
 from mmface.datasets.records import CONDITIONS, IMAGES, QUARANTINE
 from mmface.datasets.reuse import gather
-from mmface.datasets.tally import reconcile
 from mmface.errors import RecipeError
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store
@@ -50,7 +49,7 @@ def home(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def identity(home: Store, recipe: Recipe) -> Identity:
-    """Identity of captions of two parts: two photographs and one with captions; one photograph and a broken file."""
+    """Captions of two parts: a, b and c (with supplied captions); d and e (not an image)."""
     return publish_inputs(home, recipe, ROWS)
 
 
@@ -66,7 +65,7 @@ def publish_inputs(home: Store, recipe: Recipe, rows: list[list[dict[str, Any]]]
 
 
 def make(home: Store, identity: Identity, recipe: Recipe) -> Dataset:
-    """Publishes the captions of recorded answers."""
+    """Runs the captions stage on recorded answers and publishes the dataset."""
     publisher = Publisher(home, identity)
     runner = Runner(publisher.store, "data", lambda: RecordedWorker(identity, home, recipe))
     for part in PARTS:
@@ -86,7 +85,7 @@ ROWS = [[picture("a"), picture("b"), picture("c", ["a man"])], [picture("d"), {*
 
 
 class Engine:
-    """Answers in reverse order; refuses the first prompt once, and photograph "d" always."""
+    """Answers in reverse order; refuses the first prompt at the first try, and always refuses photograph d."""
 
     def __init__(self, questions: Questions) -> None:
         self.questions = questions
@@ -104,7 +103,9 @@ class Engine:
             yield {**row, "answer": "I'm sorry, I can't help with that." if shy else GOOD}
 
 
-def test_answers_are_recorded_retried_and_read_by_the_stage(home: Store, identity: Identity, recipe: Recipe):
+def test_answers_are_recorded_asked_again_where_refused_and_read_by_the_stage(
+    home: Store, identity: Identity, recipe: Recipe
+):
     engine = Engine(Questions(identity, home, recipe))
     publisher = Publisher(home, identity)
     record_answers(publisher, PARTS, 2, engine)
@@ -128,7 +129,7 @@ def test_answers_are_recorded_retried_and_read_by_the_stage(home: Store, identit
     assert not publisher.store.list("work")
 
 
-def test_no_questions_are_asked_about_rows_that_an_earlier_dataset_has(home: Store, identity: Identity, recipe: Recipe):
+def test_rows_of_an_earlier_dataset_are_not_asked_again(home: Store, identity: Identity, recipe: Recipe):
     record_answers(Publisher(home, identity), PARTS, 2, Engine(Questions(identity, home, recipe)))
     make(home, identity, recipe)
 
@@ -140,9 +141,9 @@ def test_no_questions_are_asked_about_rows_that_an_earlier_dataset_has(home: Sto
     assert make(home, grown, recipe).manifest.extra == {"reused": 3, "computed": 3}
 
 
-def test_a_killed_pass_resumes_with_the_parts_that_have_no_answers(home: Store, identity: Identity, recipe: Recipe):
+def test_an_interrupted_pass_resumes_with_the_parts_without_answers(home: Store, identity: Identity, recipe: Recipe):
     engine = Engine(Questions(identity, home, recipe))
-    engine.stop_after = 3  # the two answers of the second part came first
+    engine.stop_after = 3  # after both answers of the second part
     with pytest.raises(KeyboardInterrupt):
         record_answers(Publisher(home, identity), PARTS, 2, engine)
     engine.stop_after = None
@@ -150,7 +151,7 @@ def test_a_killed_pass_resumes_with_the_parts_that_have_no_answers(home: Store, 
     assert engine.passes == [(0, PARTS), (0, PARTS[:1]), (1, PARTS)]
 
 
-def test_requests_to_vllm_and_answers_cut_at_a_whole_word():
+def test_requests_to_vllm_and_truncated_answers():
     asked = _request("Say it.", "data:image/png;base64,AA", 9)
     assert asked["sampling_params"] == {"temperature": 0.0, "max_tokens": 9}
     assert asked["messages"][0]["content"][1] == {"type": "text", "text": "Say it."}
@@ -160,7 +161,7 @@ def test_requests_to_vllm_and_answers_cut_at_a_whole_word():
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_without_vllm_the_job_fails_at_once_and_says_how_to_install_it(home: Store, identity: Identity):
+def test_without_vllm_the_job_fails_before_it_starts_and_says_what_to_do(home: Store, identity: Identity):
     settings = ["components.captioner=some/model@main", "captioning.engine=vllm"]
     given = [part for one in settings for part in ("--set", one)]
     inputs = [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]

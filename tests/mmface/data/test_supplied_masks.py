@@ -1,4 +1,4 @@
-"""Supplied masks meet the pictures: wrong size, wrong labels, and faces too small for the recipe."""
+"""Supplied masks: wrong sizes and labels are quarantined, faces too small for the recipe are filtered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stage(tiny_recipe: Recipe) -> Conditions:
     return Conditions(tiny_recipe.model_copy(update={"data": data}))
 
 
-def test_bad_masks_say_why_and_small_faces_are_filtered(stage: Conditions):
+def test_bad_masks_are_quarantined_with_their_reason_and_small_faces_filtered(stage: Conditions):
     result = stage(
         [
             row("good", labels(1)),

@@ -1,4 +1,4 @@
-"""What a recipe names beside pictures and what no picture takes: counted, said, and refused when it is too much."""
+"""Sidecars and photographs without a match are counted and logged, and refused if they are too many."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def photos(root: Path, **keys: str) -> Collection:
     return Collection(name="photos", images=f"{root}/images", **{key: f"{root}/{name}" for key, name in keys.items()})
 
 
-def test_every_sidecar_is_counted_for_the_manifest_and_the_log(folder: Path):
+def test_sidecars_are_counted_in_the_manifest_and_the_log(folder: Path):
     write(folder, {f"masks/{i:02}.png": MASK for i in range(19)})
     write(folder, {"masks/other.png": MASK, "masks/03.jpg": MASK, "masks/._00.png": MASK, "masks/a.bmp": b"x"})
     write(folder, {f"texts/{i:02}.txt": "words" for i in range(20)})
@@ -80,7 +80,7 @@ def test_every_sidecar_is_counted_for_the_manifest_and_the_log(folder: Path):
         ({"lists/test.txt": ""}, {"split": "lists"}, r"no entry in .*/lists .*\(found nothing\)"),
     ],
 )
-def test_what_holds_nothing_for_any_picture_is_refused(
+def test_a_sidecar_that_matches_no_photograph_is_refused(
     folder: Path, files: dict[str, str], keys: dict[str, str], message: str
 ):
     write(folder, files)
@@ -89,7 +89,7 @@ def test_what_holds_nothing_for_any_picture_is_refused(
     assert caught.value.field == f"sources.0.{next(iter(keys))}"
 
 
-def test_folders_of_a_layout_may_be_absent_but_not_useless(tmp_path: Path):
+def test_a_layouts_own_folder_may_be_missing_but_not_without_a_match(tmp_path: Path):
     write(tmp_path, {f"images/{i}.png": encoded(picture(seed=i)) for i in range(2)})
     collection = Collection(name="mmface", layout="authors", images=str(tmp_path))
     write(tmp_path, {"captions/.DS_Store": "x"})
@@ -100,7 +100,7 @@ def test_folders_of_a_layout_may_be_absent_but_not_useless(tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["masks", "captions"])
-def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: Path, kind: str):
+def test_too_few_masks_or_captions_are_refused_with_the_unmatched_names(folder: Path, kind: str):
     found = {"masks": {f"masks/{i:02}.png": MASK for i in range(5, 20)}, "captions": {}}[kind]
     captions = {f"{i:02}.png": ["words"] for i in range(5, 20)} | {f"x{i:02}.png": ["words"] for i in range(12)}
     write(folder, found | {"captions.jsonl": jsonl(captions)} | {f"masks/x{i:02}.png": MASK for i in range(12)})
@@ -129,7 +129,7 @@ def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: 
     ],
     ids=["the held-out pictures alone", "a larger collection", "half of the names wrong"],
 )
-def test_a_list_may_be_of_fewer_or_of_more_pictures(folder: Path, lines: list[str], sound: bool):
+def test_a_list_may_name_fewer_or_more_photographs_than_the_collection(folder: Path, lines: list[str], sound: bool):
     write(folder, {"lists/test.txt": "\n".join(lines)})
     sources = [photos(folder, split="lists")]
     if sound:
@@ -141,7 +141,7 @@ def test_a_list_may_be_of_fewer_or_of_more_pictures(folder: Path, lines: list[st
             list_collections(sources, 0.9)
 
 
-def test_the_setting_names_no_dataset(folder: Path, tmp_path: Path):
+def test_min_matched_changes_no_fingerprint(folder: Path, tmp_path: Path):
     def named(least: float) -> tuple[str, ...]:
         recipe = load_recipe("demo", [f"data.min_matched={least}"])
         recipe = recipe.model_copy(update={"sources": (photos(folder),)})
