@@ -72,9 +72,9 @@ def duplicates(rows: Iterable[Seen], bits: int) -> dict[str, str]:
     dropped: dict[str, str] = {}
     kept = Near(bits)
     for row in sorted(rows, key=_rank):
-        twins = kept.find(row)
-        if twins:
-            dropped[row.uri] = twins[0].uri
+        originals = kept.find(row)
+        if originals:
+            dropped[row.uri] = originals[0].uri
         else:
             kept.add(row)
     return dropped
@@ -94,7 +94,7 @@ def audit_splits(rows: Iterable[Seen], bits: int) -> None:
         if row.split == "test":
             held_out.add(row)
         else:
-            pairs += [f"{row.uri} (train) = {twin.uri} (test)" for twin in held_out.find(row)]
+            pairs += [f"{row.uri} (train) = {original.uri} (test)" for original in held_out.find(row)]
     if pairs:
         more = f"; and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else ""
         remedy = "remove one of each pair from its list" + (", or lower data.near_duplicate_bits" if bits else "")

@@ -111,7 +111,7 @@ def _sizes() -> dict[str, float]:
     }
 
 
-def _of_pictures(of: Pictures, by: Networks) -> tuple[dict[str, float], NDArray[np.uint8]]:
+def _measure_pictures(of: Pictures, by: Networks) -> tuple[dict[str, float], NDArray[np.uint8]]:
     """Figures by name, and a contact sheet: twelve images above their masks, sketches and reconstructions."""
     figures: dict[str, float] = {}
     found, drawings = predict(by.parser, of.images), draw_sketches(by.sketcher, of.images[:64])
@@ -147,9 +147,9 @@ def measure(n: int = 256, photos: Path | None = None, sheet: Path | None = None)
     data = drawn(n, HELD_OUT_SEED)
     vae = load_vae("zoo:vae") if Path(resolve("zoo:vae")).is_dir() else None
     networks = Networks(load_parser("zoo:parser")[0], load_sketcher("zoo:sketch"), vae)
-    figures, strip = _of_pictures(Pictures("portraits", data.images, data.masks), networks)
+    figures, strip = _measure_pictures(Pictures("portraits", data.images, data.masks), networks)
     if real:
-        more, below = _of_pictures(real, networks)
+        more, below = _measure_pictures(real, networks)
         figures |= more
         if below.shape[1] == strip.shape[1]:  # twelve photographs or more
             strip = np.concatenate([strip, below])

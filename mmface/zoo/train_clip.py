@@ -130,7 +130,7 @@ class _Batch:
     words: Tensor  # [B, attributes], index of each attribute's word
 
 
-class _Teacher(nn.Module):
+class _AttributeClassifier(nn.Module):
     """A classifier of the attributes, shared by image vectors and text vectors.
 
     A contrastive loss alone would need far more images to learn which features matter. The shared classifier also
@@ -160,7 +160,7 @@ class _Teacher(nn.Module):
         return torch.stack(losses).sum() / (words >= 0).sum()
 
 
-def _batches(data: Drawn, teacher: _Teacher, rng: np.random.Generator, batch: int) -> Iterator[_Batch]:
+def _batches(data: Drawn, classifier: _AttributeClassifier, rng: np.random.Generator, batch: int) -> Iterator[_Batch]:
     small = torch.cat([_resize(data.pixels(at), PIXELS) for at in np.array_split(np.arange(len(data.images)), 40)])
     while True:
         at = rng.choice(len(small), batch, replace=False)
@@ -168,7 +168,7 @@ def _batches(data: Drawn, teacher: _Teacher, rng: np.random.Generator, batch: in
         if mirrored := rng.random() < 0.5:
             pixels, texts = pixels.flip(-1), [_mirrored_words(text) for text in texts]
         texts = [_part_of(text) if rng.random() < 0.1 else text for text in texts]
-        yield _Batch(_augment(pixels, rng), texts, teacher.index([data.attributes[i] for i in at], mirrored))
+        yield _Batch(_augment(pixels, rng), texts, classifier.index([data.attributes[i] for i in at], mirrored))
 
 
 def train(out: Path, *, steps: int = 2000, portraits: int = 3000, seed: int = 0, batch: int = 48) -> None:
@@ -177,8 +177,8 @@ def train(out: Path, *, steps: int = 2000, portraits: int = 3000, seed: int = 0,
     rng = np.random.default_rng(seed)
     data = drawn(portraits, TRAIN_SEED)
     tokenizer = build_tokenizer([text for one in data.captions for text in one])
-    model, teacher = build_model(tokenizer).train(), _Teacher(data.attributes)
-    batches = _batches(data, teacher, rng, batch)
+    model, classifier = build_model(tokenizer).train(), _AttributeClassifier(data.attributes)
+    batches = _batches(data, classifier, rng, batch)
 
     def loss(_: int) -> Tensor:
         model.logit_scale.data.clamp_(max=math.log(100))
@@ -187,12 +187,12 @@ def train(out: Path, *, steps: int = 2000, portraits: int = 3000, seed: int = 0,
         # Attention is causal: tokens after the end token do not affect it, so columns with only padding are dropped.
         used = int((ids != tokenizer.pad_token_id).sum(1).max()) + 1
         result = model(input_ids=ids[:, :used], pixel_values=one.pixels, return_loss=True)
-        asked = one.words.masked_fill(~teacher.mentioned(one.texts), -100)
-        total: Tensor = result.loss + teacher(result.image_embeds, one.words) + teacher(result.text_embeds, asked)
+        asked = one.words.masked_fill(~classifier.mentioned(one.texts), -100)
+        total: Tensor = result.loss + classifier(result.image_embeds, one.words) + classifier(result.text_embeds, asked)
         return total
 
     plan = Plan(steps, rate=1.2e-3, warm=50, weight_decay=0.05, beta2=0.98)
-    fit("clip", nn.ModuleList([model, teacher]), loss, plan)
+    fit("clip", nn.ModuleList([model, classifier]), loss, plan)
     save(out, model, tokenizer)
     print(f"clip retrieval among 32: {retrieval(model.eval(), tokenizer, drawn(256, HELD_OUT_SEED)):.3f}")
 

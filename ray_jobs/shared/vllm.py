@@ -187,9 +187,9 @@ def vllm(questions: Questions) -> Ask:
 
     def ask(parts: Sequence[str], attempt: int) -> Iterable[Row]:
         blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-        asked = blocks.flat_map(lambda row: questions(str(row["part"]), attempt))
+        rows = blocks.flat_map(lambda row: questions(str(row["part"]), attempt))
         try:
-            yield from processor(asked).iter_rows()
+            yield from processor(rows).iter_rows()
         except RayError as error:
             message = f"{cause_of(error)}; run it again to resume with the parts that have no answers"
             raise StageError(message, field="captions") from error

@@ -103,8 +103,8 @@ class Captions:
             waiting = [draft for draft in drafts if not draft.rewritten]
             if not waiting:
                 return
-            asked = [instruct(_texts(draft), reminders=attempt) for draft in waiting]
-            for draft, answer in zip(waiting, self.rewriter(asked), strict=True):
+            instructions = [instruct(_texts(draft), reminders=attempt) for draft in waiting]
+            for draft, answer in zip(waiting, self.rewriter(instructions), strict=True):
                 parsed = parse(answer, self.count)
                 if isinstance(parsed, Rejection):
                     draft.rejections[parsed.reason] += 1

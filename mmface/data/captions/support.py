@@ -13,7 +13,7 @@ _OPENERS = "and|but|with|without|while|who|whose|which|that|wearing|has|have|is|
 _BREAK = re.compile(rf"(?<=[,;:.!?])\s+|\s+(?=(?:{_OPENERS})\b)", re.IGNORECASE)
 _ENDING = re.compile(r"(?<=..)(?:s|e|y|ed|ing)$|(?<=....)ly$")
 
-Said = tuple[bool, str]  # whether the word is negated, and its stem
+Term = tuple[bool, str]  # whether a content word is negated, and its stem
 
 
 def keep_supported(text: str, originals: Sequence[str]) -> str:
@@ -23,7 +23,7 @@ def keep_supported(text: str, originals: Sequence[str]) -> str:
     glasses" does not support "glasses". An unsupported word that qualifies another one is removed alone ("a smiling
     woman" becomes "a woman"); otherwise its whole segment is removed ("and a golden crown").
     """
-    known = {said for original in originals for segment in _segments(original) for said in _said(segment)}
+    known = {term for original in originals for segment in _segments(original) for term in _terms(segment)}
     kept: list[str] = []
     for place, segment in enumerate(_segments(text)):
         left = _trim(segment, known)
@@ -36,7 +36,7 @@ def keep_supported(text: str, originals: Sequence[str]) -> str:
     return " ".join(kept).rstrip(",;: ")
 
 
-def _trim(segment: str, known: set[Said]) -> str | None:
+def _trim(segment: str, known: set[Term]) -> str | None:
     """The segment without unsupported qualifiers; None if a word that they qualify is unsupported."""
     negated = _negated(segment)
     drop: list[re.Match[str]] = []
@@ -72,7 +72,7 @@ def _segments(text: str) -> list[str]:
     return segments
 
 
-def _said(segment: str) -> Iterator[Said]:
+def _terms(segment: str) -> Iterator[Term]:
     negated = _negated(segment)
     return ((negated, stem(word.group())) for run in _runs(segment) for word in run)
 

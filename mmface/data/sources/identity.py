@@ -64,13 +64,13 @@ def _content(collection: Collection, listing: Listing, home: Store) -> str:
 
 
 def _line(file: SourceFile, images: dict[str, str], masks: dict[str, str], captions: dict[str, str]) -> list[Any]:
-    said: str | None
+    caption_text: str | None
     if isinstance(file.captions, Entry):
-        said = captions[file.captions.key]
+        caption_text = captions[file.captions.key]
     else:  # hashed as one text, like in the fingerprints of existing datasets
-        said = None if file.captions is None else "\n".join(file.captions)
+        caption_text = None if file.captions is None else "\n".join(file.captions)
     parts = [[mask.key, masks[mask.key]] for mask in file.masks]
-    return [file.image.key, file.row, images[file.image.key], parts, said, file.split]
+    return [file.image.key, file.row, images[file.image.key], parts, caption_text, file.split]
 
 
 def _digests(place: Store | None, entries: Iterable[Entry], home: Store) -> dict[str, str]:
