@@ -191,7 +191,7 @@ def vllm(questions: Questions) -> Ask:
         try:
             yield from processor(rows).iter_rows()
         except RayError as error:
-            message = f"{cause_of(error)}; run it again to resume with the parts that have no answers"
+            message = f"{cause_of(error)}; run the job again to resume with the parts that have no answers"
             raise StageError(message, field="captions") from error
 
     return ask

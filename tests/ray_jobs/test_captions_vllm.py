@@ -14,11 +14,13 @@ from PIL import Image
 from mmface import plan
 from mmface.config import Recipe
 from mmface.config.load import parse_recipe
+from mmface.data.captions import Captions
+from mmface.data.captions.ask import Question
 from mmface.data.portraits import draw
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
 from mmface.datasets.parts import Runner, reconcile
-from mmface.datasets.records import CONDITIONS, IMAGES, QUARANTINE
+from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES, QUARANTINE
 from mmface.datasets.reuse import gather
 from mmface.errors import RecipeError
 from mmface.imaging.labels import mask_to_png
@@ -127,6 +129,25 @@ def test_answers_are_recorded_asked_again_where_refused_and_read_by_the_stage(
 
     publisher.publish(tally.counts, files=tally.files)
     assert not publisher.store.list("work")
+
+
+class Direct:
+    """A captioner in process that answers like :class:`Engine`."""
+
+    name = "some/model"
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        return ["I'm sorry, I can't help with that." if one.prompt == "Say who it is." else GOOD for one in questions]
+
+
+def test_recorded_answers_lead_to_the_same_rows_as_a_model_in_process(home: Store, identity: Identity, recipe: Recipe):
+    publisher = Publisher(home, identity)
+    record_answers(publisher, PARTS, 2, Engine(Questions(identity, home, recipe)))
+    RecordedWorker(identity, home, recipe).run(PARTS[0])
+    recorded = read_rows(publisher.store.read(f"data/{PARTS[0]}"))
+    direct = read_rows(to_parquet(Captions(recipe, Direct())(ROWS[0]).rows, CAPTIONS))
+    columns = ("id", "captions", "captioner", "rejections")
+    assert [[row[name] for name in columns] for row in recorded] == [[row[name] for name in columns] for row in direct]
 
 
 def test_rows_of_an_earlier_dataset_are_not_asked_again(home: Store, identity: Identity, recipe: Recipe):

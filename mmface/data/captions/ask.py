@@ -53,7 +53,7 @@ class Captioner(Protocol):
 
 @dataclass(frozen=True)
 class Reviewed:
-    """What became of a list of questions.
+    """The outcome of :func:`ask_until_accepted`.
 
     Attributes:
         captions: the accepted answer to each question; None where every answer was refused.
