@@ -90,11 +90,11 @@ def train(work: Work, world: World, scratch: Path, neighbours: int) -> int:
     """
     from mmface.train.checkpoints.keeper import Keeper, resume
     from mmface.train.loop import train_phase
+    from mmface.train.memory_check import check_memory
     from mmface.train.parallel.ranks import together
-    from mmface.train.room import check_room
 
     checkpoints, folder = work.checkpoints(), scratch / "checkpoint"
-    together(world, lambda: check_room(work.recipe, work.phase, world, neighbours))
+    together(world, lambda: check_memory(work.recipe, work.phase, world, neighbours))
     data, held_out, previous = together(world, lambda: load_inputs(work, scratch))
     found = resume(checkpoints, world, folder)
     if found and world.rank == 0:

@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmface.estimate.hardware import GPU_OVERHEAD
 from mmface.model import Conditioning, MMFaceDiT, predict
 from mmface.networks.vae import decode, encode_moments, latent_channels, spatial_factor
-from mmface.train.memory import Account
-from mmface.train.room import gpu_memory, machine_memory
+from mmface.train.memory_account import Account
+from mmface.train.memory_check import gpu_memory, machine_memory
 from serve.engine.encodings import REMEMBERED
 
 if TYPE_CHECKING:

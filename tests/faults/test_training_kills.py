@@ -162,8 +162,8 @@ def test_killed(undisturbed: list[str], inputs: Path, tmp_path: Path, caplog, ki
             uris = run_here(given)
         log = caplog.text
     assert uris, log
-    resumed = re.findall(r"goes on from the checkpoint of step (\d+)(.*)", log)
-    assert not [rest for _, rest in resumed if "because" in rest], "no kill damages a checkpoint"
+    resumed = re.findall(r"resumes from the checkpoint of step (\d+)(.*)", log)
+    assert not [rest for _, rest in resumed if "damaged" in rest], "no kill damages a checkpoint"
     same = content(uris) == content(undisturbed)
     TABLE.append(Trial(kind, at, killed.code, ",".join(step for step, _ in resumed) or "-", same))
     assert same
@@ -210,7 +210,7 @@ def test_a_lost_machine_leaves_the_rest_to_the_others(
             time.sleep(0.5)
         run = driver.finish()
     assert run.uris, run.log
-    assert re.search(r"goes on from the checkpoint of step \d+ \(1 workers\)", run.log), run.log
+    assert re.search(r"resumes from the checkpoint of step \d+ \(1 workers\)", run.log), run.log
     one, two = (load_safetensors(open_dataset(uri).read(WEIGHTS)) for uri in (undisturbed[0], run.uris[0]))
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)

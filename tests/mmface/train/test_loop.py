@@ -124,7 +124,7 @@ def test_a_phase_starts_from_the_average_of_the_one_before(recipe, data, tmp_pat
 def test_weights_of_another_architecture_are_refused(recipe, data, tmp_path):
     train_phase(recipe, 0, data, hooks=Recorder(tmp_path).hooks)
     wider = recipe.model_copy(update={"model": recipe.model.model_copy(update={"depth": 3})})
-    with pytest.raises(RecipeError, match=r"model.depth: the recipe wants depth 3, but the weights have 2"):
+    with pytest.raises(RecipeError, match=r"model.depth: the recipe has depth 3, but the weights have 2"):
         make_state(wider, data, World(), previous=tmp_path / "12")
 
 
@@ -171,5 +171,5 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, data, tmp_path):
 
 
 def test_more_workers_than_samples_is_refused(recipe, data):
-    with pytest.raises(RecipeError, match="fewer samples"):
+    with pytest.raises(RecipeError, match="fewer than the 5 workers"):
         train_phase(recipe, 0, data, hooks=Recorder(Path()).hooks, world=World(0, 5))

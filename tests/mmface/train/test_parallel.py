@@ -243,7 +243,7 @@ def test_shards_that_split_quantised_blocks_are_refused_before_the_first_step(tr
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"hidden_size": 48})})
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=5)
     try:
-        with pytest.raises(RecipeError, match=r"over 5 workers .* parts of 960 weights, .* blocks of 256"):
+        with pytest.raises(RecipeError, match=r"5 workers divide .* shards of 960 weights, .* multiple of 256"):
             make_state(recipe, training_set, World(0, 5))
         make_state(changed(recipe, optimizer="adamw"), training_set, World(0, 5))
     finally:
@@ -266,13 +266,13 @@ def test_pure_bf16_keeps_the_average_in_fp32(one: Outcomes):
 def test_paged_moments_need_a_gpu(training_set: TrainingSet):
     with pytest.raises(RecipeError, match="adamw8bit-paged pages out of a GPU: set use_gpu"):
         parse_recipe({"train": {"optimizer": "adamw8bit-paged"}})
-    with pytest.raises(RecipeError, match=r"^train.optimizer: adamw8bit-paged pages out of a GPU"):
+    with pytest.raises(RecipeError, match=r"^train.optimizer: adamw8bit-paged needs a GPU"):
         make_state(base(optimizer="adamw8bit-paged", use_gpu=True), training_set, World())
 
 
 def test_compiling_needs_a_compiler(training_set: TrainingSet, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(RecipeError, match=r"^train.compile: .* there is no no-such-compiler"):
+    with pytest.raises(RecipeError, match=r"^train.compile: .* no-such-compiler was not found"):
         make_state(base(compile=True), training_set, World())
 
 

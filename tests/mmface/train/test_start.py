@@ -114,7 +114,7 @@ def test_a_bundle_or_a_transformer_that_diffusers_saved(recipe, data, tmp_path, 
     recipe = starting(recipe, tmp_path, text_rope="sequential")
     check_start(recipe)
     assert_weights(build_transformer(recipe, data, None), saved.state_dict())
-    with pytest.raises(RecipeError, match=r"model\.text_rope: the recipe wants text_rope zero"):
+    with pytest.raises(RecipeError, match=r"model\.text_rope: the recipe has text_rope zero"):
         build_transformer(starting(recipe, tmp_path), data, None)
 
 
@@ -147,9 +147,7 @@ def train(recipe: Recipe, data: TrainingSet) -> None:
 
 def test_components_of_another_width_are_refused(recipe, released):
     zoo = starting(recipe, released).model_copy(update={"components": recipe.components})
-    with pytest.raises(
-        RecipeError, match=r"^components\.vae: the recipe wants in_channels \d+, but the weights have 4"
-    ):
+    with pytest.raises(RecipeError, match=r"^components\.vae: the recipe has in_channels \d+, but the weights have 4"):
         check_start(zoo)
 
 
@@ -169,7 +167,7 @@ def damaged(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     [
         ("lacks", "lacks: t_embedder.mlp.0.bias"),
         ("unknown", "has unknown keys: blocks.0.extra"),
-        ("shape", r"final_layer.linear.bias is \[3\], \[8\] is wanted"),
+        ("shape", r"final_layer.linear.bias has the shape \[3\], expected \[8\]"),
     ],
 )
 def test_other_keys_or_shapes_are_refused(recipe, data, tmp_path, state, how, message):
@@ -186,10 +184,10 @@ def test_a_file_that_is_no_checkpoint_is_refused(recipe, data, tmp_path, content
             shutil.copy(Path(__file__), file)
         else:
             file.write_bytes(content)
-        with pytest.raises(InputError, match="is no checkpoint"):
+        with pytest.raises(InputError, match="is not a checkpoint"):
             build_transformer(starting(recipe, file), data, None)
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(InputError, match="something else than a state dict"):
+    with pytest.raises(InputError, match="does not hold a state dict"):
         build_transformer(starting(recipe, tmp_path / "list.pt"), data, None)
 
 
@@ -199,10 +197,10 @@ def test_no_weights_several_weights_and_bad_names(recipe, tmp_path, released):
     shutil.copytree(released / "checkpoint-7", second)
     for name, message in {
         str(tmp_path / "empty"): "holds no weights",
-        str(released): r"several weights: checkpoint-7/.*, checkpoint-8/.*; name one file",
-        str(tmp_path / "gone"): "no folder or file",
-        "nonsense": "no folder or file",
-        "owner/name": "neither here nor on the hub",
+        str(released): r"several weight files: checkpoint-7/.*, checkpoint-8/.*; name one of them",
+        str(tmp_path / "gone"): "there is no folder or file",
+        "nonsense": "there is no folder or file",
+        "owner/name": "is not a local path and was not found on the hub",
         "models:/only": "write models:/NAME@ALIAS",
     }.items():
         with pytest.raises(RecipeError, match=message) as caught, found_weights(name):

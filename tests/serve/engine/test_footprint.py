@@ -10,8 +10,8 @@ import torch
 from mmface.bundles.bundle import Bundle
 from mmface.model import Conditioning, predict
 from mmface.networks.vae import decode
-from mmface.train.memory import Account
-from mmface.train.room import machine_memory
+from mmface.train.memory_account import Account
+from mmface.train.memory_check import machine_memory
 from serve.engine.footprint import Footprint, Load, Room, default_limit, predict_footprint, ran_out_of_memory, room_for
 from tests.serve.service import tiny_recipe
 

@@ -162,7 +162,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(state, tmp_path, caplog, pat
     assert found.record.step == 4
     if (path, harm) != (RECORD, "lose"):
         (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert line.startswith("run goes on from the checkpoint of step 4, because step-00000008/" + path)
+        expected = "run resumes from the checkpoint of step 4; newer checkpoints are damaged: step-00000008/"
+        assert line.startswith(expected + path)
     load_checkpoint(state, tmp_path / "scratch")
     assert state.step == 4
     assert all((weight == 4).all() for weight in state.model.parameters())
@@ -299,7 +300,10 @@ def refuse(kind: str, key: str) -> None:
 
 
 def test_an_error_of_the_thread_comes_up_at_the_next_checkpoint(recipe, data, tmp_path):
-    expected = r"^MMFACE_HOME: keeping the checkpoint of step 4 failed \(the disk is full; make room\); there is none"
+    expected = (
+        r"^MMFACE_HOME: the checkpoint of step 4 could not be written \(the disk is full; make room\); "
+        "newest complete checkpoint: none; fix"
+    )
     logged: list[float] = []
     with pytest.raises(TrainingError, match=expected):
         run_kept(recipe, data, watched(Store(tmp_path), refuse), tmp_path, lambda entry: logged.append(entry["step"]))
@@ -316,11 +320,11 @@ def test_an_error_of_the_thread_comes_up_at_the_end(state, tmp_path, caplog):
     def fail() -> None:
         raise TrainingError("the loss is not finite")
 
-    with pytest.raises(TrainingError, match="that of step 3 is safe: run again"):
+    with pytest.raises(TrainingError, match="newest complete checkpoint: step 3; fix the cause and run again"):
         save(lambda: None)
     with pytest.raises(TrainingError, match="the loss is not finite"):
         save(fail)
-    assert "keeping the checkpoint of step 4 failed" in caplog.text
+    assert "the checkpoint of step 4 could not be written" in caplog.text
 
 
 def test_what_is_safe_was_written_whole(state, tmp_path):
@@ -351,7 +355,8 @@ def test_a_bucket_that_vanishes_stops_the_run(recipe, data, s3_bucket, tmp_path)
             bucket.objects.all().delete()
             bucket.delete()
 
-    with pytest.raises(TrainingError, match=r"step 8 failed \(.*NoSuchBucket; .*create it.* step 4 is safe"):
+    expected = r"step 8 could not be written \(.*NoSuchBucket; .*create it.*complete checkpoint: step 4"
+    with pytest.raises(TrainingError, match=expected):
         run_kept(recipe, data, home, tmp_path, vanish)
 
 
@@ -363,14 +368,15 @@ def test_a_folder_that_cannot_be_written_stops_the_run(recipe, data, tmp_path):
             wait_for(home, 4)
             (tmp_path / "home/runs/run/step-00000008").write_text("in the way")
 
-    with pytest.raises(TrainingError, match=r"checkpoint of step 8 failed .*; that of step 4 is safe"):
+    expected = r"checkpoint of step 8 could not be written .*; newest complete checkpoint: step 4"
+    with pytest.raises(TrainingError, match=expected):
         run_kept(recipe, data, home, tmp_path / "scratch", block)
     assert steps(home) == [4]
 
 
 def test_no_scratch_space_is_named(state, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(ServiceError, match=r"TMPDIR: .*nowhere cannot take"):
+    with pytest.raises(ServiceError, match=r"TMPDIR: cannot write .*nowhere"):
         Checkpoints(Store(tmp_path / "home"), "run").write(take_snapshot(state))
 
 

@@ -91,8 +91,8 @@ def test_collections_of_equal_size_have_orders_of_their_own():
     ("balance", "message"),
     [
         ({"few": 1, "many": 1}, "few, many, but training rows come from few, many, some"),
-        ({"few": 1, "many": 1, "some": 1, "none": 1}, "give each of them one weight"),
-        ({"few": 1e-5, "many": 1, "some": 1}, "leave that collection out"),
+        ({"few": 1, "many": 1, "some": 1, "none": 1}, "give each of these collections one weight"),
+        ({"few": 1e-5, "many": 1, "some": 1}, "leave the collection out"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(balance: dict[str, float], message: str):

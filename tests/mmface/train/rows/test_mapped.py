@@ -45,8 +45,8 @@ def test_a_disk_without_room_is_named(tmp_path: Path, disk: str, reason: str) ->
     else:
         ended = _run([*command, "limited"], tmp_path)
     assert ended.returncode == 0, ended.stderr
-    said = f"TMPDIR: {tmp_path} cannot take 1.1 MiB of training rows: {reason}; make room there, or set it to"
-    assert ended.stdout.startswith(said)
+    message = f"TMPDIR: no space for 1.1 MiB of training rows in {tmp_path}: {reason}; free space there, or set it to"
+    assert ended.stdout.startswith(message)
 
 
 def _run(command: list[str], tmpdir: Path) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from mmface.train.loop import train_phase
 from mmface.train.rows.batches import Draws
 from mmface.train.rows.sets import TrainingSet
 from mmface.train.step import GlobalLosses
-from mmface.train.watch.guard import WINDOW, Usual, check
+from mmface.train.watch.guard import WINDOW, UsualLoss, check
 from tests.mmface.train.test_loop import save_checkpoint
 
 ROWS, BAD_STEP, BAD_SLOT = 480, 110, 2
@@ -34,8 +34,8 @@ def denoising(u: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return torch.exp(-7 * u.sqrt() + spread)
 
 
-def fed(batch_size: int, steps: int, seed: int = 0) -> tuple[Usual, torch.Generator]:
-    usual, random = Usual(), torch.Generator().manual_seed(seed)
+def fed(batch_size: int, steps: int, seed: int = 0) -> tuple[UsualLoss, torch.Generator]:
+    usual, random = UsualLoss(), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         u = torch.rand(batch_size, generator=random)
         usual.add(step(denoising(u, random), u))
@@ -44,7 +44,7 @@ def fed(batch_size: int, steps: int, seed: int = 0) -> tuple[Usual, torch.Genera
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_noise_is_no_explosion(batch_size: int):
-    usual, random = Usual(), torch.Generator().manual_seed(batch_size)
+    usual, random = UsualLoss(), torch.Generator().manual_seed(batch_size)
     worst = 0.0
     for _ in range(1000):
         u = torch.rand(batch_size, generator=random)
@@ -83,7 +83,7 @@ def test_it_waits_until_it_knows_what_is_usual():
 
 def test_it_survives_json_exactly():
     usual, random = fed(2, 2 * WINDOW)
-    again = Usual()
+    again = UsualLoss()
     again.load_state_dict(json.loads(json.dumps(usual.state_dict(), allow_nan=False)))
     u = torch.rand(2, generator=random)
     losses = step(denoising(u, random), u)
@@ -122,8 +122,8 @@ def test_a_run_stops_before_the_bad_step_however_often_it_is_resumed(poisoned, t
         save_checkpoint(state, tmp_path / f"{state.step}")
 
     message = (
-        rf"^phases\.0: the loss is \d\S+ times the usual one, over watch.max_loss_ratio 10, at step {BAD_STEP + 1} "
-        rf"\(samples {bad[:16].decode()}, .*\); nothing of it was applied, the last good checkpoint is of step 110: "
+        rf"^phases\.0: the loss is \d\S+ times the usual loss \(watch.max_loss_ratio is 10\) at step {BAD_STEP + 1} "
+        rf"\(samples {bad[:16].decode()}, .*\); the step was not applied, the last good checkpoint is of step 110: "
     )
     with pytest.raises(TrainingError, match=message) as first:
         train_phase(recipe, 0, data, hooks=Hooks(lambda line: None, keep))
@@ -146,5 +146,5 @@ def test_without_a_limit_it_goes_on(poisoned):
 def test_before_the_first_checkpoint_the_error_says_so(recipe, data):
     image = data.image.copy()
     image[3] = np.nan
-    with pytest.raises(TrainingError, match="nothing of it was applied, there is no checkpoint yet: "):
+    with pytest.raises(TrainingError, match="the step was not applied, there is no checkpoint yet: "):
         train_phase(recipe, 0, replace(data, image=image), hooks=Hooks(lambda line: None, lambda state: None))

@@ -141,7 +141,7 @@ def test_a_resumed_run_paints_the_same_sheets(tiny_recipe, pictures, tmp_path: P
     with pytest.raises(Killed):
         run(stop=True)
     assert run(stop=False, resume=tmp_path / "3") == {step: whole[step] for step in (4, 5)}
-    with pytest.raises(RecipeError, match=r"^watch.preview_every: previews are painted from held-out rows"):
+    with pytest.raises(RecipeError, match=r"^watch.preview_every: previews need held-out rows"):
         train_phase(recipe, 0, pictures, hooks=Hooks(lambda line: None, lambda state: None))
 
 
