@@ -165,7 +165,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_champion(versions: list[str]
     """In a real process of its own: the version is a README alone."""
     first, second = versions
     registry.set_alias(NAME, "champion", first)
-    said = rf"version {second} does not become champion: .*is no complete bundle.*; champion stays version {first}"
+    said = rf"version {second} does not become champion: .*is not a complete bundle.*; champion stays version {first}"
     with pytest.raises(StageError, match=said):
         promote(run, mine, second, "passed", run_job, answers)
     assert champion() == first
@@ -246,7 +246,7 @@ def test_a_rollback_that_races_a_promotion_leaves_the_good_version(versions: lis
         mine.lease.release()
         racer.join(30)
     assert [str(one) for one in told] == [
-        f"version: version {second} is champion of {NAME} by now, not {first}; nothing was rolled back"
+        f"version: version {second} is now champion of {NAME}, not {first}; nothing was rolled back"
     ]
     assert champion() == second
     assert gate.fn(run.recipe, GOOD, second).passed
@@ -267,7 +267,7 @@ def test_who_has_lost_the_lease_moves_nothing(versions: list[str], run: Run, min
 def test_an_alias_that_is_elsewhere_by_now_is_not_moved(versions: list[str], mine: Turn) -> None:
     first, second = versions
     registry.set_alias(NAME, "champion", second)  # by hand, in MLflow
-    with pytest.raises(RegistryError, match=f"version {second} is champion of {NAME} by now, not none"):
+    with pytest.raises(RegistryError, match=f"version {second} is now champion of {NAME}, not none"):
         mine.move(first, expected=None, kind="promoted", why="passed")
     assert champion() == second
 
@@ -279,7 +279,7 @@ def test_by_hand_a_rollback_names_what_it_removes(
     release(run, GOOD, first)
     release(run, GOOD, second)
     assert main(["rollback", first]) == 2
-    assert f"version {second} is champion of {NAME} by now, not {first}" in capsys.readouterr().err
+    assert f"version {second} is now champion of {NAME}, not {first}" in capsys.readouterr().err
     assert main(["rollback", second, "--why", "blurred hair"]) == 0
     assert capsys.readouterr().out == (
         f"version {second} of {NAME} was rolled back; champion is version {first} again\n"
