@@ -117,7 +117,7 @@ def test_distances_of_other_rows_or_weights_are_never_compared(champion: Frechet
 def test_names_of_older_versions_are_never_compared(candidate: str, champion: str) -> None:
     decision = decide({candidate: 1.0}, {champion: 1e9}, Gate(max_frechet_ratio_to_champion=1.1))
     assert not decision.passed
-    assert f"{OLD} was measured by an older version" in decision.reason
+    assert f"{OLD} was measured by an older release" in decision.reason
 
 
 def test_a_name_says_what_was_measured() -> None:

@@ -136,9 +136,9 @@ def test_the_page_says_what_matched_no_picture(page: str) -> None:
     table = page.partition("<h2>Collections</h2>")[2].partition("</table>")[0]
     rows = [re.sub(r"<[^>]+>|\s+", " ", row).split() for row in table.split("<tr>")[2:]]
     assert rows == [
-        ["ours", "pictures", "10", "2", ".gif", "s3://b/images"],
+        ["ours", "photographs", "10", "2", ".gif", "s3://b/images"],
         ["ours", "captions", "9", "1", "3", "90", ".json,", "1", "hidden", "s3://b/texts"],
-        ["old", "pictures", "2", "old/images"],
+        ["old", "photographs", "2", "old/images"],
     ]
 
 
@@ -165,10 +165,10 @@ def test_the_page_is_well_formed(page: str) -> None:
     [
         "version 4",
         "The gate refused",
-        "mask/hair_colour_accuracy 0.75, &gt;= 0.8 was asked",
-        "Fréchet distance (zoo-clip, 128 pictures)",
+        "mask/hair_colour_accuracy is 0.75, required &gt;= 0.8",
+        "Fréchet distance (zoo-clip, 128 images)",
         "12.5",
-        "Fréchet distance (zoo-clip 1a2b3c4d, 64 pictures 9f8e7d6c at 128 px)",
+        "Fréchet distance (zoo-clip 1a2b3c4d, 64 images 9f8e7d6c at 128 px)",
         "13.5",
         "without the sketch: 0.30",
         "photos/bad.jpg",
