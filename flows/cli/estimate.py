@@ -40,8 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _stages(arguments: argparse.Namespace) -> int:
     from mmface.config.load import load_recipe
     from mmface.errors import InputError
-    from mmface.estimate.hardware import ENCODING, PAINTING, PHOTO_BYTES, TRAINING, WRITING, Figure
-    from mmface.estimate.prediction import estimate, parse_machine
+    from mmface.estimate.hardware import ENCODING, PAINTING, PHOTO_BYTES, TRAINING, WRITING, Figure, parse_machine
+    from mmface.estimate.prediction import estimate
 
     price, photo = arguments.usd_per_gpu_hour, PHOTO_BYTES
     for option, value in (("--usd-per-gpu-hour", price), ("--photo-bytes", arguments.photo_bytes)):
@@ -82,8 +82,7 @@ def _stages(arguments: argparse.Namespace) -> int:
 def _memory(arguments: argparse.Namespace) -> int:
     from mmface.config.load import load_recipe
     from mmface.errors import InputError
-    from mmface.estimate.hardware import GPU_OVERHEAD
-    from mmface.estimate.prediction import parse_machine
+    from mmface.estimate.hardware import GPU_OVERHEAD, parse_machine
     from mmface.estimate.shapes import Shapes
     from mmface.train.memory import KINDS, Place, training_peak
 

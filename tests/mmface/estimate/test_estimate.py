@@ -7,8 +7,9 @@ import pytest
 from mmface.config import Recipe
 from mmface.config.load import load_recipe
 from mmface.errors import InputError
-from mmface.estimate.hardware import TRAINING, Figure
-from mmface.estimate.prediction import Line, estimate, parse_machine
+from mmface.estimate.hardware import TRAINING, Figure, parse_machine
+from mmface.estimate.lines import Line
+from mmface.estimate.prediction import estimate
 from mmface.estimate.shapes import Shapes
 
 MACHINE = parse_machine("8xA100", 64)
