@@ -1,4 +1,4 @@
-"""Too little memory is told before training starts."""
+"""The memory check refuses a phase that does not fit, before training starts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def limit(monkeypatch: pytest.MonkeyPatch, folder: Path, content: str) -> None:
     monkeypatch.setattr(memory_check, "CGROUP_LIMIT", folder / "memory.max")
 
 
-def test_the_limit_of_the_container_decides(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_memory_limit_of_the_container_counts(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     needed = int(training_peak(Shapes(small), small.phases[0], Place(1, "cpu")).total)
     limit(monkeypatch, tmp_path, f"{needed + 1}\n")
     memory_check.check_memory(small, 0, World())
@@ -40,7 +40,7 @@ def test_the_limit_of_the_container_decides(small: Recipe, tmp_path: Path, monke
 
 
 def test_the_copy_of_a_checkpoint_counts(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Hardly any activations: twice what is kept is more than a step takes.
+    # With few activations, the copy for a checkpoint needs more memory than a step.
     large = load_recipe("demo", ["phases=[{resolution: 64, steps: 1, batch_size: 1}]", "model.depth=4"])
     peak = training_peak(Shapes(large), large.phases[0], Place(1, "cpu"))
     copied = 2 * sum(peak.parts[kind] for kind in ("weights", "optimizer", "average"))
@@ -52,7 +52,9 @@ def test_the_copy_of_a_checkpoint_counts(small: Recipe, tmp_path: Path, monkeypa
     memory_check.check_memory(large, 0, World())
 
 
-def test_without_a_limit_it_is_the_machine(small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_container_limit_the_memory_of_the_machine_counts(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     physical = memory_check.machine_memory()
     assert physical > 2**28
     limit(monkeypatch, tmp_path, "max\n")
@@ -60,7 +62,7 @@ def test_without_a_limit_it_is_the_machine(small: Recipe, tmp_path: Path, monkey
     memory_check.check_memory(small, 0, World())
 
 
-def test_a_network_of_unknown_shape_is_said_and_trains(small: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_network_of_unknown_shape_logs_a_warning(small: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     components = small.components.model_copy(update={"vae": "somebody/unknown-vae"})
     memory_check.check_memory(small.model_copy(update={"components": components}), 0, World())
     assert "memory is not checked" in caplog.text

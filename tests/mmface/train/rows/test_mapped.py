@@ -1,4 +1,4 @@
-"""Memory-mapped rows on a disk that cannot take them."""
+"""Memory-mapped rows, also on a disk with too little space."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_array_is_zero_and_may_be_empty() -> None:
 @pytest.mark.parametrize(
     ("disk", "reason"), [("full", "No space left on device"), ("of small files", "File too large")]
 )
-def test_a_disk_without_room_is_named(tmp_path: Path, disk: str, reason: str) -> None:
+def test_a_full_disk_raises_an_error_that_names_it(tmp_path: Path, disk: str, reason: str) -> None:
     command = [sys.executable, "-c", CODE]
     if disk == "full":
         small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m none "$TMPDIR" && exec "$@"', "sh"]
