@@ -143,7 +143,7 @@ def _parse(version: str, key: str, text: str) -> Move:
 
 
 def _replay(moves: tuple[Move, ...]) -> list[str]:
-    """Versions that held the alias, oldest first."""
+    """Derives the versions that held the alias from its moves, oldest first."""
     holders: list[str] = []
     for move in moves:
         if move.origin and move.origin not in holders:  # moved by hand in MLflow, or a crash lost the record

@@ -97,7 +97,9 @@ def require_architecture(found: Mapping[str, Any], wanted: Mapping[str, Any]) ->
     """
     for name, value in wanted.items():
         if name in found and found[name] != value:
-            message = f"the recipe has {name} {value}, but the weights have {found[name]}; change one of them"
+            message = (
+                f"the recipe has {name} {value}, but the weights have {found[name]}; change the recipe or the weights"
+            )
             raise RecipeError(message, field=_FIELDS.get(name, f"model.{name}"))
 
 

@@ -61,7 +61,7 @@ def tracking_uri() -> str:
             f"set it to the address of an MLflow server: {HOME_VARIABLE} is not a local folder", field=TRACKING_VARIABLE
         )
     if "?" in str(root):  # SQLite would read the rest as options and create its file outside the home
-        message = f"{root} contains '?', which the address of MLflow's SQLite cannot; choose another folder"
+        message = f"{root} contains '?', which the address of MLflow's SQLite cannot hold; choose another folder"
         raise ServiceError(message, field=HOME_VARIABLE)
     return f"sqlite:///{root / 'mlflow.db'}"
 

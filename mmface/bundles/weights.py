@@ -129,7 +129,7 @@ def pin_start(recipe: Recipe) -> Recipe:
 
 
 def registered(name: str, field: str = FIELD) -> tuple[str, str]:
-    """Model and alias or version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``."""
+    """Parses ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: the model, and the alias or version."""
     match = re.fullmatch(r"models:/([^/@]+)(?:@|/)([^/@]+)", name)
     if match is None:
         message = f"{name!r} is not a registered model: write models:/NAME@ALIAS or models:/NAME/VERSION"

@@ -185,7 +185,7 @@ class Paint:
 
 
 def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Batches of one modality each, in the order of ``rows`` within a modality."""
+    """Splits rows into batches of one modality each; keeps the order of rows within a modality."""
     for modality in dict.fromkeys(row["modality"] for row in rows):
         same = [row for row in rows if row["modality"] == modality]
         yield from (same[start : start + size] for start in range(0, len(same), size))

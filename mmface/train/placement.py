@@ -49,7 +49,7 @@ def place(model: MMFaceDiT, average: MMFaceDiT, train: Train, world: World) -> N
         return
     require_whole_blocks(model, train, world.size)
     computing = torch.bfloat16 if computes_in_bf16(train.precision, world.device) else None
-    # Gradients are summed in fp32, as DDP sums those of fp32 masters.
+    # Gradients are summed in fp32, as with DDP, whose weights are fp32.
     _shard(model, world, MixedPrecisionPolicy(computing, torch.float32, cast_forward_inputs=False))
     _shard(average, world, MixedPrecisionPolicy())
 

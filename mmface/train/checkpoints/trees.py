@@ -35,7 +35,7 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(built: Any, tensors: dict[str, Tensor]) -> Any:
-    """The reverse of :func:`flatten`."""
+    """Rebuilds the tree from the results of :func:`flatten`."""
     if isinstance(built, list):
         return [unflatten(one, tensors) for one in built]
     if not isinstance(built, dict):

@@ -73,7 +73,7 @@ def mix(sources: Sequence[str], balance: Balance) -> Mixture | None:
 
 
 def _counts(weights: Sequence[float]) -> tuple[int, ...]:
-    """Draws of each collection in the shortest cycle that keeps the proportion of ``weights``."""
+    """Number of draws of each collection in the shortest cycle with the proportions of ``weights``."""
     shares = np.asarray(weights) / sum(weights)
     for length in range(len(shares), LONGEST + 1):
         counts = np.rint(length * shares)

@@ -55,12 +55,12 @@ class TrainingSet:
 
     @property
     def latent_channels(self) -> int:
-        """C."""
+        """C, channels of the latents."""
         return int(self.image.shape[1])
 
     @property
     def text_width(self) -> int:
-        """D."""
+        """D, width of the encoded text."""
         return int(self.texts.pooled.shape[-1])
 
 
@@ -118,7 +118,7 @@ def _load(latents: Dataset, text: Dataset, rows: Rows, source: dict[str, str]) -
 
 
 def _read(dataset: Dataset, column: str, rows: Rows, views: int, shape: list[int]) -> Floats:
-    """[R x V, C, H, W]."""
+    """Reads a column of latents with all views: [R x V, C, H, W]."""
     array = mapped(len(rows) * views, *shape)
     for row, (value,) in rows.read(dataset, [column]):
         first, what = row * views, f"{column} of row {rows.ids[row]}"

@@ -41,7 +41,7 @@ class Texts:
 
     @property
     def captions(self) -> int:
-        """K."""
+        """K, captions per row."""
         return int(self.place.shape[1])
 
     @property

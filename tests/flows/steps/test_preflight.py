@@ -154,7 +154,7 @@ def test_a_home_whose_address_sqlite_would_cut(
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "faces?"))
     assert "MMFACE_HOME: " in (line := refused(capsys))
-    assert "contains '?', which the address of MLflow's SQLite cannot" in line
+    assert "contains '?', which the address of MLflow's SQLite cannot hold" in line
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     preflight.probe_home()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
