@@ -15,7 +15,7 @@ from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor
 from mmface.model import MODALITIES, Conditioning
 from mmface.networks.text_encoder import EncodedText
 from mmface.sampling import Trajectory, make_scheduler, objective_of
-from serve.engine.plan import Plan
+from serve.engine.defaults import Plan
 from serve.pictures.drawings import fit_drawing
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from serve.engine.encodings import REMEMBERED
 if TYPE_CHECKING:
     from mmface.config import Serve
     from mmface.pipeline import MMFacePipeline
-    from serve.engine.plan import Plan
+    from serve.engine.defaults import Plan
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import torch
 
 from mmface.config import Serve
 from mmface.errors import ServiceError
+from serve.engine.defaults import Plan, make_plan, model_info
 from serve.engine.engine import Engine, OnStep
 from serve.engine.footprint import ran_out_of_memory, room_for
 from serve.engine.painting import Painting, Pixels
-from serve.engine.plan import Plan, make_plan, model_info
 from serve.engine.threads import in_own_thread
 from serve.engine.traces import begin, tracer_to
 from serve.http.errors import MemoryShortageError, OverloadedError

@@ -12,7 +12,7 @@ import torch
 from mmface.imaging.pixels import to_pil
 from mmface.networks.vae import Autoencoder, decode
 from mmface.sampling import Trajectory
-from serve.engine.plan import Plan
+from serve.engine.defaults import Plan
 from serve.engine.traces import UNTRACED, Trace
 from serve.http.schemas import Progress
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
-    from serve.engine.plan import Plan
+    from serve.engine.defaults import Plan
     from serve.http.schemas import ModelInfo
 
 Phase = Literal["encode", "decode"]

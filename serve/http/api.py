@@ -20,9 +20,9 @@ from serve.http.backend import Backend as Backend
 from serve.http.backend import Service
 from serve.http.context import RequestContext
 from serve.http.errors import ApiError, install_handlers
-from serve.http.fields import ConvertFields, GenerateFields, Modality
+from serve.http.generation import answer, take
 from serve.http.openapi import PICTURE, add_docs, add_upload_route, complete, error_responses, painted, upload_body
-from serve.http.orders import answer, take
+from serve.http.requests import ConvertFields, GenerateFields, Modality
 from serve.http.routing import BarePrefix, Head
 from serve.http.schemas import Health, Readiness
 from serve.http.uploads import read_upload

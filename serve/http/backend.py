@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mmface.config import Serve
-from serve.http.fields import Modality
+from serve.http.requests import Modality
 from serve.http.schemas import Generated, Job, ModelInfo, Progress, Readiness
 
 DECODERS = 2  # drawings decoded at once: each may take a few bytes a pixel of max_condition_megapixels

@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import Request
 
 from serve.http.errors import ApiError
-from serve.http.fields import GenerateFields, PictureFormat
+from serve.http.requests import GenerateFields, PictureFormat
 from serve.pictures.provenance import MEDIA_TYPES
 
 # Java's HttpURLConnection writes * for */*.

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from serve.guards.limits import Deadline
 from serve.http.backend import Service
 from serve.http.errors import UnknownModelError
-from serve.http.fields import EditFields, PictureFormat
+from serve.http.generation import Order, answer, image_data, pictures, take
 from serve.http.openapi import add_upload_route, error_responses, painted, upload_body
-from serve.http.orders import Order, answer, image_data, pictures, take
+from serve.http.requests import EditFields, PictureFormat
 from serve.http.schemas import Generated, ImageData, ModelInfo, ModelList, Progress
 from serve.http.streaming import Event, Failed, stream
 from serve.http.uploads import read_upload

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field
 
 from mmface.config import Sampler
-from serve.http.fields import GenerateFields as GenerateFields
-from serve.http.fields import Modality as Modality
-from serve.http.fields import PictureFormat
-from serve.http.fields import size_of as size_of
+from serve.http.requests import GenerateFields as GenerateFields
+from serve.http.requests import Modality as Modality
+from serve.http.requests import PictureFormat
+from serve.http.requests import size_of as size_of
 
 
 class ImageData(BaseModel):

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from mmface.errors import MMFaceError
 from serve.http.backend import Service
 from serve.http.errors import ApiError, error_body, to_api_error
-from serve.http.orders import Order, image_data, pictures, response
+from serve.http.generation import Order, image_data, pictures, response
 from serve.http.schemas import ErrorDetail, Generated, GenerateResponse, ImageData, Progress
 
 # Proxies must pass events on as they come.

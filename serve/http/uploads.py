@@ -14,7 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
 from serve.http.errors import MAX_NAME, ApiError, from_validation
-from serve.http.fields import Fields
+from serve.http.requests import Fields
 
 MAX_PARTS = 32
 ONE_PICTURE = "one picture is painted from; send one"

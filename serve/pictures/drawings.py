@@ -11,7 +11,7 @@ from PIL import Image, ImageStat
 from mmface.errors import InputError
 from mmface.imaging.decode import decode
 from serve.http.errors import ApiError
-from serve.http.fields import Fit, Modality
+from serve.http.requests import Fit, Modality
 from serve.pictures.masks import read_mask
 
 MAX_SIDE = 2048  # of a drawing on its way to a replica; more than any model paints

@@ -16,8 +16,8 @@ from fastapi.responses import JSONResponse
 
 from serve.guards.limits import Deadline
 from serve.http.backend import Service
-from serve.http.fields import GenerateFields, Modality
 from serve.http.negotiation import Reply, negotiate
+from serve.http.requests import GenerateFields, Modality
 from serve.http.schemas import Generated, GenerateResponse, ImageData, Job
 from serve.pictures.drawings import read_drawing
 from serve.pictures.provenance import MEDIA_TYPES, Provenance, encode
