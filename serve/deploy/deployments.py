@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serve.guards.access import Key
-    from serve.http.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
+    from serve.http.job import Generated, Job, Progress
+    from serve.http.requests import Modality
+    from serve.http.schemas import ModelInfo, Readiness
 
 UNSERVED = "serve.alias"  # the field of the error of a replica that has no model
 PROBES = 8  # places of a replica beside its generations: readiness, models, conversions

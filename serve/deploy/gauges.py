@@ -12,7 +12,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from serve.engine.generator import Generator
-    from serve.http.schemas import Job
+    from serve.http.job import Job
 
 SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
 STEP_SECONDS = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5]

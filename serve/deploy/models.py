@@ -32,7 +32,7 @@ from mmface.pipeline import MMFacePipeline
 from serve.engine.footprint import ran_out_of_memory
 from serve.engine.generator import Generator
 from serve.engine.threads import in_own_thread
-from serve.http.schemas import Job
+from serve.http.job import Job
 
 log = logging.getLogger(__name__)
 

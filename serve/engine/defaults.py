@@ -1,45 +1,21 @@
-"""From a request and a model to what exactly is painted."""
+"""A model's defaults and limits, and jobs with those defaults filled in."""
 
 from __future__ import annotations
 
-import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mmface.config import Sampler, Serve
+from mmface.config import Serve
 from mmface.errors import InputError
+from serve.engine.painting import Painting, Pixels
 from serve.http.errors import UnknownModelError
-from serve.http.schemas import Job, ModelInfo, size_of
+from serve.http.job import Job, Progress
+from serve.http.requests import size_of
+from serve.http.schemas import ModelInfo
 
 if TYPE_CHECKING:
     from mmface.bundles.bundle import Bundle
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A job with every default filled in; ``left`` is set when its caller has gone."""
-
-    job: Job
-    seeds: tuple[int, ...]
-    width: int
-    height: int
-    num_inference_steps: int
-    guidance_scale: float
-    sampler: Sampler
-    previews: int = 0
-    left: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def evaluations(self) -> int:
-        """How often an image asks the network; what its caller knows as steps."""
-        return 2 * self.num_inference_steps - 1 if self.sampler == "heun" else self.num_inference_steps
-
-    @property
-    def preview_steps(self) -> list[int]:
-        """After which evaluations to show a preview: evenly spread, never the last."""
-        count = min(self.previews, self.evaluations - 1)
-        return [(i + 1) * self.evaluations // (count + 1) for i in range(count)]
 
 
 def model_info(bundle: Bundle, settings: Serve) -> ModelInfo:
@@ -62,32 +38,37 @@ def model_info(bundle: Bundle, settings: Serve) -> ModelInfo:
     )
 
 
-def make_plan(job: Job, info: ModelInfo) -> Plan:
-    """Fills in the model's defaults and checks its limits.
+def make_painting(
+    job: Job,
+    info: ModelInfo,
+    on_progress: Callable[[Progress], None],
+    on_end: Callable[[Pixels | BaseException], None],
+) -> Painting:
+    """Checks a job against the model's limits and fills in the model's defaults.
 
     Raises:
-        InputError: a size or step count this model does not support.
-        UnknownModelError: the job insists on another version.
+        InputError: a size or step count that this model does not support.
+        UnknownModelError: the job requires another version.
     """
-    fields = job.fields
+    request = job.request
     if job.version not in (None, info.version):
         raise UnknownModelError(f"that version is not served; {info.id} is", field="model")
-    width, height = size_of(fields.size or info.default_size)
+    width, height = size_of(request.size or info.default_size)
     if width % info.size_multiple or height % info.size_multiple:
         raise InputError(f"sides must be multiples of {info.size_multiple}, got {width}x{height}", field="size")
     if min(width, height) < info.min_size or max(width, height) > info.max_size:
-        message = f"{width}x{height} is not supported; sides from {info.min_size} to {info.max_size}"
+        message = f"{width}x{height} is not supported; sides must be {info.min_size} to {info.max_size} pixels"
         raise InputError(message, field="size")
-    steps = info.num_inference_steps if fields.num_inference_steps is None else fields.num_inference_steps
+    steps = info.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     if steps > info.max_num_inference_steps:
         raise InputError(f"at most {info.max_num_inference_steps} steps, got {steps}", field="num_inference_steps")
-    return Plan(
+    return Painting(
         job=job,
-        seeds=job.seeds,
         width=width,
         height=height,
         num_inference_steps=steps,
-        guidance_scale=info.guidance_scale if fields.guidance_scale is None else fields.guidance_scale,
-        sampler=fields.sampler or info.sampler,
-        previews=fields.partial_images,
+        guidance_scale=info.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        sampler=request.sampler or info.sampler,
+        on_progress=on_progress,
+        on_end=on_end,
     )

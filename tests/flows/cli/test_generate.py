@@ -17,7 +17,8 @@ from mmface.config.load import parse_recipe
 from mmface.data.portraits import draw
 from mmface.imaging.labels import mask_from_png, mask_to_png
 from serve.engine.generator import Generator
-from serve.http.schemas import GenerateFields, Job
+from serve.http.job import Job
+from serve.http.requests import GenerateRequest
 from tests import tiny
 
 
@@ -47,6 +48,6 @@ def test_generate_and_the_service_agree(
     )
     pixels = mask_from_png(drawing.read_bytes()) if modality == "mask" else np.asarray(Image.open(drawing))
     bundle = replace(read_bundle(folder), version="1")
-    job = Job(modality, pixels, GenerateFields(prompt="a face"), (4,))  # type: ignore[arg-type]
+    job = Job(modality, pixels, GenerateRequest(prompt="a face"), (4,))  # type: ignore[arg-type]
     served = asyncio.run(Generator(bundle, recipe.serve).generate(job)).images[0]
     np.testing.assert_array_equal(np.asarray(Image.open(painted)), served)

@@ -26,7 +26,7 @@ from mmface.networks.precision import rows_are_alike
 from serve.engine.generator import FRESH_S, Generator
 from serve.http.api import create_app
 from serve.http.errors import GenerationError
-from serve.http.schemas import Generated
+from serve.http.job import Generated
 from tests.serve.engine.test_generator import job, steps_past
 from tests.serve.service import mask_png, tiny_recipe
 
@@ -121,7 +121,7 @@ async def test_an_error_of_a_step_ends_one_request_alone(
 async def test_who_waits_does_not_fail_with_those_who_are_painted_together(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.engine.engine.rows_are_alike", lambda *_: True)  # on CPUs with AMX too
+    monkeypatch.setattr("serve.engine.denoiser.rows_are_alike", lambda *_: True)  # on CPUs with AMX too
     generator = computing_in(bundle, "bf16", max_batch=2, max_queued=4)
     requests = [job(seed, num_inference_steps=4) for seed in range(4)]
     undisturbed = [(await generator.generate(one)).images for one in requests]
@@ -143,7 +143,7 @@ async def test_who_waits_does_not_fail_with_those_who_are_painted_together(
 async def test_what_ran_out_of_memory_is_tried_in_halves_which_is_remembered(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("serve.engine.engine.rows_are_alike", lambda *_: True)
+    monkeypatch.setattr("serve.engine.denoiser.rows_are_alike", lambda *_: True)
     generator = computing_in(bundle, "bf16", max_batch=4)
     four = job(5, n=4, num_inference_steps=5)
     undisturbed = await generator.generate(four)
@@ -172,7 +172,7 @@ async def test_what_ran_out_of_memory_is_tried_in_halves_which_is_remembered(
 async def test_who_runs_out_of_memory_twice_is_told_and_the_next_one_painted(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.engine.engine.rows_are_alike", lambda *_: True)
+    monkeypatch.setattr("serve.engine.denoiser.rows_are_alike", lambda *_: True)
     generator = computing_in(bundle, "bf16")
 
     def act(_: int, latents: torch.Tensor) -> None:
@@ -221,10 +221,10 @@ async def test_requests_come_while_a_step_is_put_together(generator: Generator) 
 
     class Guarded(deque[Any]):
         def __iter__(self) -> Iterator[Any]:
-            assert engine._changed._is_owned(), "a request that comes now would change it"  # type: ignore[attr-defined]
+            assert engine._queue._changed._is_owned(), "a request that comes now would change it"  # type: ignore[attr-defined]
             return super().__iter__()
 
-    engine._paintings = Guarded()
+    engine._queue._paintings = Guarded()
     made, other = await at_once(generator.generate(job(1)), generator.generate(job(2)))
     assert isinstance(made, Generated), made
     assert isinstance(other, Generated), other

@@ -18,7 +18,8 @@ from mmface.errors import InputError, ServiceError
 from serve.engine.generator import FRESH_S, Generator
 from serve.http.api import create_app
 from serve.http.errors import OverloadedError
-from serve.http.schemas import Generated, GenerateFields, Job, Progress
+from serve.http.job import Generated, Job, Progress
+from serve.http.requests import GenerateRequest
 from tests.serve.service import mask_png, tiny_recipe
 
 LONG = 1000
@@ -33,7 +34,7 @@ def anyio_backend() -> str:
 
 def job(seed: int = 0, **fields: object) -> Job:
     fields = {"prompt": "a face"} | fields
-    asked = GenerateFields.model_validate(fields)
+    asked = GenerateRequest.model_validate(fields)
     return Job("mask", np.zeros((64, 64), np.uint8), asked, tuple(range(seed, seed + asked.n)))
 
 
