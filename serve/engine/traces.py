@@ -46,9 +46,7 @@ class Spans(Trace):
         self._span = span
         self._inside = set_span_in_context(span)
         self._since = time.time_ns()
-        self._denoising: tuple[int, int] | None = (
-            None  # end of the first encoding, start of the last decoding
-        )
+        self._denoising: tuple[int, int] | None = None  # end of the first encoding, start of the last decoding
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:

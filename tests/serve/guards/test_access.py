@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import sys
 from typing import Any
 
 import httpx
@@ -115,6 +116,21 @@ async def test_one_line_of_json_a_request(bundle: Bundle, caplog: pytest.LogCapt
     assert line["model_version"] == "7"
     assert line["seconds"] > 0
     assert ("a secret wish" in json.dumps(line)) is prompts
+
+
+async def test_the_access_log_prints_each_line_once_beside_the_handler_of_the_command_line(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    access, parent = logging.getLogger("serve.access"), logging.getLogger("serve")
+    monkeypatch.setattr(access, "handlers", [])
+    monkeypatch.setattr(access, "propagate", True)
+    monkeypatch.setattr(parent, "handlers", [logging.StreamHandler(sys.stderr)])  # as flows.cli.command_line adds it
+    monkeypatch.setattr(parent, "level", logging.INFO)
+    async with client_of(bundle) as client:
+        assert (await client.get("/healthz")).status_code == 200
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["route"] == "/healthz"
+    assert "/healthz" not in printed.err
 
 
 async def test_a_slow_upload_is_cut_off(bundle: Bundle) -> None:
