@@ -253,7 +253,7 @@ async def test_what_passes_is_tried_again_less_and_less_often(
         with fetched_bundle(name, version) as folder:
             yield folder
 
-    monkeypatch.setattr("serve.deploy.models.fetched_bundle", failing)
+    monkeypatch.setattr("serve.deploy.loader.fetched_bundle", failing)
     monkeypatch.setattr("serve.deploy.models.monotonic", lambda: clock[0])
     for clock[0] in (0, 5, 10, 25, 30, 70, 145, 150, 310, 605, 610, 905, 910, 1210):
         await following.look()
@@ -270,7 +270,7 @@ async def test_a_refused_version_keeps_no_weights(register: Register, monkeypatc
         loaded.append(weakref.ref(pipeline.transformer))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("serve.deploy.models._own", own)
+    monkeypatch.setattr("serve.deploy.loader._own_weights", own)
     register(1)
     await following.look()
     gc.collect()
