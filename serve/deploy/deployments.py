@@ -150,7 +150,7 @@ def _our_errors() -> Iterator[None]:
             raise error.cause from None
         raise
     except (RayActorError, RayServeException) as error:
-        message = f"the model's replica has died ({type(error).__name__}) and a new one is starting; try again later"
+        message = f"the model's replica is unavailable ({type(error).__name__}); a new one is starting, try again later"
         raise ApiError(503, message, retry_after_s=5) from None
 
 

@@ -16,8 +16,7 @@ from serve.guards.access_log import AccessLog, log_to_stdout
 from serve.guards.idempotency import HEADER, Idempotency
 from serve.guards.limits import BoundedUploads, Deadline, Drained
 from serve.http import openai, streaming
-from serve.http.backend import Backend as Backend
-from serve.http.backend import Service
+from serve.http.backend import Backend, Service
 from serve.http.context import RequestContext
 from serve.http.errors import ApiError, install_handlers
 from serve.http.generation import answer, make_job

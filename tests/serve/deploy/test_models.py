@@ -1,4 +1,4 @@
-"""Following the aliases: a good version is taken, a bad one refused, and what is being painted keeps its version."""
+"""Following the aliases: good versions are served, bad ones refused, and running requests keep their version."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def register(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Registers a variant of the tiny bundle under an alias; its preview is right, or of another picture.
+    """Registers a variant of the tiny bundle under an alias.
 
-    ``damage`` changes the files that are registered.
+    Unless ``honest``, its registered preview is another picture. ``damage`` changes the registered files.
     """
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -76,9 +76,9 @@ def register(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def models(settings: Serve) -> tuple[Models, list[tuple[str, str]]]:
-    told: list[tuple[str, str]] = []
-    made = Models(settings, lambda *_: None, lambda version, outcome: told.append((version, outcome)), "cpu")
-    return made, told
+    outcomes: list[tuple[str, str]] = []
+    made = Models(settings, lambda *_: None, lambda version, outcome: outcomes.append((version, outcome)), "cpu")
+    return made, outcomes
 
 
 async def test_without_a_champion_it_is_not_ready_and_says_why(register: Register) -> None:
@@ -91,8 +91,8 @@ async def test_without_a_champion_it_is_not_ready_and_says_why(register: Registe
     assert following.champion().info.version == "1"
 
 
-async def test_swap_refusal_and_rollback_under_traffic(register: Register) -> None:
-    following, told = models(tiny_recipe(max_queued=50).serve)
+async def test_swap_refusal_and_rollback_work_under_traffic(register: Register) -> None:
+    following, outcomes = models(tiny_recipe(max_queued=50).serve)
     register(1)
     await following.look()
     answers: list[str] = []
@@ -110,7 +110,7 @@ async def test_swap_refusal_and_rollback_under_traffic(register: Register) -> No
     register(3, honest=False)
     await following.look()
     await following.look()
-    rollback()  # from the bad version, which nobody serves, to the second
+    rollback()  # from the bad version, which is not served, to the second
     await following.look()
     rollback()
     await following.look()
@@ -119,7 +119,7 @@ async def test_swap_refusal_and_rollback_under_traffic(register: Register) -> No
     await asyncio.gather(*clients)
     assert set(answers) == {"1", "2"}
     assert (answers[0], answers[-1]) == ("1", "1")
-    assert told == [
+    assert outcomes == [
         ("1", "serving"),
         ("2", "serving"),
         ("1", "retired"),
@@ -129,7 +129,7 @@ async def test_swap_refusal_and_rollback_under_traffic(register: Register) -> No
     ]
 
 
-async def test_whoever_is_painted_for_keeps_the_version(register: Register) -> None:
+async def test_a_running_request_keeps_its_version(register: Register) -> None:
     following, _ = models(tiny_recipe().serve)
     register(1)
     await following.look()
@@ -176,14 +176,14 @@ async def test_a_canary_gets_its_share_of_the_seeds(register: Register) -> None:
     chosen = [following.choose(job(seed)).info.version for seed in range(2000)]
     assert chosen.count("2") / len(chosen) == pytest.approx(0.25, abs=0.02)
     assert chosen == [following.choose(job(seed)).info.version for seed in range(2000)]
-    assert chosen[0] == "1"  # the seed that most requests have is no more a canary's than another
+    assert chosen[0] == "1"  # the most frequent seed, 0, goes to the champion
     assert [one.info.version for one in following.serving()] == ["1", "2"]
 
 
-async def test_damaged_files_are_refused_and_a_registry_that_is_away_changes_nothing(
+async def test_damaged_files_are_refused_and_an_unreachable_registry_changes_nothing(
     register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    following, told = models(tiny_recipe().serve)
+    following, outcomes = models(tiny_recipe().serve)
     register(1)
     await following.look()
     register(2)
@@ -191,7 +191,7 @@ async def test_damaged_files_are_refused_and_a_registry_that_is_away_changes_not
         file.write_bytes(file.read_bytes()[:-10])
     await following.look()
     assert following.champion().info.version == "1"
-    assert told[-1] == ("2", "refused")
+    assert outcomes[-1] == ("2", "refused")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     await following.look()
     assert following.champion().info.version == "1"
@@ -214,10 +214,10 @@ def wrong_recipe(folder: Path) -> None:
     (folder / "recipe.yaml").write_text("colour: red")
 
 
-async def test_whatever_a_version_raises_refuses_it_for_good(
+async def test_a_version_that_raises_any_error_is_refused_for_good(
     register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    following, told = models(tiny_recipe().serve)
+    following, outcomes = models(tiny_recipe().serve)
     register(1)
     await following.look()
     for number, damage in enumerate((no_json, unknown_key, cut_weights, wrong_recipe), 2):
@@ -228,16 +228,16 @@ async def test_whatever_a_version_raises_refuses_it_for_good(
         with monkeypatch.context() as patch:
             patch.setattr("serve.deploy.models.monotonic", lambda: 1e9)
             await following.look()
-        assert told == [("1", "serving"), *((str(one), "refused") for one in range(2, number + 1))]
+        assert outcomes == [("1", "serving"), *((str(one), "refused") for one in range(2, number + 1))]
     set_alias(NAME, "champion", "1")
     await following.look()
     assert following.refused is None
 
 
-async def test_what_passes_is_tried_again_less_and_less_often(
+async def test_transient_failures_are_retried_at_growing_intervals(
     register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    following, told = models(tiny_recipe(follow_s=5).serve)
+    following, outcomes = models(tiny_recipe(follow_s=5).serve)
     register(1)
     await following.look()
     register(2)
@@ -259,7 +259,7 @@ async def test_what_passes_is_tried_again_less_and_less_often(
         await following.look()
         assert following.champion().info.version == ("2" if len(tried) == 9 else "1")
     assert tried == [0, 10, 30, 70, 150, 310, 610, 910, 1210]
-    assert told[-2:] == [("2", "serving"), ("1", "retired")]
+    assert outcomes[-2:] == [("2", "serving"), ("1", "retired")]
 
 
 async def test_a_refused_version_keeps_no_weights(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,15 +282,15 @@ async def test_a_refused_version_keeps_no_weights(register: Register, monkeypatc
 async def test_a_restarted_replica_takes_the_newest_former_champion_that_loads(register: Register) -> None:
     for number in (1, 2, 3):
         register(number)
-    rollback()  # takes version 3 away for good
+    rollback()  # version 3 was rolled back, so it is not used again
     register(4, damage=no_json)
     register(5, "challenger")  # never passed the gate
     register(6, damage=no_json)
-    following, told = models(tiny_recipe().serve)
+    following, outcomes = models(tiny_recipe().serve)
     await following.look()
-    assert told == [("6", "refused"), ("4", "refused"), ("2", "serving")]
+    assert outcomes == [("6", "refused"), ("4", "refused"), ("2", "serving")]
     await following.look()
-    assert len(told) == 3
+    assert len(outcomes) == 3
     replica = Replica.__new__(Replica)
     await replica.__init__(tiny_recipe().serve, 1, {})  # type: ignore[misc]
     await replica.check_health()
@@ -298,11 +298,11 @@ async def test_a_restarted_replica_takes_the_newest_former_champion_that_loads(r
     assert (readiness.model, readiness.refused) == (f"{NAME}:2", "6")
     register(7)
     await following.look()
-    assert told[-2:] == [("7", "serving"), ("2", "retired")]
+    assert outcomes[-2:] == [("7", "serving"), ("2", "retired")]
     assert following.refused is None
 
 
-async def test_a_registry_that_is_away_at_the_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_registry_that_is_unreachable_at_the_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     following, _ = models(tiny_recipe().serve)
     await following.look()
@@ -310,7 +310,7 @@ async def test_a_registry_that_is_away_at_the_start_is_named(monkeypatch: pytest
         following.champion()
 
 
-def test_replicas_are_handed_what_reaches_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_replicas_get_the_variables_that_reach_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path))
     credentials = {
         "MLFLOW_TRACKING_USERNAME": "somebody",
@@ -326,7 +326,7 @@ def test_replicas_are_handed_what_reaches_the_registry(monkeypatch: pytest.Monke
 
 
 async def test_broken_weights_are_refused(register: Register, bundle: Bundle, tmp_path: Path) -> None:
-    following, told = models(tiny_recipe().serve)
+    following, outcomes = models(tiny_recipe().serve)
     register(1)
     await following.look()
     weight = bundle.pipeline.transformer.x_embedder.proj.weight
@@ -341,4 +341,4 @@ async def test_broken_weights_are_refused(register: Register, bundle: Bundle, tm
     set_alias(NAME, "champion", register_bundle(tmp_path / "broken", start_run("broken")))
     await following.look()
     assert following.champion().info.version == "1"
-    assert told[-1] == ("2", "refused")
+    assert outcomes[-1] == ("2", "refused")

@@ -1,4 +1,4 @@
-"""Every command of ``docs/api.md`` and of the README's part on HTTP does what it says."""
+"""Runs every example of ``docs/api.md`` and of the README's section on HTTP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Example = tuple[str, str, str | None]
 
 
 def examples(text: str) -> list[Example]:
-    """Language, code, and what it prints where the page says so."""
+    """Language, code, and the output if the page shows it."""
     return [(kind, code, shown or None) for kind, code, shown in BLOCK.findall(text)]
 
 
@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(example: Example, first: str, address: str, folder: Path) -> str:
-    """What an example prints; shell commands get ``first`` in front."""
+    """Runs an example and returns its output; ``first`` is put before shell commands."""
     kind, code, _ = example
     code = (first + code if kind == "sh" else code).replace(HERE, address)
     command = ["bash", "-euo", "pipefail", "-c", code] if kind == "sh" else [sys.executable, "-c", code]
@@ -57,13 +57,13 @@ def run(example: Example, first: str, address: str, folder: Path) -> str:
 
 
 def matches(shown: str, printed: str) -> bool:
-    """Whether a page's output, in which … stands for anything, is what was printed."""
+    """Whether the output equals the one on the page, in which … matches anything."""
     pattern = ".*".join(re.escape(part) for part in shown.rstrip("\n").split("…"))
     return re.fullmatch(pattern + r"\s*", printed.replace("\r", ""), re.DOTALL) is not None
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples want curl")
-def test_the_cookbook(address: str, folder: Path) -> None:
+def test_the_examples_of_the_api_page_work(address: str, folder: Path) -> None:
     (_, first, _), *rest = examples((ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
     assert len(rest) > 12
     for example in rest:
@@ -76,7 +76,7 @@ def test_the_cookbook(address: str, folder: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the examples want curl")
-def test_the_readme(address: str, folder: Path) -> None:
+def test_the_http_examples_of_the_readme_work(address: str, folder: Path) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     part = re.search(r"^## HTTP\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
     assert part is not None

@@ -1,4 +1,4 @@
-"""The invisible mark: it is found after what happens to pictures, says what it should, and is not seen."""
+"""The watermark: it survives compression and scaling, carries name and version, and is invisible."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stored(image: np.ndarray[Any, Any], kind: str, **options: Any) -> np.ndarray
 
 
 @pytest.mark.parametrize("side", [128, 256])
-def test_it_survives_files_and_scaling_and_is_not_seen(side: int) -> None:
+def test_a_mark_survives_compression_and_scaling_and_is_invisible(side: int) -> None:
     for seed in range(3):
         image = portrait(seed, side)
         marked = embed(image, MARK)
@@ -51,7 +51,7 @@ def test_it_survives_files_and_scaling_and_is_not_seen(side: int) -> None:
         assert detect(image) is None
 
 
-def test_marks_differ_and_pictures_without_room_stay_as_they_are() -> None:
+def test_marks_carry_name_and_version_and_small_images_stay_unchanged() -> None:
     image = portrait(1, 128)
     for name, version in (("a", 0), ("b", 2**24 - 1), ("b", 1)):
         assert detect(embed(image, Mark(name_code(name), version))) == Mark(name_code(name), version)
@@ -64,7 +64,7 @@ def test_marks_differ_and_pictures_without_room_stay_as_they_are() -> None:
     assert detect(embed(wide, MARK)) == MARK
 
 
-def test_every_served_picture_has_it_where_the_recipe_asks(
+def test_every_served_picture_is_marked_if_the_recipe_says_so(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ask(watermark: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""The playground in a real browser, against the real service over loopback."""
+"""The playground in a real browser, with the real service over loopback."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from serve.http.api import create_app
 from tests.serve.service import listening, mask_png, png, tiny_recipe
 
 CHROMIUM = shutil.which("chromium")
-SIDE = 512  # of a drawing in the page
+SIDE = 512  # pixels of a drawing in the page
 HAIR, SKIN = 13, 1
 WIDE: ViewportSize = {"width": 1280, "height": 1300}
-TAKEN = re.compile("queue|ahead|of 1000")  # a request that the service has accepted
+ACCEPTED = re.compile("queue|ahead|of 1000")  # progress texts of a request that the service has accepted
 NARROW: ViewportSize = {"width": 360, "height": 640}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; on Debian: apt-get install chromium")
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH; o
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)  # a busy machine is no defect
+    expect.set_options(timeout=20_000)  # the machine may be busy
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -48,7 +48,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Recorder:
-    """The service, and the last body that was sent to it: browsers do not tell what a form's files held."""
+    """The service, and the last body sent to it; the browser's API does not show the files of a form."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self.body = app, b""
@@ -73,7 +73,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(bundle: Bundle) -> Iterator[Served]:
-    """A service that paints one request at a time."""
+    """A service that handles one request at a time."""
     settings = tiny_recipe(bundle.recipe.components.model_dump(), max_batch=1, max_queued=1).serve
     generator = Generator(bundle, settings)
     recorder = Recorder(create_app(generator, settings))
@@ -83,17 +83,17 @@ def served(bundle: Bundle) -> Iterator[Served]:
 
 @pytest.fixture
 def context(browser: Browser, served: Served) -> Iterator[BrowserContext]:
-    """A browser's profile; what any page of it asks of another origin, or says of an error, fails the test."""
+    """A browser profile. A request to another origin or a JavaScript error in any of its pages fails the test."""
     context = browser.new_context(base_url=served.url, viewport=WIDE)
     context.set_default_timeout(20_000)
-    strangers: list[str] = []
+    unexpected: list[str] = []
     context.on(
-        "request", lambda request: request.url.startswith((served.url, "blob:")) or strangers.append(request.url)
+        "request", lambda request: request.url.startswith((served.url, "blob:")) or unexpected.append(request.url)
     )
-    context.on("weberror", lambda error: strangers.append(str(error.error)))
+    context.on("weberror", lambda error: unexpected.append(str(error.error)))
     yield context
     context.close()
-    assert strangers == []
+    assert unexpected == []
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def opened(context: BrowserContext) -> Page:
 
 
 def place(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Window coordinates of a point of the drawing, given in shares."""
+    """Window coordinates of a point of the drawing; ``x`` and ``y`` are fractions of its side."""
     box = page.locator("#canvas").bounding_box()
     assert box is not None
     return box["x"] + x * box["width"], box["y"] + y * box["height"]
@@ -125,7 +125,7 @@ def stroke(page: Page, *points: tuple[float, float]) -> None:
 
 
 def labels(page: Page, tmp_path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The drawing as the page saves it."""
+    """The labels of the drawing, from the file that the page saves."""
     with page.expect_download() as download:
         page.click("#save")
     download.value.save_as(tmp_path / "drawing.png")
@@ -151,7 +151,7 @@ def pictures(page: Page, count: int) -> None:
     expect(page.locator("#pictures > li")).to_have_count(count)
 
 
-def test_it_loads_within_a_second_and_150_kb_and_needs_nothing_else(context: BrowserContext) -> None:
+def test_the_page_loads_within_a_second_and_150_kb(context: BrowserContext) -> None:
     page = context.new_page()
     sizes: list[int] = []
     page.on("response", lambda response: sizes.append(len(response.body())))
@@ -166,7 +166,7 @@ def test_it_loads_within_a_second_and_150_kb_and_needs_nothing_else(context: Bro
     assert min(ready, again.evaluate("performance.now()")) < 1000
 
 
-def test_drawn_filled_undone_and_sent_as_it_is(page: Page, served: Served, tmp_path: Path) -> None:
+def test_a_drawing_is_filled_undone_redone_and_sent_unchanged(page: Page, served: Served, tmp_path: Path) -> None:
     choose(page, "Hair")
     stroke(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8), (0.2, 0.2))
     drawn = labels(page, tmp_path)
@@ -192,7 +192,7 @@ def test_drawn_filled_undone_and_sent_as_it_is(page: Page, served: Served, tmp_p
     np.testing.assert_array_equal(posted, filled[step // 2 :: step, step // 2 :: step])
 
 
-def test_fingers_and_keys_draw_too(browser: Browser, served: Served, tmp_path: Path) -> None:
+def test_touch_and_keyboard_draw(browser: Browser, served: Served, tmp_path: Path) -> None:
     context = browser.new_context(base_url=served.url, has_touch=True, viewport=NARROW)
     page = opened(context)
     page.locator("#canvas").scroll_into_view_if_needed()
@@ -211,7 +211,7 @@ def test_fingers_and_keys_draw_too(browser: Browser, served: Served, tmp_path: P
     context.close()
 
 
-def test_a_reload_keeps_drawing_and_fields(page: Page, tmp_path: Path) -> None:
+def test_a_reload_keeps_the_drawing_and_the_fields(page: Page, tmp_path: Path) -> None:
     begin_with_example(page)
     page.fill("#prompt", "a man with a beard")
     before = labels(page, tmp_path)
@@ -223,7 +223,7 @@ def test_a_reload_keeps_drawing_and_fields(page: Page, tmp_path: Path) -> None:
     assert page.input_value("#prompt") == "a man with a beard"
 
 
-def test_previews_progress_gallery_reuse_and_download(page: Page, tmp_path: Path) -> None:
+def test_previews_progress_gallery_reuse_and_download_work(page: Page, tmp_path: Path) -> None:
     begin_with_example(page)
     paint(page, prompt="red hair", n="2", num_inference_steps="600")
     expect(page.locator("#progress-text")).to_contain_text("of 600")
@@ -251,7 +251,7 @@ def saved(page: Page, place: int, folder: Path) -> Path:
     return path
 
 
-def test_the_curl_command_paints_the_same_picture(page: Page, tmp_path: Path) -> None:
+def test_the_curl_command_generates_the_same_picture(page: Page, tmp_path: Path) -> None:
     begin_with_example(page)
     paint(page, prompt='it\'s a face with "quotes" & $signs')
     pictures(page, 1)
@@ -265,11 +265,11 @@ def test_the_curl_command_paints_the_same_picture(page: Page, tmp_path: Path) ->
     np.testing.assert_array_equal(np.asarray(Image.open(made)), np.asarray(shown))
 
 
-def test_cancelling_frees_the_worker(page: Page, served: Served) -> None:
+def test_cancelling_frees_the_engine(page: Page, served: Served) -> None:
     generator = served.generator
     cancelled = generator.engine.counters.cancelled
     paint(page, num_inference_steps="1000", n="8")
-    expect(page.locator("#progress-text")).to_contain_text(TAKEN)
+    expect(page.locator("#progress-text")).to_contain_text(ACCEPTED)
     page.click("#cancel")
     expect(page.locator("#spoken")).to_have_text("Cancelled.")
     until(lambda: generator.engine.counters.cancelled > cancelled and not generator.engine.pending)
@@ -283,7 +283,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_files_become_drawings(page: Page, tmp_path: Path) -> None:
+def test_files_and_photos_become_drawings(page: Page, tmp_path: Path) -> None:
     (tmp_path / "mask.png").write_bytes(mask_png(64))
     page.set_input_files("#open-file", tmp_path / "mask.png")
     expect(page.locator("#status")).to_contain_text("mask.png opened")
@@ -293,13 +293,13 @@ def test_files_become_drawings(page: Page, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     (tmp_path / "photo.png").write_bytes(png(Image.fromarray(noise)))
     page.set_input_files("#open-file", tmp_path / "photo.png")
-    expect(page.locator("#alert")).to_contain_text("This is no mask")
+    expect(page.locator("#alert")).to_contain_text("This is not a mask")
     page.set_input_files("#photo-file", tmp_path / "photo.png")
     expect(page.locator("#status")).to_contain_text("above the photo", timeout=60_000)
     expect(page.locator("#under")).to_be_visible()
 
 
-def test_what_the_service_refuses_is_said_at_the_field(page: Page) -> None:
+def test_an_error_of_the_service_is_shown_at_its_field(page: Page) -> None:
     paint(page, num_inference_steps="5000")
     expect(page.locator("#alert")).to_contain_text("Steps: ")
     expect(page.locator("#num_inference_steps")).to_have_attribute("aria-invalid", "true")
@@ -311,11 +311,11 @@ def test_what_the_service_refuses_is_said_at_the_field(page: Page) -> None:
     expect(page.locator("#alert")).to_be_hidden()
 
 
-def test_a_full_queue_and_a_service_that_is_gone(context: BrowserContext) -> None:
+def test_a_full_queue_and_an_unreachable_service_are_reported(context: BrowserContext) -> None:
     pages = [opened(context) for _ in range(3)]
     for page in pages[:2]:
         paint(page, num_inference_steps="1000", n="8")
-        expect(page.locator("#progress-text")).to_contain_text(TAKEN)
+        expect(page.locator("#progress-text")).to_contain_text(ACCEPTED)
     paint(pages[2])
     expect(pages[2].locator("#alert")).to_contain_text(" s")
     for page in pages[:2]:
@@ -326,7 +326,7 @@ def test_a_full_queue_and_a_service_that_is_gone(context: BrowserContext) -> Non
     context.set_offline(False)
 
 
-def test_a_key_is_asked_for_and_forgotten_with_the_tab(
+def test_the_page_asks_for_a_key_and_does_not_store_it(
     browser: Browser, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEYS", f"one:{hashlib.sha256(b'secret').hexdigest()}")
@@ -345,7 +345,7 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(
         context.close()
 
 
-def test_it_works_below_a_prefix_with_a_key(
+def test_the_page_works_below_a_prefix_with_a_key(
     browser: Browser, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KEYS", f"one:{hashlib.sha256(b'secret').hexdigest()}")
@@ -374,7 +374,7 @@ def test_it_works_below_a_prefix_with_a_key(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_everything_has_a_name_and_can_be_read(context: BrowserContext, scheme: str) -> None:
+def test_every_control_has_a_name_and_every_text_enough_contrast(context: BrowserContext, scheme: str) -> None:
     page = opened(context)
     page.emulate_media(color_scheme=scheme)
     unnamed = page.evaluate(UNNAMED)
@@ -391,7 +391,7 @@ def tab_to(page: Page, name: str) -> None:
     raise AssertionError(f"Tab does not lead to {name}")
 
 
-def test_a_sketch_by_keyboard_alone(page: Page) -> None:
+def test_a_sketch_can_be_drawn_and_sent_by_keyboard_alone(page: Page) -> None:
     tab_to(page, "kind-mask")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#kind-sketch")).to_be_checked()
@@ -416,7 +416,7 @@ UNNAMED = """() => [...document.querySelectorAll('button, input, textarea, selec
     || one.getAttribute('aria-labelledby')))
   .map((one) => one.outerHTML)"""
 
-# Visible texts whose contrast with what is beneath is under 4.5 (WCAG 2.2, 1.4.3).
+# Visible texts whose contrast with their background is below 4.5 (WCAG 2.2, 1.4.3).
 PALE = """() => {
   const numbers = (text) => text.match(/[0-9.]+/g).map(Number);
   const linear = (v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
