@@ -46,7 +46,7 @@ class GenerateRequest(UploadRequest):
         "truncated, and `warnings` says so.",
         examples=["a woman with blond hair, smiling"],
     )
-    negative_prompt: Prompt = Field("", description="What guidance moves away from.", examples=["hat"])
+    negative_prompt: Prompt = Field("", description="What the portrait should not show.", examples=["hat"])
     seed: Seed | Seeds | None = Field(
         None,
         description="Seed of the first image; image i has seed + i. Or a list of n seeds, in multipart as `1,2,3`. "
