@@ -1,84 +1,32 @@
-"""Following the aliases: good versions are served, bad ones refused, and running requests keep their version."""
+"""Following the aliases: new versions take over, running requests keep theirs, canaries get their share."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import errno
-import gc
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from mmface.bundles.bundle import Bundle, write_bundle
-from mmface.bundles.reference import Preview
-from mmface.bundles.registry import fetched_bundle, register_bundle, rollback, set_alias, start_run
-from mmface.config import Serve
-from mmface.errors import ServiceError, UnreachableError
+from mmface.bundles.bundle import Bundle
+from mmface.bundles.registry import rollback
+from mmface.errors import ServiceError
 from mmface.networks.precision import keep_in_bf16
-from mmface.pipeline import MMFacePipeline
 from serve.deploy.app import _environment
 from serve.deploy.deployments import Replica
-from serve.deploy.models import Models
+from tests.serve.deploy.versions import NAME, Register, models, no_json
 from tests.serve.engine.test_generator import job
 from tests.serve.service import sketch_png, tiny_recipe
 
 pytestmark = pytest.mark.anyio
 
-NAME = "mmface-dit"
-Register = Callable[..., str]
-
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.fixture
-def register(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Registers a variant of the tiny bundle under an alias.
-
-    Unless ``honest``, its registered preview is another picture. ``damage`` changes the registered files.
-    """
-    monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-    def do(
-        number: int, alias: str = "champion", *, honest: bool = True, damage: Callable[[Path], None] | None = None
-    ) -> str:
-        folder = tmp_path / f"bundle-{number}"
-        painted = bundle.pipeline(
-            "a face",
-            Image.open(BytesIO(sketch_png())),
-            "sketch",
-            num_inference_steps=bundle.recipe.sampling.num_inference_steps,
-            guidance_scale=bundle.recipe.sampling.guidance_scale,
-            seeds=[number],
-        ).images[0]
-        sink = BytesIO()
-        (painted if honest else Image.new("RGB", painted.size, "red")).save(sink, "PNG")
-        preview = Preview(sketch_png(), sink.getvalue(), "sketch", "a face", number)
-        write_bundle(bundle.pipeline, folder, bundle.recipe, {"number": number}, {}, preview)
-        if damage is not None:
-            damage(folder)
-        version = register_bundle(folder, start_run(f"tiny-{number}"))
-        set_alias(NAME, alias, version)
-        return version
-
-    return do
-
-
-def models(settings: Serve) -> tuple[Models, list[tuple[str, str]]]:
-    outcomes: list[tuple[str, str]] = []
-    made = Models(settings, lambda *_: None, lambda version, outcome: outcomes.append((version, outcome)), "cpu")
-    return made, outcomes
 
 
 async def test_without_a_champion_it_is_not_ready_and_says_why(register: Register) -> None:
@@ -180,105 +128,6 @@ async def test_a_canary_gets_its_share_of_the_seeds(register: Register) -> None:
     assert [one.info.version for one in following.serving()] == ["1", "2"]
 
 
-async def test_damaged_files_are_refused_and_an_unreachable_registry_changes_nothing(
-    register: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    following, outcomes = models(tiny_recipe().serve)
-    register(1)
-    await following.look()
-    register(2)
-    for file in (tmp_path / "home").rglob("bundles/*/transformer/*.safetensors"):
-        file.write_bytes(file.read_bytes()[:-10])
-    await following.look()
-    assert following.champion().info.version == "1"
-    assert outcomes[-1] == ("2", "refused")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    await following.look()
-    assert following.champion().info.version == "1"
-
-
-def no_json(folder: Path) -> None:
-    (folder / "metrics.json").write_text("no JSON")
-
-
-def unknown_key(folder: Path) -> None:
-    (folder / "preview" / "request.json").write_text('{"colour": "red"}')
-
-
-def cut_weights(folder: Path) -> None:
-    (file,) = folder.glob("transformer/*.safetensors")
-    file.write_bytes(file.read_bytes()[:-10])
-
-
-def wrong_recipe(folder: Path) -> None:
-    (folder / "recipe.yaml").write_text("colour: red")
-
-
-async def test_a_version_that_raises_any_error_is_refused_for_good(
-    register: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    following, outcomes = models(tiny_recipe().serve)
-    register(1)
-    await following.look()
-    for number, damage in enumerate((no_json, unknown_key, cut_weights, wrong_recipe), 2):
-        register(number, damage=damage)
-        await following.look()
-        assert following.champion().info.version == "1"
-        assert following.refused == str(number)
-        with monkeypatch.context() as patch:
-            patch.setattr("serve.deploy.models.monotonic", lambda: 1e9)
-            await following.look()
-        assert outcomes == [("1", "serving"), *((str(one), "refused") for one in range(2, number + 1))]
-    set_alias(NAME, "champion", "1")
-    await following.look()
-    assert following.refused is None
-
-
-async def test_transient_failures_are_retried_at_growing_intervals(
-    register: Register, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    following, outcomes = models(tiny_recipe(follow_s=5).serve)
-    register(1)
-    await following.look()
-    register(2)
-    errors = OSError(errno.ENOSPC, "No space left on device"), MemoryError(), UnreachableError("no MLflow answers")
-    tried: list[float] = []
-    clock = [0.0]
-
-    @contextmanager
-    def failing(name: str, version: str) -> Iterator[Path]:
-        tried.append(clock[0])
-        if len(tried) < 9:
-            raise copy.copy(errors[len(tried) % 3])
-        with fetched_bundle(name, version) as folder:
-            yield folder
-
-    monkeypatch.setattr("serve.deploy.loader.fetched_bundle", failing)
-    monkeypatch.setattr("serve.deploy.models.monotonic", lambda: clock[0])
-    for clock[0] in (0, 5, 10, 25, 30, 70, 145, 150, 310, 605, 610, 905, 910, 1210):
-        await following.look()
-        assert following.champion().info.version == ("2" if len(tried) == 9 else "1")
-    assert tried == [0, 10, 30, 70, 150, 310, 610, 910, 1210]
-    assert outcomes[-2:] == [("2", "serving"), ("1", "retired")]
-
-
-async def test_a_refused_version_keeps_no_weights(register: Register, monkeypatch: pytest.MonkeyPatch) -> None:
-    following, _ = models(tiny_recipe().serve)
-    loaded: list[weakref.ref[object]] = []
-
-    def own(pipeline: MMFacePipeline) -> None:
-        loaded.append(weakref.ref(pipeline.transformer))
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr("serve.deploy.loader._own_weights", own)
-    register(1)
-    await following.look()
-    gc.collect()
-    assert [one() for one in loaded] == [None]
-    with pytest.raises(ServiceError, match="version 1 cannot be served: OutOfMemoryError: CUDA out of memory"):
-        following.champion()
-
-
 async def test_a_restarted_replica_takes_the_newest_former_champion_that_loads(register: Register) -> None:
     for number in (1, 2, 3):
         register(number)
@@ -302,14 +151,6 @@ async def test_a_restarted_replica_takes_the_newest_former_champion_that_loads(r
     assert following.refused is None
 
 
-async def test_a_registry_that_is_unreachable_at_the_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    following, _ = models(tiny_recipe().serve)
-    await following.look()
-    with pytest.raises(ServiceError, match=r"MLflow does not answer at http://127\.0\.0\.1:9"):
-        following.champion()
-
-
 def test_replicas_get_the_variables_that_reach_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path))
     credentials = {
@@ -323,22 +164,3 @@ def test_replicas_get_the_variables_that_reach_the_registry(monkeypatch: pytest.
     for name, value in credentials.items():
         monkeypatch.setenv(name, value)
     assert credentials.items() <= _environment().items()
-
-
-async def test_broken_weights_are_refused(register: Register, bundle: Bundle, tmp_path: Path) -> None:
-    following, outcomes = models(tiny_recipe().serve)
-    register(1)
-    await following.look()
-    weight = bundle.pipeline.transformer.x_embedder.proj.weight
-    kept = weight.clone()
-    with torch.no_grad():
-        weight[0] = torch.nan
-    try:
-        write_bundle(bundle.pipeline, tmp_path / "broken", bundle.recipe, {"number": 9}, {})
-    finally:
-        with torch.no_grad():
-            weight.copy_(kept)
-    set_alias(NAME, "champion", register_bundle(tmp_path / "broken", start_run("broken")))
-    await following.look()
-    assert following.champion().info.version == "1"
-    assert outcomes[-1] == ("2", "refused")
