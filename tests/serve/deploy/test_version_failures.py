@@ -114,7 +114,7 @@ async def test_a_registry_that_is_unreachable_at_the_start_is_named(monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     following, _ = models(tiny_recipe().serve)
     await following.look()
-    with pytest.raises(ServiceError, match=r"no MLflow answers at http://127\.0\.0\.1:9"):
+    with pytest.raises(ServiceError, match=r"MLflow does not answer at http://127\.0\.0\.1:9"):
         following.champion()
 
 
