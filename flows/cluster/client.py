@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from mmface.config import Resources
-from mmface.errors import TRY_AGAIN, InputError, ServiceError, UnreachableError
+from mmface.errors import TRY_AGAIN, CredentialsError, InputError, ServiceError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Cluster:
         patience: seconds for which a head that does not answer is asked again, with growing pauses.
 
     Raises:
-        ServiceError: the token is wrong or missing; raised by every method.
+        CredentialsError: the token is wrong or missing; raised by every method.
         UnreachableError: nothing answers within ``patience``; raised by every method.
     """
 
@@ -210,7 +210,7 @@ def _errors(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         what = "refuses the token" if "Invalid" in str(error) else "wants a token"
         message = f"the Ray cluster at {address} {what}; set it to what ray get-auth-token prints on the head"
-        raise ServiceError(message, field=TOKEN) from error
+        raise CredentialsError(message, field=TOKEN) from error
     except OSError as error:  # of requests too
         remedy = "start the cluster, or unset RAY_ADDRESS to run on this machine"
         raise UnreachableError(f"no Ray dashboard answers at {address}; {remedy}", field=ADDRESS) from error

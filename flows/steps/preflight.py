@@ -16,7 +16,7 @@ from mmface.bundles.weights import SCRATCH
 from mmface.config import Recipe
 from mmface.config.environment import user_folder_problem
 from mmface.data.sources.layouts import list_collections
-from mmface.errors import RecipeError, ServiceError, UnreachableError
+from mmface.errors import CredentialsError, RecipeError, ServiceError, StoreFullError, UnreachableError
 from mmface.networks.hub import pin_components
 from mmface.store import HOME_VARIABLE, home
 from mmface.store.reach import dashboard_address, ray_address, unreachable
@@ -70,7 +70,7 @@ def check_home() -> None:
     free = free_gib()
     if free is not None and free < LEAST_GIB:
         message = f"{home().uri} has {free:.2f} GiB left; make room (mmface datasets gc) or set it elsewhere"
-        raise ServiceError(message, field=HOME_VARIABLE)
+        raise StoreFullError(message, field=HOME_VARIABLE)
     problem = user_folder_problem()
     if problem:
         raise ServiceError(problem, field="HOME")
@@ -107,7 +107,7 @@ def check_key(recipe: Recipe) -> None:
     tried = os.environ.get(SERVICE) or not dashboard_address()
     if recipe.serve.api_keys_env and tried and not os.environ.get(KEY):
         message = "the service asks for keys (serve.api_keys_env); give the flow one, to try the new champion with"
-        raise ServiceError(message, field=KEY)
+        raise CredentialsError(message, field=KEY)
 
 
 def free_gib() -> float | None:

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.steps.preflight import KEY, SERVICE
 from mmface.config import Recipe
-from mmface.errors import ServiceError
+from mmface.errors import CredentialsError, ServiceError
 from mmface.store import Store
 from mmface.store.reach import dashboard_address, unreachable
 
@@ -71,14 +71,19 @@ def ask(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> byt
                 return answer.content
             said = f"answers {answer.status_code}: {answer.text[:300]}"
             if answer.status_code not in PASSING:
-                remedy = f"set {KEY} to a key of it" if answer.status_code == 401 else "is this MMFace's service?"
-                raise ServiceError(f"{url} {said}; {remedy}", field=KEY if answer.status_code == 401 else SERVICE)
+                raise _refusal(answer.status_code, f"{url} {said}")
         if time.monotonic() > end:
             remedy = f"see its log; once it is mended: mmface promote {version} --why TEXT"
             raise ServiceError(
                 f"{url} {said}, {SWAP_SECONDS:.0f} s after version {version} got the alias; {remedy}", field=SERVICE
             )
         time.sleep(PAUSE_SECONDS)
+
+
+def _refusal(status: int, message: str) -> ServiceError:
+    if status == 401:
+        return CredentialsError(f"{message}; set {KEY} to a key of the service", field=KEY)
+    return ServiceError(f"{message}; is this MMFace's service?", field=SERVICE)
 
 
 def _post(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> httpx.Response:

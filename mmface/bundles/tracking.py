@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from mmface.errors import RegistryError, ServiceError, UnreachableError
+from mmface.errors import CredentialsError, RegistryError, ServiceError, UnreachableError
 from mmface.store import HOME_VARIABLE, home
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ ADDRESSES = (
 )
 KEY_TAG = "mmface.key"
 REACH_SECONDS = 3.0
-REFUSALS = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "BAD_REQUEST")
+NOT_ALLOWED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")
+REFUSED = "BAD_REQUEST"
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -229,5 +230,8 @@ def mlflow_errors() -> Iterator[None]:
         message = str(error).strip().splitlines()[0]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"):
             raise RegistryError(message, field="mlflow") from error
-        kind = ServiceError if error.error_code in REFUSALS else UnreachableError
+        if error.error_code in NOT_ALLOWED:
+            kind: type[ServiceError] = CredentialsError
+        else:
+            kind = ServiceError if error.error_code == REFUSED else UnreachableError
         raise kind(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error

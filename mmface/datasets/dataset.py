@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from mmface.datasets.manifest import MANIFEST, File, Identity, Manifest
 from mmface.datasets.records import QUARANTINE
-from mmface.errors import DatasetError, ServiceError
+from mmface.errors import DatasetError, disk_error
 from mmface.store import Store
 from mmface.store.tables import read_table
 
@@ -83,7 +83,7 @@ class Dataset:
                     target.write_bytes(data)
                 except OSError as error:
                     message = f"{target} cannot be written: {error.strerror}; make room or set TMPDIR"
-                    raise ServiceError(message, field="TMPDIR") from error
+                    raise disk_error(error, message, field="TMPDIR") from error
         return folder
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from mmface.errors import InputError
+from mmface.errors import InputError, MissingComponentError
 from mmface.imaging.labels import LABELS
 from mmface.networks.places import TOKENIZER_FILES, Place, has_tokenizer
 
@@ -46,9 +46,7 @@ class Role:
 
         try:
             yield
-        except InputError as error:
-            if error.field != "components":
-                raise
+        except MissingComponentError as error:
             raise InputError(error.message, field=f"components.{self.name}") from None
         # The libraries raise AttributeError or KeyError if a config lacks an entry.
         except (OSError, ValueError, AttributeError, KeyError, SafetensorError) as error:

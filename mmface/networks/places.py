@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmface.errors import InputError
+from mmface.errors import MissingComponentError
 
 ZOO = Path(__file__).parents[1] / "zoo"
 PREFIX = "zoo:"
@@ -18,14 +18,14 @@ def resolve(name: str) -> str:
     """``zoo:<name>`` to its folder in the package; any other name unchanged.
 
     Raises:
-        InputError: no such zoo name.
+        MissingComponentError: no such zoo name.
     """
     if not name.startswith(PREFIX):
         return name
     short = name.removeprefix(PREFIX)
     if short not in NAMES:
         known = ", ".join(PREFIX + one for one in NAMES)
-        raise InputError(f"no zoo network {name!r}; known: {known}", field="components")
+        raise MissingComponentError(f"no zoo network {name!r}; known: {known}", field="components")
     return str(ZOO / short)
 
 
@@ -73,14 +73,14 @@ def locate(name: str) -> Place:
     """The place of a component that a recipe names.
 
     Raises:
-        InputError: a local folder, or ``zoo:<name>``, that does not exist.
+        MissingComponentError: a local folder, or ``zoo:<name>``, that does not exist.
     """
     path = Path(resolve(name))
     if path.is_dir():
         return Place(str(path), {})
     if path.is_absolute() or name.startswith((".", "~")):
         remedy = "train it with mmface zoo train" if name.startswith("zoo:") else "give a hub id or an existing folder"
-        raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
+        raise MissingComponentError(f"{name}: no folder {path}; {remedy}", field="components")
     place, _, revision = name.partition("@")
     owner, _, rest = place.partition("/")
     repository, _, folder = rest.partition("/")

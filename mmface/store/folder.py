@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mmface.errors import DatasetError, ServiceError
+from mmface.errors import DatasetError, ServiceError, disk_error
 from mmface.store.base import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
 from mmface.store.processes import Process
 
@@ -60,7 +60,7 @@ class Folder:
         except OSError as error:
             remedy = "free some space or choose another place, then run again: finished work is kept"
             message = f"{target} cannot be written: {error.strerror}; {remedy}"
-            raise ServiceError(message, field=HOME_VARIABLE) from error
+            raise disk_error(error, message, field=HOME_VARIABLE) from error
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()

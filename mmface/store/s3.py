@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
 
-from mmface.errors import DatasetError, ServiceError, UnreachableError
+from mmface.errors import CredentialsError, DatasetError, ServiceError, StoreFullError, UnreachableError
 from mmface.store.base import HOME_VARIABLE, LEFT_SECONDS, Entry
 
 log = logging.getLogger(__name__)
@@ -42,6 +52,15 @@ REMEDIES = {
     "ExpiredToken": "renew the credentials",
     "RequestTimeTooSkewed": "set this machine's clock",
 }
+NOT_ALLOWED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+)
+FULL = "QuotaExceeded"
 
 
 class S3:
@@ -170,12 +189,21 @@ class S3:
     def _refused(self, operation: str, error: ClientError) -> ServiceError:
         code = error.response["Error"]["Code"]
         remedy = REMEDIES.get(code, "run again: what is finished is kept")
-        kind = UnreachableError if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 else ServiceError
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            kind: type[ServiceError] = UnreachableError
+        elif code in NOT_ALLOWED:
+            kind = CredentialsError
+        else:
+            kind = StoreFullError if code == FULL else ServiceError
         return kind(f"{self.uri}: S3 refused {operation}: {code}; {remedy}", field=HOME_VARIABLE)
 
     def _unreachable(self, error: BotoCoreError) -> ServiceError:
         remedy = "check AWS_ENDPOINT_URL, the credentials and the bucket"
-        kind = UnreachableError if isinstance(error, ConnectionError | HTTPClientError) else ServiceError
+        kind: type[ServiceError] = ServiceError
+        if isinstance(error, ConnectionError | HTTPClientError):
+            kind = UnreachableError
+        elif isinstance(error, NO_CREDENTIALS):
+            kind = CredentialsError
         return kind(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE)
 
 

@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from mmface.bundles.registry import get_alias
 from mmface.bundles.tracking import TRACKING_VARIABLE, tracking_uri
 from mmface.config import Recipe, Serve
-from mmface.errors import RegistryError, ServiceError
+from mmface.errors import RegistryError, ServiceError, UnhealthyModelError
 from mmface.store import HOME_VARIABLE, home
 from mmface.store.reach import ray_address
 from serve.deploy.deployments import UNSERVED, build
@@ -80,7 +80,7 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     try:
         _deploy(settings)
     except ServiceError as error:
-        if not (blocking and error.field == UNSERVED):
+        if not (blocking and isinstance(error, UnhealthyModelError)):
             if fresh:
                 shutdown()
             raise
@@ -183,7 +183,7 @@ def _wait_until_ready(settings: Serve) -> None:
             if response.status == 200:
                 return
             if response.status == 503 and f'"{UNSERVED}"' in answer:
-                raise ServiceError(f"the model could not be served: {answer}", field=UNSERVED)
+                raise UnhealthyModelError(f"the model could not be served: {answer}", field=UNSERVED)
         except (OSError, HTTPException) as error:
             answer = str(error)
         finally:

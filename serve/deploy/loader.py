@@ -61,7 +61,8 @@ class Loader:
 
         Raises:
             RegistryError: the version does not exist, is damaged, or does not paint its preview.
-            ServiceError: its output is not finite, or the registry cannot be reached.
+            UnhealthyModelError: its output is not finite.
+            ServiceError: the registry cannot be reached.
         """
         with fetched_bundle(self.settings.model_name, version) as folder:
             on_fetched()

@@ -19,7 +19,7 @@ from time import monotonic
 from mmface.bundles.moves import read_past
 from mmface.bundles.registry import get_alias
 from mmface.config import Serve
-from mmface.errors import MMFaceError, ServiceError
+from mmface.errors import MMFaceError, ServiceError, UnhealthyModelError
 from serve.deploy.loader import Loader, OnVersionStep
 from serve.engine.generator import Generator
 from serve.engine.threads import in_own_thread
@@ -66,7 +66,7 @@ class Models:
         """The generator that answers by default.
 
         Raises:
-            ServiceError: no version has been loaded yet; says why.
+            UnhealthyModelError: no version has been loaded yet; says why.
         """
         alias = self.settings.alias
         if alias in self._serving:
@@ -76,7 +76,7 @@ class Models:
             message = f"version {self.refused} cannot be served: {self._refusals[self.refused].why}"
         elif self._registry_error is not None:
             message = self._registry_error
-        raise ServiceError(message, field="serve.alias")
+        raise UnhealthyModelError(message, field="serve.alias")
 
     @property
     def refused(self) -> str | None:

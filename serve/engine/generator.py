@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmface.config import Serve
-from mmface.errors import ServiceError
+from mmface.errors import ServiceError, UnhealthyModelError
 from serve.engine.defaults import make_painting, model_info
 from serve.engine.denoiser import OnStep
 from serve.engine.engine import Engine
@@ -122,7 +122,8 @@ class Generator:
         """Does a real forward pass, unless one was done in the last seconds or the engine is busy.
 
         Raises:
-            ServiceError: the model's output is not finite, memory ran out, or the engine has stopped.
+            UnhealthyModelError: the model's output is not finite.
+            ServiceError: memory ran out, or the engine has stopped.
         """
         engine = self.engine
         if not engine.alive:
@@ -205,7 +206,7 @@ class Generator:
         )
         assert isinstance(latents, torch.Tensor)
         if not torch.isfinite(latents).all():
-            raise ServiceError(f"the output of {self.info.id} is not finite; roll the alias back")
+            raise UnhealthyModelError(f"the output of {self.info.id} is not finite; roll the alias back")
         self.engine.counters.last_forward = time.monotonic()
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from mmface.datasets.manifest import File
-from mmface.errors import DatasetError, ServiceError, TrainingError
+from mmface.errors import DatasetError, TrainingError, disk_error
 from mmface.store import Store
 from mmface.store.scratch import scratch_folder
 
@@ -211,7 +211,7 @@ def _write_tensors(folder: Store, path: str, snapshot: Snapshot) -> File:
             return File.stored(Store(scratch), path)
     except (OSError, SafetensorError) as error:
         message = f"cannot write {path} to {tempfile.gettempdir()}: {error}; free space there or set TMPDIR"
-        raise ServiceError(message, field="TMPDIR") from error
+        raise disk_error(error, message, field="TMPDIR") from error
 
 
 def _download(store: Store, key: str, file: File, target: Path) -> None:
@@ -224,7 +224,7 @@ def _download(store: Store, key: str, file: File, target: Path) -> None:
                 size += copy.write(piece)
     except OSError as error:
         message = f"cannot write {target}: {error}; free space there or set TMPDIR"
-        raise ServiceError(message, field="TMPDIR") from error
+        raise disk_error(error, message, field="TMPDIR") from error
     if size != file.size:
         raise DatasetError(f"{key} has {size} bytes instead of {file.size}", field="checkpoint")
     if digest.hexdigest() != file.sha256:
