@@ -44,7 +44,7 @@ def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path:
     assert not [one for one in seen if alive(one)]
     assert not holders_of(up.environment["RAY_AUTH_TOKEN"])
     assert not scratch.exists()
-    assert "nothing is up" in mmface("down", "--folder", str(up.folder), environment=up.environment).stdout
+    assert "no stack runs in" in mmface("down", "--folder", str(up.folder), environment=up.environment).stdout
 
 
 def refuse_what_should_be_refused(up: Stack) -> None:

@@ -91,7 +91,7 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert Image.open(BytesIO(first)).tobytes() == Image.open(painted).tobytes()
 
     assert run(port, "train.start=models:/mmface-dit@champion") == 0
-    told = "nothing new: version 1 was made of these photographs by this recipe; champion stays version 1"
+    told = "nothing new: version 1 was trained on these photographs with this recipe; champion stays version 1"
     assert capsys.readouterr().out.splitlines()[-1] == told
     assert {entry.key for entry in home.list("datasets") if entry.key.endswith("manifest.json")} == set(manifests)
 
@@ -105,7 +105,7 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert any(told in home.read(entry.key).decode() for entry in home.list("reports") if entry.key.endswith(".html"))
 
     assert run(port, "gate.min_mask_miou=1") == 0
-    assert "was turned down" in capsys.readouterr().out
+    assert "was rejected" in capsys.readouterr().out
     assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
 
 

@@ -37,7 +37,7 @@ def test_twins_share_and_a_stranger_is_left_alone(tmp_path: Path):
         assert sorted(made) == sorted([*STAGES, *STAGES, "warm", "warm"]), (
             "a stage of the twins was done twice, or one is missing"
         )
-        assert any("in work already by" in told[name] for name in TWINS)
+        assert any("which works on it" in told[name] for name in TWINS)
         assert versions(told["twin"]) == versions(told["other twin"]) != versions(told["stranger"])
         assert runs() == ["FINISHED", "FINISHED"]
 

@@ -259,7 +259,7 @@ def test_who_has_lost_the_lease_moves_nothing(versions: list[str], run: Run, min
     number = int(Path(mine.lease.key).stem) + 1
     other = replace(Owner.this(""), pid=1)
     run.home.write(f"leases/release-{NAME}/{number:08d}.json", json.dumps(asdict(other)).encode())
-    with pytest.raises(StageError, match="another process took this work over"):
+    with pytest.raises(StageError, match="another process took over this work"):
         promote(run, mine, second, "passed", loads, answers)
     assert champion() == first
 

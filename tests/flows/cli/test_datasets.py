@@ -128,7 +128,7 @@ def test_gc_keeps_the_young_and_says_so(home: Store, capsys: pytest.CaptureFixtu
     os.utime(Path(uris[0]) / "manifest.json", (1000, 1000))
     os.utime(Path(uris[0]) / "manifest.json")
     assert main(["datasets", "gc", "--delete"]) == 0
-    assert "1 more stay for their age alone (--keep-days 7)" in capsys.readouterr().out
+    assert "1 more are kept only for their age (--keep-days 7)" in capsys.readouterr().out
     assert main(["datasets", "gc", "--delete", "--keep-days", "0"]) == 0
     assert sum(Path(uri).exists() for uri in uris) == 1
     assert main(["datasets", "gc", "--keep-days", "-1"]) == 2
@@ -143,7 +143,7 @@ def test_s3_home_lists_without_mlflow_and_refuses_to_remove(
     assert main(["datasets", "list"]) == 0
     out = capsys.readouterr().out
     assert name(uri) in out
-    assert "models are left out (MLFLOW_TRACKING_URI: " in out
+    assert "references of models are not shown (MLFLOW_TRACKING_URI: " in out
     assert main(["datasets", "verify"]) == 0
     assert main(["datasets", "gc", "--delete"]) == 2
     assert "mmface: error: MLFLOW_TRACKING_URI: " in capsys.readouterr().err
@@ -161,12 +161,12 @@ def test_quarantine_list_groups_by_reason_and_replay_says_what_to_run(
     conditions = publish(home, "conditions", aside=7)
     assert main(["quarantine", "list", "--limit", "2"]) == 0
     out = capsys.readouterr().out
-    assert f"{name(conditions)}  published, 7 rows set aside" in out
+    assert f"{name(conditions)}  published, 7 quarantined rows" in out
     assert "7x invalid_input:image: cannot be decoded" in out
     assert out.count("photos/cut.jpg") == 2
     assert "and 5 more" in out
     assert main(["quarantine", "list", "--stage", "images"]) == 0
-    assert capsys.readouterr().out.startswith("0 rows set aside")
+    assert capsys.readouterr().out.startswith("0 quarantined rows")
     assert main(["quarantine", "replay", "images"]) == 2
     assert "nothing to replay" in capsys.readouterr().err
 
@@ -175,7 +175,7 @@ def test_estimate_shows_a_cost_only_for_a_given_price(capsys: pytest.CaptureFixt
     ask = ["estimate", "--recipe", "demo", "--images", "100000", "--gpus", "8xA100"]
     assert main(ask) == 0
     out = capsys.readouterr().out
-    assert "USD: no price is known; give --usd-per-gpu-hour" in out
+    assert "USD: no price; give --usd-per-gpu-hour" in out
     assert out.split("\ntotal")[1].split()[3] == "-"
     assert main([*ask, "--usd-per-gpu-hour", "2"]) == 0
     total = capsys.readouterr().out.split("\ntotal")[1].split()

@@ -129,8 +129,8 @@ def test_a_killed_flow_s_job_goes_on_is_attached_to_and_stopped_with_the_last_fl
     until(lambda: status(cluster, job) == JobStatus.RUNNING)
     waiting = driver(home)
     assert waiting.stderr is not None
-    told = next(line for line in waiting.stderr if "in work already" in line)
-    assert f"in work already by flow run run-of-the-driver, process {first.pid}" in told
+    told = next(line for line in waiting.stderr if "which works on it" in line)
+    assert f"waiting for flow run run-of-the-driver, process {first.pid}" in told
     first.kill()
     first.wait()
     told = next(line for line in waiting.stderr if "attached" in line)
@@ -165,7 +165,7 @@ def test_the_reaper_stops_what_a_killed_flow_left(
     assert list(leases.dead(home)) == []
 
     assert main(["jobs", "stop", job.attempt(0)]) == 0
-    assert "had ended already" in capsys.readouterr().out
+    assert "had already ended" in capsys.readouterr().out
     assert main(["jobs", "logs", job.attempt(0)]) == 0
     assert "Running entrypoint" in capsys.readouterr().out
     assert main(["jobs", "logs", "mmface-none"]) == 2
@@ -200,7 +200,7 @@ def test_a_stage_that_takes_too_long_is_stopped(cluster: Head, home: Store) -> N
 
 
 # Without one, Ray sends its own where it has made one in this process.
-@pytest.mark.parametrize(("token", "what"), [("f" * 32, "refuses the token"), (None, "(wants a|refuses the) token")])
+@pytest.mark.parametrize(("token", "what"), [("f" * 32, "refuses the token"), (None, "(requires a|refuses the) token")])
 def test_a_wrong_token_is_named(
     token: str | None, what: str, cluster: Head, home: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +215,7 @@ def test_a_wrong_token_is_named(
 
 def test_a_cluster_without_the_gpus_is_refused_unless_it_grows(cluster: Head, home: Store) -> None:
     asked = ["train.use_gpu=true", "train.num_workers=2"]
-    with pytest.raises(RecipeError, match=r"train.num_workers: training wants 2 GPUs, but the cluster .* has 0"):
+    with pytest.raises(RecipeError, match=r"train.num_workers: training needs 2 GPUs, but the cluster .* has 0"):
         check(load_recipe("demo", asked))
     check(load_recipe("demo", [*asked, "jobs.autoscaling=true"]))
 

@@ -136,7 +136,7 @@ def test_who_was_overtaken_learns_it_and_gives_nothing_back(tmp_path: Path, monk
     slow.check()
     store.write("leases/work/00000001.json", json.dumps(asdict(ELSEWHERE)).encode())
     until(lambda: slow.lost)
-    with pytest.raises(StageError, match="another process took this work over"):
+    with pytest.raises(StageError, match="another process took over this work"):
         slow.check()
     slow.release()
     assert holder(store, "work") == ELSEWHERE

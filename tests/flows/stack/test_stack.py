@@ -91,7 +91,7 @@ def test_down_ends_what_a_killed_supervisor_left(tmp_path: Path, capsys: pytest.
         child.wait()
         until(lambda: any(one.alive for one in state.seen))  # the daemon has outlived its parent
         assert main(["up", "--folder", str(tmp_path), "--free-ports"]) == 2
-        assert "half alive" in capsys.readouterr().err
+        assert "some processes of a dead stack" in capsys.readouterr().err
         assert main(["down", "--folder", str(tmp_path)]) == 0
         assert not [one for one in state.seen if one.alive]
 
@@ -115,7 +115,7 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path, capsys: p
         assert main(given) == 2
     assert f"port {port} for s3" in capsys.readouterr().err
     assert main([*given[:-1], "minio=9000"]) == 2
-    assert "no service is called minio" in capsys.readouterr().err
+    assert "there is no service minio" in capsys.readouterr().err
     assert main([*given[:-1], "s3=many"]) == 2
     assert "NAME=PORT" in capsys.readouterr().err
 

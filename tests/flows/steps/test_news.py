@@ -104,7 +104,7 @@ def test_prefect_says_completed_nothing_new(home: Store, photographs: Path, tmp_
     state = retrain(overrides=settings(photographs, FOLLOWS), return_state=True)
     assert state.is_completed()
     assert state.name == "Completed"
-    told = f"nothing new: version {version} was made of these photographs by this recipe"
+    told = f"nothing new: version {version} was trained on these photographs with this recipe"
     assert state.message == f"{told}; champion stays version {version}"
     assert retrain(overrides=settings(photographs, FOLLOWS)).version == version
     assert not home.list("datasets")
