@@ -1,4 +1,4 @@
-"""``mmface generate`` paints what the service paints."""
+"""``mmface generate`` and the service generate the same image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests import tiny
 def test_generate_and_the_service_agree(
     modality: str, resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where masks are not resized by nearest, as the released models want."""
+    """Including the mask resizing of the released models, which is not nearest."""
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     phases = [{"resolution": 64, "steps": 1}]
