@@ -23,9 +23,9 @@ def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
         DatasetError: the data is not prepared, or the model is not trained.
         MMFaceError: a user error, or a stage failed.
     """
-    there = with_collection(begin(recipe, overrides).only_finding("prepare"))
-    data = prepare_data(there, evaluates=True)
-    trained = train_phases(there.only_finding("train"), data)
-    bundle = paint_and_bundle(there.making(), data, trained)
-    show_grid(bundle, there.recipe.evaluate.grid)
+    run = with_collection(begin(recipe, overrides).only_finding("prepare"))
+    data = prepare_data(run, evaluates=True)
+    trained = train_phases(run.only_finding("train"), data)
+    bundle = paint_and_bundle(run.making(), data, trained)
+    show_grid(bundle, run.recipe.evaluate.grid)
     return bundle

@@ -16,7 +16,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.steps.artifacts import show_decision, show_report
-from flows.steps.champions import Turn, stays, turn
+from flows.steps.champions import Turn, describe_champion, turn
 from flows.steps.hooks import HOOKS
 from flows.steps.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
 from flows.steps.preflight import KEY, SERVICE, check_key
@@ -80,10 +80,10 @@ def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str |
 
 def find_bundle(run: Run) -> str:
     """The URI of the bundle that the recipe made. Raises DatasetError when one of its stages is not published."""
-    there = with_collection(run.only_finding("prepare"))
-    data = prepare_data(there)
-    trained = train_phases(there.only_finding("train"), data)
-    return paint_and_bundle(there.only_finding("evaluate"), data, trained)
+    found = with_collection(run.only_finding("prepare"))
+    data = prepare_data(found)
+    trained = train_phases(found.only_finding("train"), data)
+    return paint_and_bundle(found.only_finding("evaluate"), data, trained)
 
 
 def release_bundle(run: Run, bundle: str) -> Release:
@@ -150,7 +150,9 @@ def confirm_service(recipe: Recipe, home: Store, place: Store, version: str, pro
 def nothing_new(run: Run, version: str) -> Release:
     """The result of a run that found nothing new since ``version``."""
     name = run.recipe.serve.model_name
-    reason = f"nothing new: version {version} was trained on these photographs with this recipe; {stays(name)}"
+    reason = (
+        f"nothing new: version {version} was trained on these photographs with this recipe; {describe_champion(name)}"
+    )
     metrics = read_metrics(registry.read_file(name, version, METRICS))
     return Release(version, registry.get_alias(name, registry.CHAMPION) == version, reason, metrics)
 
@@ -187,7 +189,7 @@ def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
     objection = past.objection(version)
     if objection:
         remedy = f"change the recipe, or bring it back with mmface promote {version} --why TEXT"
-        decision = replace(decision, passed=False, objection=f"{objection}; {stays(name)}; {remedy}")
+        decision = replace(decision, passed=False, objection=f"{objection}; {describe_champion(name)}; {remedy}")
     log.info("gate: version %s %s: %s", version, "passed" if decision.passed else "failed", decision.reason)
     return decision
 

@@ -34,8 +34,8 @@ def retrain(recipe: str = "demo", overrides: tuple[str, ...] = (), force: bool =
     if learnt is not None:
         idle = nothing_new(start, learnt)
         return Completed(message=idle.reason, data=idle)  # Prefect hands ``data`` to the caller
-    with tracked(start) as begun:
-        run = with_collection(begun)
+    with tracked(start) as started:
+        run = with_collection(started)
         data = prepare_data(run, evaluates=True)
         trained = train_phases(run, data)
         show_loss(trained)

@@ -22,8 +22,8 @@ def train(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
         MMFaceError: a user error, or a phase failed; run again, it resumes from the newest complete checkpoint.
     """
     with tracked(begin(recipe, overrides)) as run:
-        there = with_collection(run.only_finding("prepare"))
-        data = prepare_data(there)
-        trained = train_phases(there.making(), data)
+        ready = with_collection(run.only_finding("prepare"))
+        data = prepare_data(ready)
+        trained = train_phases(ready.making(), data)
         show_loss(trained)
         return trained

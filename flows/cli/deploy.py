@@ -134,8 +134,8 @@ def apply(declared: dict[str, Any]) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise ServiceError(f"prefect deploy failed: {said}", field=SERVER)
+        reason = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise ServiceError(f"prefect deploy failed: {reason}", field=SERVER)
 
 
 def apply_automations(file: Path) -> None:

@@ -42,10 +42,10 @@ def show_jobs(arguments: argparse.Namespace) -> int:
             continue
         entry = ledger.find(store, str(job.submission_id))
         owner = leases.holder(store, entry.lease) if entry and not job.status.is_terminal() else None
-        waiting = str(owner or ("" if job.status.is_terminal() else "nobody (mmface reap stops it)" if entry else "?"))
+        shown = str(owner or ("" if job.status.is_terminal() else "none (mmface reap stops it)" if entry else "?"))
         since = age(time.time() - (job.start_time or 0) / 1000)
-        rows.append((str(job.submission_id), str(job.status.value), since, waiting))
-    print(table(("JOB", "STATUS", "STARTED", "WAITED FOR BY"), rows))
+        rows.append((str(job.submission_id), str(job.status.value), since, shown))
+    print(table(("JOB", "STATUS", "STARTED", "OWNER"), rows))
     return 0
 
 

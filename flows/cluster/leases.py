@@ -101,7 +101,7 @@ class Lease:
             try:
                 self.store.write(self.key, FREE)
             except ServiceError as error:
-                log.warning("lease %s is not released: %s; it expires by itself", self.key, error)
+                log.warning("lease %s was not released: %s; it expires in a minute", self.key, error)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
@@ -111,7 +111,7 @@ class Lease:
                     return
                 self.store.write(self.key, _written(self.owner))
             except ServiceError as error:
-                log.warning("no heartbeat for lease %s: %s", self.key, error)
+                log.warning("the heartbeat of lease %s was not written: %s", self.key, error)
 
     def _overtaken(self) -> bool:
         newest = _newest(self.store, self.key.rpartition("/")[0])

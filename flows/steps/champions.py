@@ -82,7 +82,7 @@ def roll_back(home: Store, model: str, version: str | None, why: str, flow_run: 
     return removed, back
 
 
-def stays(model: str) -> str:
+def describe_champion(model: str) -> str:
     """Which version is champion, as the end of a message."""
     current = registry.get_alias(model, CHAMPION)
     return f"champion stays version {current}" if current else "there is no champion"

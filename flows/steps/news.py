@@ -28,9 +28,8 @@ def already_learnt(run: Run) -> str | None:
         return None
     model, version = registered(run.follows)
     lineage = json.loads(read_file(model, version, LINEAGE))
-    there = with_collection(run)
     wanted = Plan(lineage)
-    planned = replace(there, plan=wanted)
+    planned = replace(with_collection(run), plan=wanted)
     data = prepare_data(planned)
     paint_and_bundle(planned, data, train_phases(planned, data))
     known = {entry["dataset"] for entry in lineage.values() if isinstance(entry, dict) and "dataset" in entry}

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from flows.cluster.jobs import Job, run_job, save_recipe
-from flows.steps.champions import Turn, stays, turn
+from flows.steps.champions import Turn, describe_champion, turn
 from flows.steps.line import Run
 from flows.steps.warm import warm_up
 from mmface.bundles import registry
@@ -69,4 +69,4 @@ def promote_by_hand(recipe: str, overrides: tuple[str, ...], version: str, why: 
 def _explain(model: str, version: str, before: str | None, error: MMFaceError) -> str:
     if before == version:
         return f"version {version} is the champion, but was not confirmed: {error.message}; mmface rollback {version}"
-    return f"version {version} does not become champion: {error.message}; {stays(model)}"
+    return f"version {version} does not become champion: {error.message}; {describe_champion(model)}"

@@ -66,18 +66,18 @@ def ask(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> byt
         try:
             answer = _post(url, recipe, version, prompt, mask)
         except httpx.HTTPError as error:
-            said = f"does not answer ({error})"
+            problem = f"does not answer ({error})"
         else:
             if answer.is_success:
                 log.info("serve: version %s answers at %s", version, url)
                 return answer.content
-            said = f"answers {answer.status_code}: {answer.text[:300]}"
+            problem = f"answers {answer.status_code}: {answer.text[:300]}"
             if answer.status_code not in TRANSIENT:
-                raise _refusal(answer.status_code, f"{url} {said}")
+                raise _refusal(answer.status_code, f"{url} {problem}")
         if time.monotonic() > end:
             remedy = f"see the log of the service; once it works, run mmface promote {version} --why TEXT"
             raise ServiceError(
-                f"{url} {said}, {SWAP_SECONDS:.0f} s after version {version} got the alias; {remedy}", field=SERVICE
+                f"{url} {problem}, {SWAP_SECONDS:.0f} s after version {version} got the alias; {remedy}", field=SERVICE
             )
         time.sleep(PAUSE_SECONDS)
 

@@ -55,8 +55,8 @@ class WarmUp(Job):
             watcher.line(line)
         if done.returncode:
             kind = UnreachableError if done.returncode == TRY_AGAIN else StageError
-            said = lines[-1] if lines else f"the process exited with {done.returncode}"
-            raise kind(said.removeprefix(SAID), field=self.identity.stage)
+            reason = lines[-1] if lines else f"the process exited with {done.returncode}"
+            raise kind(reason.removeprefix(SAID), field=self.identity.stage)
 
 
 def warm_up(run: Run, version: str) -> WarmUp:

@@ -53,11 +53,11 @@ def test_with_another_recipe_the_overrides_of_a_deployment_come_last():
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "expected"),
     [(None, "mmface up --env"), ("http://127.0.0.1:9/api", "nothing answers")],
 )
 def test_a_missing_or_unreachable_server_is_named(
-    address: str | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    address: str | None, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     if address:
@@ -65,17 +65,17 @@ def test_a_missing_or_unreachable_server_is_named(
     assert main(["deploy"]) == 2
     err = capsys.readouterr().err
     assert "PREFECT_API_URL" in err
-    assert said in err
+    assert expected in err
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "cannot read"), ("a: [", "not YAML"), ("name: x", "no deployments")]
+    ("content", "expected"), [(None, "cannot read"), ("a: [", "not YAML"), ("name: x", "no deployments")]
 )
 def test_a_missing_or_malformed_file_is_named(
-    content: str | None, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str | None, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "prefect.yaml"
     if content:
         file.write_text(content)
     assert main(["deploy", "--file", str(file)]) == 2
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_the_reaper_stops_the_job_of_a_killed_flow(
     flow.wait()
     assert reap_jobs(home, flow_run="another") == []
     assert main(["jobs", "list", "--running"]) == 0
-    assert "nobody (mmface reap stops it)" in capsys.readouterr().out
+    assert "none (mmface reap stops it)" in capsys.readouterr().out
     assert reap_jobs(home, flow_run="run-of-the-driver") == [job.attempt(0)]
     assert status(cluster, job) == JobStatus.STOPPED
     assert list(leases.dead(home)) == []
@@ -216,10 +216,10 @@ def test_a_wrong_token_is_named(
 
 
 def test_a_cluster_with_too_few_gpus_is_refused_unless_it_scales(cluster: Head, home: Store) -> None:
-    asked = ["train.use_gpu=true", "train.num_workers=2"]
+    gpus = ["train.use_gpu=true", "train.num_workers=2"]
     with pytest.raises(RecipeError, match=r"train.num_workers: training needs 2 GPUs, but the cluster .* has 0"):
-        check(load_recipe("demo", asked))
-    check(load_recipe("demo", [*asked, "jobs.autoscaling=true"]))
+        check(load_recipe("demo", gpus))
+    check(load_recipe("demo", [*gpus, "jobs.autoscaling=true"]))
 
 
 def test_requests_to_an_unreachable_head_are_retried_then_fail(monkeypatch: pytest.MonkeyPatch) -> None:

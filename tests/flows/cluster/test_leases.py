@@ -150,8 +150,8 @@ def test_waiting_ends_when_the_owner_has_finished_the_work(tmp_path: Path, monke
     monkeypatch.setattr(leases, "WAIT_SECONDS", 0.01)
     store = Store(tmp_path)
     leave(store, "work", ELSEWHERE)
-    asked = iter([False, False, True])
-    with held(store, "work", ME, finished=lambda: next(asked)) as lease:
+    answers = iter([False, False, True])
+    with held(store, "work", ME, finished=lambda: next(answers)) as lease:
         assert lease is None
     assert holder(store, "work") == ELSEWHERE
 

@@ -110,12 +110,12 @@ def test_ray_address_auto_without_a_running_ray_is_refused(
     monkeypatch.setattr(reach, "PROCESSES", tmp_path)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    said = "RAY_ADDRESS: no Ray was started on this machine for RAY_ADDRESS=auto to find; start it, or unset"
-    assert said in refused(capsys)
+    message = "RAY_ADDRESS: no Ray was started on this machine for RAY_ADDRESS=auto to find; start it, or unset"
+    assert message in refused(capsys)
     # `ray start` was killed: nothing answers at the address that it wrote.
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
-    assert said in refused(capsys)
+    assert message in refused(capsys)
     with pytest.raises(UnreachableError, match="RAY_ADDRESS=auto"):
         reach.ray_address()
     with socket.create_server(("127.0.0.1", 0)) as head:

@@ -24,7 +24,7 @@ class Service(ThreadingHTTPServer):
     """Answers with the given statuses in order, repeating the last one; records the requests."""
 
     statuses: list[int]
-    asked: list[tuple[str, str | None, bytes]]
+    requests: list[tuple[str, str | None, bytes]]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,11 +32,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append((self.path, self.headers["Authorization"], body))
+        self.server.requests.append((self.path, self.headers["Authorization"], body))
         status = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(PNG if status == 200 else b"said why")
+        self.wfile.write(PNG if status == 200 else b"the reason")
 
     def log_message(self, *arguments: object) -> None: ...
 
@@ -47,7 +47,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(trial, "PAUSE_SECONDS", 0.01)
     with Service(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
+        server.requests = []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -64,10 +64,10 @@ def test_it_waits_until_the_version_is_loaded_and_sends_the_key(
     monkeypatch.setenv(SERVICE, url(service) + "/")
     monkeypatch.setenv(KEY, "secret")
     assert try_service.fn(RECIPE, Store("nowhere"), "7", "a face", b"mask") == PNG
-    path, key, body = service.asked[-1]
+    path, key, body = service.requests[-1]
     assert (path, key) == ("/v1/images/edits", "Bearer secret")
     assert b"mmface-dit:7" in body
-    assert len(service.asked) == 4
+    assert len(service.requests) == 4
 
 
 def test_a_service_at_the_address_of_the_recipe_is_used(service: Service) -> None:
@@ -79,10 +79,10 @@ def test_a_service_at_the_address_of_the_recipe_is_used(service: Service) -> Non
 @pytest.mark.parametrize(("status", "field"), [(401, KEY), (422, SERVICE), (500, SERVICE)])
 def test_a_refusal_fails_at_once_and_names_the_variable_at_fault(service: Service, status: int, field: str) -> None:
     service.statuses = [status]
-    with pytest.raises(ServiceError, match=f"answers {status}: said why") as caught:
+    with pytest.raises(ServiceError, match=f"answers {status}: the reason") as caught:
         ask(url(service), RECIPE, "7", "a face", b"mask")
     assert caught.value.field == field
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
 def test_a_version_that_is_never_loaded_fails(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
