@@ -106,9 +106,9 @@ def _memory(arguments: argparse.Namespace) -> int:
     for name, peak in zip(names, peaks, strict=True):
         left = arguments.gpu_memory - (peak.total + extra) / GIB
         verdict = f"fits, {left:.1f} GiB are left" if left >= 0 else f"does not fit, {-left:.1f} GiB are missing"
-        print(f"{name}: {workers} x {arguments.gpu_memory:g} GiB {verdict}; fullest in {peak.moment}")
+        print(f"{name}: {workers} x {arguments.gpu_memory:g} GiB {verdict}; peak in {peak.moment}")
     if on_gpu:
-        print(f"libraries: {_gib(extra)} GiB, {GPU_OVERHEAD.source}; the rest is counted")
+        print(f"libraries: {_gib(extra)} GiB, {GPU_OVERHEAD.source}; everything else is computed from the shapes")
     return 0
 
 
