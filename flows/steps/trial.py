@@ -47,6 +47,7 @@ def try_service(recipe: Recipe, home: Store, version: str, prompt: str, mask: by
         log.info("serve: waiting for version %s at %s", version, url)
         return ask(url.rstrip("/"), recipe, version, prompt, mask)
     log.info("serve: loading the champion")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # importing Serve sets INFO; our own lines say the same
     run(recipe, home=home.uri)
     try:
         return ask(here, recipe, version, prompt, mask)

@@ -24,6 +24,13 @@ FOLDERS = {
     "TRITON_CACHE_DIR": "triton",  # compiled kernels of train.compile
 }
 USER = "user"
+# Loggers of libraries, and the level below which they say nothing that a user could act on.
+QUIET = {
+    "bitsandbytes.backends.cpu.ops": logging.ERROR,  # a faster 4-bit kernel could be downloaded; we do not use 4 bits
+    "ray._private.authentication.authentication_token_setup": logging.ERROR,  # a local Ray wants a token, and has one
+    "ray.data._internal.execution.streaming_executor": logging.ERROR,
+    "ray.data._internal.progress": logging.ERROR,
+}
 
 
 def prepare_environment() -> None:
@@ -36,6 +43,12 @@ def prepare_environment() -> None:
     """
     for line in (*_reach_loopback(), *_replace_home()):
         log.info("%s", line)
+
+
+def quiet_libraries() -> None:
+    """Silences warnings of libraries that nobody can act on; called where a process of ours sets up its log."""
+    for name, level in QUIET.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def user_folder_problem() -> str | None:

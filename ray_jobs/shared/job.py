@@ -13,7 +13,7 @@ from typing import Any
 
 from mmface import plan
 from mmface.config import Recipe
-from mmface.config.environment import prepare_environment
+from mmface.config.environment import prepare_environment, quiet_libraries
 from mmface.config.load import load_recipe
 from mmface.datasets.dataset import Publisher, open_dataset, published
 from mmface.datasets.manifest import Identity
@@ -80,6 +80,7 @@ def run_as_program(main: Callable[[], str | list[str]]) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("ray_jobs", "mmface", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
+    quiet_libraries()
     try:
         prepare_environment()
         made = main()
@@ -188,7 +189,9 @@ def run_parts(
         try:
             for done, (part, count) in enumerate(_map_parts(publisher, todo, make, workers, folder), 1):
                 rows += count
-                log.info("%s: %d of %d parts, %d rows (%s)", stage, done, len(todo), rows, part)
+                figures = {"name": stage, "done": done, "total": len(todo), "rows": rows}
+                line = "%s: %d of %d parts, %d rows (%s)"
+                log.info(line, stage, done, len(todo), rows, part, extra={"progress": figures})
             return
         except RayActorError as error:
             left = _unfinished(publisher, parts, folder)

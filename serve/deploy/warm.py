@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from mmface.config.environment import quiet_libraries
 from mmface.errors import SAID, TRY_AGAIN, MMFaceError, UnreachableError
 from mmface.store import Store
 
@@ -52,6 +53,7 @@ def run_as_program() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("serve", "mmface"):
         logging.getLogger(name).setLevel(logging.INFO)
+    quiet_libraries()
     try:
         main()
     except MMFaceError as error:
