@@ -1,4 +1,4 @@
-"""The flow that paints with a trained model, measures the pictures and puts the servable model together."""
+"""The flow that generates images with a trained model, measures them and builds the bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from flows.steps.line import begin, paint_and_bundle, prepare_data, train_phases
 
 @flow(name="evaluate", **HOOKS)
 def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
-    """Paints held-out rows, measures them, bundles the model with its figures; returns the bundle's URI.
+    """Generates images for held-out rows, measures them and bundles the model with its metrics.
+
+    Returns the URI of the bundle.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
@@ -19,11 +21,11 @@ def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
 
     Raises:
         DatasetError: the data is not prepared, or the model is not trained.
-        MMFaceError: a user's mistake or a stage that failed.
+        MMFaceError: a user error, or a stage failed.
     """
-    there = with_collection(begin(recipe, overrides).only_finding("prepare"))
-    data = prepare_data(there, evaluates=True)
-    trained = train_phases(there.only_finding("train"), data)
-    bundle = paint_and_bundle(there.making(), data, trained)
-    show_grid(bundle, there.recipe.evaluate.grid)
+    run = with_collection(begin(recipe, overrides).only_finding("prepare"))
+    data = prepare_data(run, evaluates=True)
+    trained = train_phases(run.only_finding("train"), data)
+    bundle = paint_and_bundle(run.making(), data, trained)
+    show_grid(bundle, run.recipe.evaluate.grid)
     return bundle

@@ -1,4 +1,4 @@
-"""Flows for the time between retrainings: the champion back, and no orphan left."""
+"""Flows of operations: roll the champion back, and stop orphaned jobs."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mmface.store import home
 def rollback(
     recipe: str = "demo", overrides: tuple[str, ...] = (), version: str | None = None, why: str = "flow rollback"
 ) -> str:
-    """Makes the champion before the present one the champion again; returns its version.
+    """Makes the previous champion the champion again; returns its version.
 
     Args:
-        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file; its serve.model_name counts.
+        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file; serve.model_name is used.
         overrides: KEY=VALUE, one recipe key each, such as serve.model_name=mmface-dit.
-        version: Champion that has to go; by default the one there is when the flow starts.
-        why: Recorded with the move.
+        version: Champion to roll back; by default the champion when the flow starts.
+        why: Reason, recorded with the move.
 
     Raises:
-        RegistryError: there is no champion, none before it, or it is another version.
+        RegistryError: there is no champion, no champion before it, or another version is champion.
     """
     name = load_recipe(recipe, list(overrides)).serve.model_name
     return roll_back(home(), name, version, why, str(flow_run.id or ""))[1]
@@ -33,5 +33,5 @@ def rollback(
 
 @flow(name="reap", on_failure=HOOKS["on_failure"])
 def reap() -> list[str]:
-    """Stops what dead flows left at work; returns what it did, line by line."""
+    """Stops jobs of flows that no longer run and marks their flow runs as crashed; returns one line for each."""
     return reap_everything(home())

@@ -1,4 +1,4 @@
-"""The flow that prepares data: photographs to latents and embedded captions."""
+"""The flow that prepares data, from photographs to latents and text embeddings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from flows.steps.line import Prepared, begin, prepare_data, with_collection
 
 @flow(name="prepare", **HOOKS)
 def prepare(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Prepared:
-    """Prepares what is not published yet.
+    """Runs every data stage whose dataset is not published yet.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4.
 
     Raises:
-        MMFaceError: a user's mistake or a stage that failed; what was published stays and is not done again.
+        MMFaceError: a user error, or a stage failed; published datasets stay and are not computed again.
     """
     run = with_collection(begin(recipe, overrides))
     data = prepare_data(run)

@@ -1,4 +1,4 @@
-"""The end of a retraining: register, gate, warm up, move the alias, try the service over HTTP, report (§8)."""
+"""The release of a bundle: register, gate, warm up, move the alias, test the service over HTTP, report (§8)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.steps.artifacts import show_decision, show_report
-from flows.steps.champions import Turn, stays, turn
+from flows.steps.champions import Turn, describe_champion, turn
 from flows.steps.hooks import HOOKS
 from flows.steps.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
 from flows.steps.preflight import KEY, SERVICE, check_key
@@ -40,7 +40,7 @@ SERVED, MASK, GRID, REPORT = "served.png", "mask.png", "grid.png", "report.html"
 
 @dataclass(frozen=True)
 class Release:
-    """How a retraining ended and where to look; without report and curl when there was nothing new."""
+    """The result of a retraining; without report and curl command when there was nothing new."""
 
     version: str
     champion: bool
@@ -50,10 +50,10 @@ class Release:
     curl: str = ""
 
     def summary(self) -> str:
-        """What the terminal shows last."""
+        """The last lines that the terminal shows."""
         if not self.report:
             return self.reason
-        title = f"version {self.version} {'is the champion' if self.champion else 'was turned down'}: {self.reason}"
+        title = f"version {self.version} {'is the champion' if self.champion else 'was rejected'}: {self.reason}"
         shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
         width = max(map(len, shown), default=0)
         figures = [f"  {name:{width}}{value:10.4f}" for name, value in sorted(shown.items())]
@@ -62,16 +62,16 @@ class Release:
 
 @flow(name="release", **HOOKS)
 def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str | None = None) -> Release:
-    """Registers a bundle, lets the gate decide, warms the version up, makes it champion, tries the service and reports.
+    """Registers a bundle and promotes it if the gate passes: warm up, move the alias, test the service, report.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as gate.min_mask_miou=0.4.
-        bundle: URI of a published bundle; by default the one that this recipe made of the photographs there are.
+        bundle: URI of a published bundle; by default the one that this recipe made from its present photographs.
 
     Raises:
         DatasetError: there is no such bundle.
-        MMFaceError: a user's mistake, or a server that does not answer.
+        MMFaceError: a user error, or a server does not answer.
     """
     with tracked(begin(recipe, overrides)) as run:
         check_key(run.recipe)
@@ -79,28 +79,28 @@ def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str |
 
 
 def find_bundle(run: Run) -> str:
-    """The bundle that the recipe's stages have led to. Raises DatasetError when one of them is not published."""
-    there = with_collection(run.only_finding("prepare"))
-    data = prepare_data(there)
-    trained = train_phases(there.only_finding("train"), data)
-    return paint_and_bundle(there.only_finding("evaluate"), data, trained)
+    """The URI of the bundle that the recipe made. Raises DatasetError when one of its stages is not published."""
+    found = with_collection(run.only_finding("prepare"))
+    data = prepare_data(found)
+    trained = train_phases(found.only_finding("train"), data)
+    return paint_and_bundle(found.only_finding("evaluate"), data, trained)
 
 
 def release_bundle(run: Run, bundle: str) -> Release:
-    """Registers the bundle, lets the gate decide, promotes the version and shows what came of it.
+    """Registers the bundle, lets the gate decide, promotes the version and reports.
 
-    Releases of one model take turns: each compares with the champion that the one before it left.
+    Releases of one model run one after another: each compares with the champion that the previous release left.
 
     Args:
         bundle: URI of the ``bundle`` dataset.
 
     Raises:
-        MMFaceError: the version passed the gate and could not be promoted; the report and the message say who is
+        MMFaceError: the version passed the gate but could not be promoted; the report and the message name the
             champion.
     """
     made = open_dataset(bundle)
     if made.manifest.stage != BUNDLE:
-        raise DatasetError(f"{bundle} is {made.manifest.stage}, not a bundle", field="bundle")
+        raise DatasetError(f"{bundle} is a dataset of the stage {made.manifest.stage}, not a bundle", field="bundle")
     with turn(run.home, run.recipe.serve.model_name, run.flow_run, [bundle]) as mine:
         return _release(run, made, mine)
 
@@ -140,7 +140,7 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
 
 
 def confirm_service(recipe: Recipe, home: Store, place: Store, version: str, prompt: str) -> None:
-    """Has the service paint with ``version`` and keeps the picture beside the report, unless that was done before."""
+    """Generates an image with ``version`` at the service and stores it beside the report, unless it is there."""
     if not place.exists(SERVED):
         picture = try_service(recipe, home, version, prompt, place.read(MASK))
         if picture:
@@ -148,21 +148,23 @@ def confirm_service(recipe: Recipe, home: Store, place: Store, version: str, pro
 
 
 def nothing_new(run: Run, version: str) -> Release:
-    """The end of a run that has nothing to learn beyond ``version``."""
+    """The result of a run that found nothing new since ``version``."""
     name = run.recipe.serve.model_name
-    reason = f"nothing new: version {version} was made of these photographs by this recipe; {stays(name)}"
+    reason = (
+        f"nothing new: version {version} was trained on these photographs with this recipe; {describe_champion(name)}"
+    )
     metrics = read_metrics(registry.read_file(name, version, METRICS))
     return Release(version, registry.get_alias(name, registry.CHAMPION) == version, reason, metrics)
 
 
 def read_metrics(text: str | bytes) -> dict[str, float]:
-    """A bundle's figures; what was not finite is NaN again."""
+    """The metrics of a bundle; null, which stands for a value that is not finite, becomes NaN."""
     figures = json.loads(text)
     return {name: math.nan if value is None else value for name, value in figures.items()}
 
 
 def prepare_example(bundle: Dataset, place: Store) -> str:
-    """Keeps the first painted mask beside the report, for the curl command; returns its prompt."""
+    """Stores the first mask of the evaluation beside the report, for the curl command; returns its prompt."""
     samples = open_dataset(bundle.manifest.inputs["samples"]).table(["modality", "prompt", "condition"]).to_pylist()
     first = next(row for row in samples if row["modality"] == "mask")
     place.write(MASK, first["condition"])
@@ -171,14 +173,14 @@ def prepare_example(bundle: Dataset, place: Store) -> str:
 
 @task(cache_policy=NO_CACHE)
 def register(recipe: Recipe, made: Dataset, mlflow_run: str) -> str:
-    """The bundle's version in the registry; the same bundle again gives the same version."""
+    """Registers the bundle and returns its version; the same bundle always gets the same version."""
     with tempfile.TemporaryDirectory() as folder:
         return registry.register_bundle(made.download(BUNDLE, Path(folder)), mlflow_run, recipe.serve.model_name)
 
 
 @task(cache_policy=NO_CACHE)
 def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
-    """Asks the recipe's thresholds. A version that was champion before does not pass: it returns by hand alone."""
+    """Compares the metrics with the recipe's thresholds. A former champion never passes: promote it by hand."""
     name = recipe.serve.model_name
     past = read_past(name)
     compared = past.current not in (None, version) and recipe.gate.max_frechet_ratio_to_champion is not None
@@ -187,14 +189,14 @@ def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
     objection = past.objection(version)
     if objection:
         remedy = f"change the recipe, or bring it back with mmface promote {version} --why TEXT"
-        decision = replace(decision, passed=False, objection=f"{objection}; {stays(name)}; {remedy}")
+        decision = replace(decision, passed=False, objection=f"{objection}; {describe_champion(name)}; {remedy}")
     log.info("gate: version %s %s: %s", version, "passed" if decision.passed else "failed", decision.reason)
     return decision
 
 
 @task(cache_policy=NO_CACHE)
 def write_report(page: Report, place: Store, mlflow_run: str) -> None:
-    """The HTML page and its contact sheet: in the store and in MLflow, and a link to it in Prefect."""
+    """Writes the HTML report and its contact sheet to the store and to MLflow, and its address to Prefect."""
     samples = page.datasets["samples"].table()
     with tempfile.TemporaryDirectory() as scratch:
         for name, data in ((REPORT, render_report(page).encode()), (GRID, grid(samples, page.recipe.evaluate.grid))):
@@ -206,7 +208,7 @@ def write_report(page: Report, place: Store, mlflow_run: str) -> None:
 
 
 def curl_command(recipe: Recipe, prompt: str, mask: str) -> str:
-    """The command that asks the served model for the report's first picture."""
+    """The curl command that generates the first image of the report at the service."""
     url = os.environ.get(SERVICE) or f"http://{recipe.serve.host}:{recipe.serve.port}"
     fetch = ""
     if mask.startswith("s3://"):

@@ -1,4 +1,4 @@
-"""The retraining flow: photographs in, a served champion out (§1). It reads like the picture in the README."""
+"""The retraining flow: photographs in, a served champion out (§1)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from flows.steps.preflight import check_key
 
 @flow(name="retrain", **HOOKS)
 def retrain(recipe: str = "demo", overrides: tuple[str, ...] = (), force: bool = False) -> Release:
-    """Runs every stage that is not published yet, then registers, gates, promotes, tries the service and reports.
+    """Runs every stage that is not published yet, then registers, gates and promotes the version, and reports.
 
-    With ``train.start=models:/NAME@ALIAS`` it ends at once, completed with the message "nothing new", when the version
-    that it would go on from was made of the same photographs by the same recipe.
+    With ``train.start=models:/NAME@ALIAS`` the run completes at once with the message "nothing new" when the version
+    to start from was trained on the same photographs with the same recipe.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4 or sources=[{name: a, images: s3://b/c}].
-        force: Train although there is nothing new.
+        force: Train even if there is nothing new.
 
     Raises:
-        MMFaceError: a user's mistake or a stage that failed; what was published stays and is not done again.
+        MMFaceError: a user error, or a stage failed; published datasets stay and are not computed again.
     """
     start = begin(recipe, overrides)
     check_key(start.recipe)
@@ -34,8 +34,8 @@ def retrain(recipe: str = "demo", overrides: tuple[str, ...] = (), force: bool =
     if learnt is not None:
         idle = nothing_new(start, learnt)
         return Completed(message=idle.reason, data=idle)  # Prefect hands ``data`` to the caller
-    with tracked(start) as begun:
-        run = with_collection(begun)
+    with tracked(start) as started:
+        run = with_collection(started)
         data = prepare_data(run, evaluates=True)
         trained = train_phases(run, data)
         show_loss(trained)

@@ -11,7 +11,7 @@ from flows.steps.line import begin, prepare_data, tracked, train_phases, with_co
 
 @flow(name="train", **HOOKS)
 def train(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
-    """Trains the phases that are not published yet; returns the URI of the last.
+    """Trains the phases that are not published yet; returns the URI of the last phase.
 
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
@@ -19,11 +19,11 @@ def train(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
 
     Raises:
         DatasetError: the data is not prepared.
-        MMFaceError: a user's mistake or a phase that failed; it goes on from its newest checkpoint when run again.
+        MMFaceError: a user error, or a phase failed; run again, it resumes from the newest complete checkpoint.
     """
     with tracked(begin(recipe, overrides)) as run:
-        there = with_collection(run.only_finding("prepare"))
-        data = prepare_data(there)
-        trained = train_phases(there.making(), data)
+        ready = with_collection(run.only_finding("prepare"))
+        data = prepare_data(ready)
+        trained = train_phases(ready.making(), data)
         show_loss(trained)
         return trained

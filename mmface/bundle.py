@@ -1,5 +1,5 @@
-"""MLflow's loader of registered bundles: every registered version names this module, so it keeps its place."""
+"""MLflow's loader of registered bundles. Every registered version names this module, so it must not be moved."""
 
-from mmface.bundles.bundle import load_pyfunc as _load_pyfunc
+from mmface.bundles.pyfunc import load_pyfunc as _load_pyfunc
 
 __all__ = ["_load_pyfunc"]

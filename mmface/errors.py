@@ -1,24 +1,47 @@
-"""One exception tree: a user's mistake is an :class:`MMFaceError` whose single line names the field and the remedy."""
+"""The exception tree of the product. The one line of an error says what is wrong, with its field, and how to fix it.
 
+::
+
+    MMFaceError                   anything that a user can cause or fix
+    |-- RecipeError               a recipe or an override is wrong
+    |-- InputError                an image, mask, prompt, size, seed, option or folder that was given is wrong
+    |   |-- FilteredError         a valid row that the recipe does not want
+    |   `-- MissingComponentError a component's name leads to no files
+    |-- DatasetError              a dataset is missing, incomplete, or its counts do not add up
+    |-- StageError                a stage exceeded its error budget or could not finish
+    |-- TrainingError             training stopped: a loss that is not finite, a checkpoint that does not fit
+    |-- RegistryError             the model registry lacks a model, version or alias, or its content is damaged
+    `-- ServiceError              a service (Ray, MLflow, Prefect, S3, a disk, the HTTP service) failed or refused
+        |-- UnreachableError      a service does not answer now; the same request is worth a retry
+        |-- CredentialsError      a token, key or permission is missing, wrong or expired
+        |-- StoreFullError        the store or the scratch folder has no room left
+        `-- UnhealthyModelError   a replica has no model that works: none loads, or its output is not finite
+
+Code decides by the class, never by ``field`` or the message: those are for people. ``code`` is for other programs; the
+subclasses of ServiceError drawn here share its code. :mod:`serve.http.errors` adds the errors of the HTTP service.
+"""
+
+import errno
 import re
 from traceback import extract_tb
 
-# How a job tells its flow about an error: the last line of its log begins so, and it exits with 2, or with this where a
-# service did not answer (EX_TEMPFAIL).
+# How a job reports an error to its flow: the last line of its log starts with this prefix, and the job exits with 2, or
+# with TRY_AGAIN where a service did not answer (EX_TEMPFAIL).
 SAID = "error: "
 TRY_AGAIN = 75
 
 MAX_TEXT = 300  # characters of a foreign exception's message
-_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters, halves of a pair
-_RAW_BYTES = range(0xDC80, 0xDD00)  # how Python names bytes of a file name that are not UTF-8
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # control characters and lone surrogates
+_RAW_BYTES = range(0xDC80, 0xDD00)  # how Python represents bytes of a file name that are not UTF-8
 
 
 class MMFaceError(Exception):
-    """Base of every error a user can cause or mend.
+    """Base of every error that a user can cause or fix.
 
     Args:
         message: one line that says what is wrong and what to do.
-        field: the recipe key, request field, option or path that is at fault.
+        field: the recipe key, request field, option or path that is wrong.
     """
 
     code = "error"
@@ -43,25 +66,29 @@ class RecipeError(MMFaceError):
 
 
 class InputError(MMFaceError):
-    """A given image, mask, prompt, size, seed or folder is wrong."""
+    """An image, mask, prompt, size, seed, option or folder that was given is wrong."""
 
     code = "invalid_input"
 
 
 class FilteredError(InputError):
-    """A row that is sound but not wanted by the recipe: set aside with its reason, counted as filtered."""
+    """A valid row that the recipe does not want: it is quarantined with its reason and counted as filtered."""
 
     code = "filtered"
 
 
+class MissingComponentError(InputError):
+    """A component's name leads to no files. Raised before the recipe key of the component is known."""
+
+
 class DatasetError(MMFaceError):
-    """A dataset is missing, incomplete, or does not reconcile."""
+    """A dataset is missing, incomplete, or its counts do not add up."""
 
     code = "invalid_dataset"
 
 
 class StageError(MMFaceError):
-    """A stage went over its error budget or could not finish."""
+    """A stage exceeded its error budget or could not finish."""
 
     code = "stage_failed"
 
@@ -79,17 +106,35 @@ class RegistryError(MMFaceError):
 
 
 class ServiceError(MMFaceError):
-    """A service (Ray, MLflow, Prefect, S3) could not be reached."""
+    """A service (Ray, MLflow, Prefect, S3, a disk, the HTTP service) failed or refused."""
 
     code = "service_unavailable"
 
 
 class UnreachableError(ServiceError):
-    """A service does not answer now: the same request may well succeed later, so it is worth trying again."""
+    """A service does not answer now: the same request may succeed later, so it is worth a retry."""
+
+
+class CredentialsError(ServiceError):
+    """A token, key or permission is missing, wrong or expired: a retry with the same credentials fails again."""
+
+
+class StoreFullError(ServiceError):
+    """The store or the scratch folder has no room left."""
+
+
+class UnhealthyModelError(ServiceError):
+    """A replica has no model that works: no version could be loaded, or its output is not finite."""
+
+
+def disk_error(error: Exception, message: str, *, field: str) -> ServiceError:
+    """The error to raise for a write that failed with ``error``: StoreFullError when the disk or the quota is full."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    return StoreFullError(message, field=field) if full else ServiceError(message, field=field)
 
 
 def describe(error: BaseException) -> str:
-    """Any other exception in one line: its type, its message, and the line of code that raised it."""
+    """A foreign exception in one line: its type, its message, and the line of code that raised it."""
     text = " ".join(str(error).split())
     at = "".join(
         f" ({frame.filename.rpartition('/')[2]}:{frame.lineno})" for frame in extract_tb(error.__traceback__)[-1:]

@@ -1,9 +1,9 @@
-"""Prompt and drawing → image. Evaluation and serving both call this one (§2).
+"""The pipeline that generates images from a prompt and a drawing; evaluation and serving both use it (§2).
 
 Shapes: n images, C latent channels, H W image size in pixels, h w latent size.
 """
 
-# No `from __future__ import annotations`: diffusers compares the components with the annotations themselves.
+# No `from __future__ import annotations`: diffusers compares the components' types with the annotations.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ from mmface.sampling.request import Drawing, Request, make_request
 
 @dataclass
 class MMFacePipelineOutput(BaseOutput):
-    """Images, with the seed that makes each of them again.
+    """Generated images, each with the seed that reproduces it.
 
     Attributes:
         images: n PIL images, [n, 3, H, W] in [-1, 1] (``"pt"``), or normalised latents [n, C, h, w] (``"latent"``).
-        seeds: n numbers.
+        seeds: n integers.
     """
 
     images: list[Image.Image] | Tensor
@@ -45,23 +45,24 @@ class MMFacePipelineOutput(BaseOutput):
 
 
 class MMFacePipeline(DiffusionPipeline):
-    """A trained model with all it needs, in diffusers' folder format (§8).
+    """A trained model with its components, in the folder format of diffusers (§8).
 
-    The scheduler tells what the transformer predicts (flow velocity or noise): replace it by :meth:`set_sampler`.
+    The scheduler also tells what the transformer predicts (flow velocity or noise): change it only with
+    :meth:`set_sampler`.
 
     Args:
         transformer: the trained network.
         vae: any of the three autoencoder classes.
         text_encoder, tokenizer: CLIP.
-        scheduler: of :func:`mmface.sampling.make_scheduler`.
+        scheduler: from :func:`mmface.sampling.make_scheduler`.
         sample_size: default height and width in pixels.
         mask_resize: how masks were resized in training; ``"lanczos"`` for the released models (§6).
         text_padding: how prompts were encoded in training (:mod:`mmface.networks.text_encoder`); ``"exact"`` for the
             released models.
-        precision: of the transformer's matrix products; see :mod:`mmface.networks.precision`.
+        precision: dtype of the transformer's matrix products; see :mod:`mmface.networks.precision`.
 
     Raises:
-        RecipeError: the components do not fit each other.
+        RecipeError: the components do not match each other.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"  # type: ignore[assignment]
@@ -87,14 +88,14 @@ class MMFacePipeline(DiffusionPipeline):
         super().__init__()
         channels, in_channels = latent_channels(vae), transformer.config["in_channels"]
         if in_channels != 2 * channels:
-            message = f"the transformer takes {in_channels} channels, twice the VAE's {channels} are needed"
+            message = f"the transformer has {in_channels} input channels; it needs {2 * channels}, twice the VAE's"
             raise RecipeError(message, field="components.vae")
         width, text_width = text_encoder.config.hidden_size, transformer.config["text_embed_dim"]
         if width != text_width:
             message = f"the transformer takes text of width {text_width}, the text encoder gives {width}"
             raise RecipeError(message, field="components.text_encoder")
         if reason := misfit(tokenizer, text_encoder.config):
-            raise RecipeError(f"{reason}: give the encoder's own tokenizer", field="components.text_encoder")
+            raise RecipeError(f"{reason}; give the encoder's own tokenizer", field="components.text_encoder")
         self.register_modules(  # type: ignore[no-untyped-call]
             transformer=transformer, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
         )
@@ -109,11 +110,11 @@ class MMFacePipeline(DiffusionPipeline):
 
     @property
     def bf16(self) -> bool:
-        """Whether the transformer multiplies matrices in bfloat16 where it is now."""
+        """Whether the transformer multiplies matrices in bfloat16 on its present device."""
         return computes_in_bf16(self.config["precision"], self._execution_device)
 
     def set_sampler(self, sampler: SamplerName) -> None:
-        """Changes how the same model is sampled.
+        """Replaces the scheduler by that of another sampler for the same objective.
 
         Raises:
             RecipeError: unknown sampler.
@@ -137,27 +138,27 @@ class MMFacePipeline(DiffusionPipeline):
         on_step: OnStep | None = None,
         return_dict: bool = True,
     ) -> MMFacePipelineOutput | tuple[list[Image.Image] | Tensor, list[int]]:
-        """Paints n images, n being the length of whichever argument is a list; single values serve all n.
+        """Generates n images; n is the length of the arguments that are lists, and single values apply to all images.
 
         Args:
-            prompt: what the face looks like.
+            prompt: description of the face.
             condition: the drawing: a mask (palette, grey index or RGB palette colours) or a sketch, cropped to the
-                aspect ratio and resized; a tensor [n, 3, height, width] in [-1, 1] is taken as it is; ``None`` paints
-                without a drawing.
+                aspect ratio and resized; or a tensor [n, 3, height, width] in [-1, 1], used unchanged; ``None``
+                generates without a drawing.
             modality: ``"mask"`` or ``"sketch"``.
-            negative_prompt: what the guidance steers away from.
+            negative_prompt: text that guidance steers away from.
             height, width: in pixels, multiples of :attr:`size_multiple`; by default those of a tensor ``condition``,
                 else ``sample_size``.
             num_inference_steps: 1 … 1000.
-            guidance_scale: 1 is no guidance, which takes half the time.
-            seeds: one per image; a single number s stands for s, s + 1, …; ``None`` draws them. Image i depends on
-                seed i alone, not on the batch it is painted in.
+            guidance_scale: 1 means no guidance, which takes half the time.
+            seeds: one per image; a single number s means s, s + 1, …; ``None`` draws random seeds. Image i depends
+                only on seed i, not on the rest of the batch.
             output_type: ``"pil"``, ``"pt"`` or ``"latent"``.
-            on_step: called with (i, n, latents) after each network evaluation; may raise to cancel.
-            return_dict: an :class:`MMFacePipelineOutput`, or ``(images, seeds)``.
+            on_step: called with (i, n, latents) after each network evaluation; may raise an exception to cancel.
+            return_dict: return an :class:`MMFacePipelineOutput` instead of ``(images, seeds)``.
 
         Raises:
-            InputError: names the field at fault.
+            InputError: an argument is wrong; names the field.
         """
         if output_type not in ("pil", "pt", "latent"):
             raise InputError(f"must be pil, pt or latent, got {output_type!r}", field="output_type")
@@ -174,8 +175,14 @@ class MMFacePipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             multiple=self.size_multiple,
         )
+        images = self._finish(self._sample(request, on_step), output_type)
+        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
+        return MMFacePipelineOutput(images, request.seeds) if return_dict else (images, request.seeds)
+
+    def _sample(self, request: Request, on_step: OnStep | None) -> Tensor:
+        """The normalised latents [n, C, h, w] of the request's images."""
         conditioning = self._conditioning(request)
-        latents = sample(
+        return sample(
             self.transformer,
             self.scheduler,
             self.noise(request.seeds, request.height, request.width),
@@ -186,9 +193,6 @@ class MMFacePipeline(DiffusionPipeline):
             bf16=self.bf16,
             on_step=on_step,
         )
-        images = self._finish(latents, output_type)
-        self.maybe_free_model_hooks()  # type: ignore[no-untyped-call]
-        return MMFacePipelineOutput(images, request.seeds) if return_dict else (images, request.seeds)
 
     def _finish(self, latents: Tensor, output_type: str) -> list[Image.Image] | Tensor:
         if output_type == "latent":
@@ -197,7 +201,7 @@ class MMFacePipeline(DiffusionPipeline):
         return to_pil(pixels) if output_type == "pil" else pixels
 
     def encode_prompts(self, prompts: list[str]) -> EncodedText:
-        """Texts as the transformer takes them, one row each."""
+        """Encodes prompts for the transformer, one row per prompt."""
         return encode_text(self.tokenizer, self.text_encoder, prompts, self.config["text_padding"])
 
     def encode_drawings(self, pixels: Tensor) -> Tensor:
@@ -205,7 +209,7 @@ class MMFacePipeline(DiffusionPipeline):
         return normalise(self.vae, encode_moments(self.vae, pixels)[0])
 
     def noise(self, seeds: Sequence[int], height: int, width: int) -> Tensor:
-        """[n, C, h, w]: one CPU generator per image, so that neither batch nor device matters."""
+        """Noise [n, C, h, w] from one CPU generator per image, so that it depends on neither batch nor device."""
         shape = self._latent_shape(height, width)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(noise).to(self._execution_device)
@@ -238,5 +242,5 @@ class MMFacePipeline(DiffusionPipeline):
 
 
 def _spread(tensor: Tensor, count: int) -> Tensor:
-    """[1 or n, …] → [n, …]."""
+    """Repeats a single entry: [1 or n, …] → [n, …]."""
     return tensor.expand(count, *tensor.shape[1:])

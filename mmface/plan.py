@@ -1,7 +1,7 @@
-"""The plan of a retraining: which datasets there are, what each is made from, and what each is named by (§6).
+"""The plan of a retraining: which datasets a recipe leads to, with the inputs and the identity of each (§6).
 
-An identity is known before any work is done, so a flow can ask "is it published?" without loading a network. It holds
-just the part of the recipe that the stage reads: changing captions leaves latents alone.
+An identity is known before any work is done, so a flow can check whether a dataset is published without loading a
+network. It contains only the recipe keys that the stage reads: changing captions does not change latents.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mmface.datasets.stage import VERSIONS
 from mmface.networks.components import component_identity
 from mmface.store import Store
 
-FACTS = "facts"  # the captioner that has no weights
-# The components that a stage uses, all of which its identity names.
+FACTS = "facts"  # the captioner without weights
+# The components that each stage uses; they are part of its identity.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "conditions": ("parser", "sketcher"),
     "captions": ("text_encoder", "captioner", "rewriter"),
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 
 
 def _replayable(plan: Callable[Concatenate[Recipe, P], Identity]) -> Callable[Concatenate[Recipe, P], Identity]:
-    """A stage that may set rows aside. ``data.replay`` numbers another attempt at them, which is another dataset."""
+    """Decorator for stages that may quarantine rows: a replay, numbered by ``data.replay``, is a new dataset."""
 
     @wraps(plan)
     def numbered(recipe: Recipe, /, *args: P.args, **kwargs: P.kwargs) -> Identity:
@@ -47,7 +47,7 @@ def _replayable(plan: Callable[Concatenate[Recipe, P], Identity]) -> Callable[Co
 
 
 def portraits(recipe: Recipe) -> Identity:
-    """The drawn collection."""
+    """The collection of drawn portraits."""
     drawn = recipe.portraits
     return Identity(
         stage="portraits",
@@ -58,11 +58,11 @@ def portraits(recipe: Recipe) -> Identity:
 
 @_replayable
 def images(recipe: Recipe, home: Store, listings: Sequence[Listing] | None = None) -> Identity:
-    """Rows of the photographs in ``recipe.sources``, named by their content.
+    """The photographs in ``recipe.sources``; the identity contains the content of their files.
 
     Args:
-        home: remembers digests of files.
-        listings: of the sources, for the job that reads what it has named; listed anew by default.
+        home: caches digests of files.
+        listings: the files of the sources, if the caller has listed them already.
     """
     keys = {"min_size", "max_megapixels", "near_duplicate_bits", "holdout", "shard_rows"}
     return Identity(
@@ -87,7 +87,7 @@ def conditions(recipe: Recipe, images: str) -> Identity:
 
 @_replayable
 def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
-    """Captions, capped by the text encoder's tokenizer."""
+    """Captions, shortened to the length of the text encoder's tokenizer."""
     config: dict[str, Any] = {**_data(recipe, {"captions_per_image", "max_megapixels"}), **_side(recipe)}
     if recipe.components.captioner == FACTS:
         config["captioner"] = FACTS
@@ -104,7 +104,7 @@ def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
 
 @_replayable
 def latents(recipe: Recipe, resolution: int, images: str, conditions: str) -> Identity:
-    """VAE moments at one resolution."""
+    """VAE moments of photographs, masks and sketches at one resolution."""
     return Identity(
         stage=f"latents-{resolution}",
         version=VERSIONS["latents"],
@@ -133,11 +133,11 @@ def text(recipe: Recipe, captions: str) -> Identity:
 def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
     """The transformer after one phase."""
     here = recipe.phases[phase]
-    # They do not change what is learnt.
-    elsewhere = {"checkpoint_every", "keep_last", "log_every", "num_workers", "min_workers", "use_gpu"}
-    elsewhere |= {"parallel", "gradient_checkpointing", "compile"}
-    # A later phase starts from the one before; that one's fingerprint says where it began.
-    begins = previous is None and recipe.train.start != SCRATCH
+    # These keys do not change what is learnt.
+    ignored = {"checkpoint_every", "keep_last", "log_every", "num_workers", "min_workers", "use_gpu"}
+    ignored |= {"parallel", "gradient_checkpointing", "compile"}
+    # A later phase starts from the previous one, whose fingerprint contains the start.
+    first = previous is None and recipe.train.start != SCRATCH
     inputs = {"latents": latents, "text": text}
     return Identity(
         stage=f"train-{phase}-{here.resolution}",
@@ -147,15 +147,15 @@ def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | N
             "model": recipe.model.model_dump(mode="json"),
             "objective": recipe.objective.model_dump(mode="json"),
             "phase": here.model_dump(mode="json"),
-            "train": recipe.train.model_dump(mode="json", exclude={*elsewhere, "start"}),
+            "train": recipe.train.model_dump(mode="json", exclude={*ignored, "start"}),
         },
         inputs=inputs | ({"previous": previous} if previous else {}),
-        weights={"start": weights_identity(recipe.train.start)} if begins else {},
+        weights={"start": weights_identity(recipe.train.start)} if first else {},
     )
 
 
 def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: str) -> Identity:
-    """Painted held-out rows with their figures."""
+    """Images generated for held-out rows, with their metrics."""
     return Identity(
         stage="samples",
         version=VERSIONS["samples"],
@@ -173,7 +173,7 @@ def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: 
 
 
 def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
-    """The servable model with its measured figures (§8)."""
+    """The trained model as a bundle, with its metrics (§8)."""
     return Identity(
         stage="bundle",
         version=VERSIONS["bundle"],
@@ -189,14 +189,14 @@ def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
 
 
 def lineage(uri: str) -> dict[str, dict[str, Any]]:
-    """Every dataset that led to ``uri``, by stage: its place, counts and weights, back to sources and licences (§8)."""
+    """Every dataset that led to ``uri``, by stage: key, counts and weights, back to sources and licences (§8)."""
     return {
         stage: {
             "dataset": f"datasets/{stage}/{dataset.manifest.fingerprint}",
             "counts": dataset.manifest.counts,
             "weights": dataset.manifest.weights,
             "code_version": dataset.manifest.code_version,
-            # Only ``images`` has it: the collections with their licences.
+            # ``sources`` (the collections with their licences) is only in the manifest of ``images``.
             **{name: value for name, value in dataset.manifest.extra.items() if name == "sources"},
         }
         for stage, dataset in upstream(uri).items()
@@ -208,7 +208,7 @@ def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
 
 
 def _side(recipe: Recipe) -> dict[str, Any]:
-    """The size of what is stored, where a phase needs more than the usual one."""
+    """The side of stored masks and sketches, if a phase needs more than the default; else nothing."""
     return {"picture_side": recipe.picture_side} if recipe.picture_side > PICTURE_SIDE else {}
 
 

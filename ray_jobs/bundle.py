@@ -1,4 +1,4 @@
-"""Job: the servable model — trained transformer, frozen components, measured figures — in one folder (§8)."""
+"""Job that makes the bundle: trained transformer, frozen components and metrics in one folder (§8)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = "bundle"
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Assembles and publishes; returns the dataset's URI."""
+    """Assembles and publishes the bundle; returns the dataset's URI."""
     job = parse_arguments("bundle", argv, needs=["train", "samples"]).pinned()
     identity = plan.bundle(job.recipe, job.inputs["train"], job.inputs["samples"])
     found = published(job.home, identity)

@@ -1,4 +1,4 @@
-"""Job: captions of every photograph."""
+"""Job: writes the captions of every photograph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mmface import plan
 from mmface.datasets.dataset import Publisher, open_dataset
-from mmface.datasets.parts import PartWorker, part_names
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import part_names
 from mmface.datasets.reuse import gather
 from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_stage
 from ray_jobs.shared.vllm import Questions, RecordedWorker, record_answers, require_vllm, vllm

@@ -1,11 +1,11 @@
-"""Job: masks and sketches of every photograph."""
+"""Job that makes the mask and the sketch of every photograph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from mmface import plan
-from mmface.datasets.parts import PartWorker
+from mmface.datasets.part_worker import PartWorker
 from ray_jobs.shared.job import parse_arguments, run_as_program, run_stage
 
 

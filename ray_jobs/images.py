@@ -1,4 +1,4 @@
-"""Job: photographs to the ``images`` dataset — decoded once, hashed, deduplicated, split."""
+"""Job that makes the ``images`` dataset: decodes photographs once, hashes, deduplicates and splits them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from mmface.data.sources.images import Images
 from mmface.data.sources.layouts import describe, list_collections, summaries
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import File, Identity
-from mmface.datasets.parts import DATA, READ, PartWorker, check_budget, commit, receipt_of, reconcile
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import DATA, READ, commit, receipt_of
 from mmface.datasets.records import IMAGES
 from mmface.datasets.reuse import gather
 from mmface.datasets.stage import Row
+from mmface.datasets.tally import check_budget, reconcile
 from mmface.errors import RecipeError
 from mmface.store import Store
 from mmface.store.tables import read_table
@@ -29,14 +31,14 @@ from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, r
 
 log = logging.getLogger(__name__)
 
-SHOWN = 5  # different notes
+SHOWN = 5  # number of different notes in the log
 
 
 class Reader(PartWorker):
-    """Reads one part of the collections into ``work/read``; duplicates are decided over all parts later."""
+    """Reads one part of the collections into ``work/read``; duplicates are removed later, over all parts."""
 
     folder = READ
-    key = "uri"  # the id is not known before a file is read
+    key = "uri"  # the id is known only after a file is read
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, files: dict[str, list[SourceFile]]) -> None:
         self.images = Images(recipe.sources, recipe.data)
@@ -44,17 +46,17 @@ class Reader(PartWorker):
         super().__init__(identity, store, self.images)
 
     def rows(self, part: str, columns: Sequence[str] = ()) -> list[Row]:
-        """The files of ``part`` as they were listed."""
+        """The listed files of ``part``."""
         return [self.images.row(file) for file in self.files[part]]
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Reads what is missing, drops duplicates, publishes; returns the dataset's URI."""
+    """Reads the missing parts, drops duplicates, publishes the dataset and returns its URI."""
     job = parse_arguments("images", argv)
     recipe = job.recipe
     if not recipe.sources:
-        raise RecipeError("name a collection of photographs here", field="sources")
-    # Listed once: a file that arrives meanwhile belongs to the next dataset, not to this one's parts.
+        raise RecipeError("no collections; name at least one collection of photographs here", field="sources")
+    # Listed only once: a file that arrives from now on belongs to the next dataset.
     listings = list_collections(recipe.sources, recipe.data.min_matched)
     identity = plan.images(recipe, job.home, listings)
 
@@ -87,16 +89,16 @@ def main(argv: Sequence[str] | None = None) -> str:
 def _drop_duplicates(
     publisher: Publisher, parts: Sequence[str], recipe: Recipe
 ) -> tuple[list[File], int, dict[str, Any]]:
-    """Audits all that was read, then writes ``data/`` of it without duplicates.
+    """Audits the rows of all parts, then writes them to ``data/`` without duplicates.
 
-    Returns its files, how many rows were dropped, and the :func:`_summary` of the others.
+    Returns the files of ``data/``, how many rows were dropped, and the :func:`_summary` of the kept rows.
     """
     store = publisher.store
     columns = ["id", "uri", "perceptual_hash", "split", "source", "listed"]
     read: list[Row] = []
     for part in parts:
         with store.open(f"{READ}/{part}") as file:
-            # Read so, a column that a part of an earlier release lacks is left out.
+            # This read ignores a column that is missing in a part of an earlier release.
             read += pq.ParquetFile(file).read([*columns, "note"]).to_pylist()
     seen = [Seen(**{name: row[name] for name in columns}) for row in read]
     bits = recipe.data.near_duplicate_bits
@@ -115,13 +117,13 @@ def _drop_duplicates(
 
 
 def _summary(rows: Iterable[Row]) -> dict[str, Any]:
-    """For the manifest: how many rows have a note, and the rows by split; logs the commonest notes."""
+    """Facts for the manifest: number of rows with a note, rows by split. Logs the most frequent notes."""
     notes, splits = Counter[str](), Counter[str]()
     for row in rows:
         notes.update([row["note"]] if row.get("note") else [])
         splits[row["split"]] += 1
     for note, count in notes.most_common(SHOWN):
-        log.info("images: a note on %d pictures: %s", count, note)
+        log.info("images: a note on %d photographs: %s", count, note)
     return {"noted": notes.total(), SPLITS: dict(sorted(splits.items()))}
 
 

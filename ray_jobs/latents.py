@@ -1,4 +1,4 @@
-"""Job: VAE moments of every photograph, mask and sketch, at every resolution of the recipe in one pass."""
+"""Job that computes VAE moments of every photograph, mask and sketch, at all resolutions of the recipe in one pass."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from mmface import plan
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset, published
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, part_names, read_part
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import DATA, part_names, read_part
 from mmface.datasets.reuse import gather
 from mmface.datasets.stage import Row, Stage
 from mmface.store import Store
 from ray_jobs.shared.job import exactly_once, parse_arguments, publish_parts, run_as_program, run_parts
 
-SHAPES = "work/shapes.json"  # what the VAE's shapes are, for who publishes without loading it
+SHAPES = "work/shapes.json"  # shapes of the latents, so that the driver can publish without loading the VAE
 
 Read = Callable[[str, tuple[str, ...]], list[Row]]
 
 
 class Sized(PartWorker):
-    """Parts at one resolution, whose rows ``read`` has for every other resolution too."""
+    """Makes parts at one resolution; shares the reading of rows, ``read``, with the other resolutions."""
 
     def __init__(self, identity: Identity, store: Store, stage: Stage, read: Read) -> None:
         super().__init__(identity, store, stage)
         self.read = read
 
     def rows(self, part: str, columns: Sequence[str] = ()) -> list[Row]:
-        """The part's rows."""
+        """The input rows of ``part``."""
         return self.read(part, tuple(columns))
 
 
 class OnePass:
-    """One part at every resolution: its rows are read, and their pictures decoded, once.
+    """Makes one part at every resolution; its rows are read, and its images decoded, only once.
 
     Args:
-        identities: the datasets by resolution; they have the same inputs.
-        mark: folder of the last dataset where a file stands for each part that is done.
+        identities: the datasets by resolution; all have the same inputs.
+        mark: folder of the last dataset in which an empty file marks each finished part.
     """
 
     def __init__(self, identities: Mapping[int, Identity], store: Store, recipe: Recipe, mark: str) -> None:
@@ -47,7 +48,7 @@ class OnePass:
 
         *_, last = identities.values()
         inputs = [open_dataset(uri) for uri in last.inputs.values()]
-        # Twice: without pictures, to look for known rows, and with them.
+        # Two entries: rows without images, to look for known rows, and rows with images.
         read = lru_cache(maxsize=2)(partial(read_part, inputs))
         vae = load_vae(recipe.components.vae).to(accelerator())
         self.originals = Originals(recipe.data.max_megapixels, recipe.picture_side)
@@ -59,7 +60,7 @@ class OnePass:
         self.store, self.mark = store.child(last.key), mark
 
     def run(self, part: str) -> int:
-        """Makes what is missing of ``part``; returns the number of rows that went in."""
+        """Makes ``part`` at the resolutions where it is missing; returns its number of input rows."""
         missing = [worker for worker in self.workers if not worker.publisher.store.exists(f"{DATA}/{part}")]
         counts = [worker.run(part) for worker in missing]
         self.originals.forget()
@@ -68,7 +69,7 @@ class OnePass:
 
 
 def main(argv: Sequence[str] | None = None) -> list[str]:
-    """Makes the resolutions that are not published yet; returns the URIs of all, smallest first."""
+    """Makes the resolutions that are not published yet; returns the URIs of all resolutions, smallest first."""
     job = parse_arguments("latents", argv, needs=["images", "conditions"]).pinned()
     inputs = [job.inputs[name] for name in ("images", "conditions")]
     identities = {size: plan.latents(job.recipe, size, *inputs) for size in job.recipe.resolutions}
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> list[str]:
 
 
 def make_missing(missing: Mapping[int, Identity], store: Store, recipe: Recipe) -> None:
-    """One pass over the parts, then each dataset is checked and published by itself, the last one last."""
+    """Makes all parts in one pass, then checks and publishes each dataset in order of resolution."""
     *_, last = missing.values()
     mark = f"work/pass-{'-'.join(map(str, missing))}"
 
@@ -97,7 +98,7 @@ def make_missing(missing: Mapping[int, Identity], store: Store, recipe: Recipe) 
 
 
 def publish_size(parts: Sequence[str], recipe: Recipe, publisher: Publisher) -> str:
-    """Publishes one resolution whose parts are all there; returns the dataset's URI."""
+    """Publishes one resolution after all its parts are finished; returns the dataset's URI."""
     return publish_parts(publisher, parts, recipe, json.loads(publisher.store.read(SHAPES)))
 
 

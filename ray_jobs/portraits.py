@@ -1,4 +1,4 @@
-"""Job: draws the portrait collection that stands in for photographs, in the layout of a source folder."""
+"""Job that draws a collection of portraits, which replaces photographs, in the layout of a source folder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmface.store import Store
 from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts
 
 PART = 50
-SEEDS = 1_000_000  # portraits of different recipe seeds never meet
-TABLES = {"captions.jsonl": 0, "attributes.csv": 1}  # lines of header that every part repeats
+SEEDS = 1_000_000  # seeds per recipe seed, so that recipes with different seeds never draw the same portrait
+TABLES = {"captions.jsonl": 0, "attributes.csv": 1}  # header lines, which every part repeats
 
 
 class Drawer:
-    """Draws one part of the collection; its tables, written last, mark it finished."""
+    """Draws one part of the collection; the part's tables are written last and mark it as finished."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
         self.publisher = Publisher(store, identity)
@@ -28,7 +28,7 @@ class Drawer:
         self.first_seed = recipe.seed * SEEDS
 
     def run(self, part: str) -> int:
-        """Part ``00003`` holds portraits 150 to 199."""
+        """Draws a part and returns its number of portraits; part ``00003`` has portraits 150 to 199."""
         from mmface.data.portraits import write_collection
 
         start = int(part) * PART
@@ -44,7 +44,7 @@ class Drawer:
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Draws what is missing and publishes; returns the dataset's URI."""
+    """Draws the missing parts, publishes the dataset and returns its URI."""
     job = parse_arguments("portraits", argv)
     identity = plan.portraits(job.recipe)
 

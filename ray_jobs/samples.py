@@ -1,4 +1,4 @@
-"""Job: paints held-out rows with a trained transformer and measures every picture."""
+"""Job that generates images for held-out rows with the trained transformer and measures each of them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.journal import Journal
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, commit, join_parts, part_names, reconcile
+from mmface.datasets.parts import DATA, commit, join_parts, part_names
 from mmface.datasets.records import SAMPLES
 from mmface.datasets.stage import Row
+from mmface.datasets.tally import reconcile
 from mmface.errors import StageError
 from mmface.store import Store
 from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts
 
 ROWS = ("images", "conditions", "captions")
-PART_ROWS = 32  # of one modality
+PART_ROWS = 32  # rows per part; all of one modality
 
 
 class Painter:
-    """Paints one part of the plan."""
+    """Generates the images of one part."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe, parts: dict[str, list[Row]]) -> None:
         from mmface.evaluate.paint import Paint
@@ -38,7 +39,7 @@ class Painter:
             self.paint = Paint(recipe, folder, accelerator())
 
     def run(self, part: str) -> int:
-        """Paints the rows of ``part``."""
+        """Generates the images of ``part``; returns their number."""
         planned = self.parts[part]
         wanted, sources = {row["id"] for row in planned}, sorted({row["part"] for row in planned})
         rows = {row["id"]: row for name in sources for row in join_parts(self.inputs, name) if row["id"] in wanted}
@@ -50,7 +51,7 @@ class Painter:
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Paints what is missing and publishes; returns the dataset's URI."""
+    """Generates the missing parts, publishes the dataset and returns its URI."""
     job = parse_arguments("samples", argv, needs=["train", *ROWS]).pinned()
     given = {name: job.inputs[name] for name in ("train", *ROWS)}
     identity = plan.samples(job.recipe, **given)
@@ -69,10 +70,10 @@ def main(argv: Sequence[str] | None = None) -> str:
 
 
 def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
-    """Names of the parts with what each paints: at most ``PART_ROWS`` rows {id, part, modality} of one modality.
+    """The parts by name: each at most ``PART_ROWS`` rows {id, part, modality} of one modality.
 
-    A part's name says which rows it holds, and nothing but the dataset's identity decides them, so that a run that was
-    interrupted can be finished with any ``evaluate.batch_size``.
+    The parts depend only on the dataset's identity, so an interrupted run can be resumed with any
+    ``evaluate.batch_size``.
     """
     from mmface.evaluate.paint import batches, plan
 

@@ -1,4 +1,4 @@
-"""Job: every caption, and the empty prompt, through the text encoder."""
+"""Job that encodes every caption, and the empty prompt, with the text encoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from safetensors.numpy import load
 
 from mmface import plan
-from mmface.datasets.parts import PartWorker
+from mmface.datasets.part_worker import PartWorker
 from mmface.datasets.records import EMPTY_FILE
 from mmface.store import Store
 from ray_jobs.shared.job import parse_arguments, run_as_program, run_stage

@@ -1,8 +1,8 @@
-"""Job: one phase of training under Ray Train, from its datasets to a published ``train-<i>-<px>``.
+"""Job that trains one phase under Ray Train and publishes it as the dataset ``train-<i>-<px>``.
 
-The loop and its checkpoints are ``mmface.train``; Ray gives them workers (:mod:`ray_jobs.shared.trainer`) and
-restarts, and itself keeps nothing. A run is named by stage and fingerprint, and whatever starts it again, a worker
-group after a loss or another driver, goes on from its newest checkpoint.
+The training loop and its checkpoints are in ``mmface.train``; Ray only provides and restarts the workers
+(:mod:`ray_jobs.shared.trainer`). A run is named by stage and fingerprint. However it is restarted, by Ray after a lost
+worker or by another driver, it resumes from its newest checkpoint.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # restarts after lost workers without a new checkpoint; our own errors are final at once
+MAX_FAILURES = 3  # restarts after lost workers without a new checkpoint; errors of the mmface tree end the run at once
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Trains ``--phase`` to its end and publishes its EMA weights and history; returns the dataset's URI."""
+    """Trains the phase ``--phase``, publishes its EMA weights and history; returns the dataset's URI."""
     job = parse_arguments("train", argv, needs=["latents", "text"])
     if job.phase and "previous" not in job.inputs:
-        raise InputError(f"phase {job.phase} starts from phase {job.phase - 1}: --inputs previous=URI", field="inputs")
+        message = f"phase {job.phase} starts from phase {job.phase - 1}; give --inputs previous=URI"
+        raise InputError(message, field="inputs")
     identity = plan.train(job.recipe, job.phase, job.inputs["latents"], job.inputs["text"], job.inputs.get("previous"))
     found = published(job.home, identity)
     work = make_work(job, identity)
@@ -49,25 +50,25 @@ def main(argv: Sequence[str] | None = None) -> str:
         connect_ray()
         publisher = Publisher(job.home, identity)
         found = publish(publisher, work.checkpoints(), fit(work), job.recipe)
-    # What the run kept for going on is of no more use.
+    # The published dataset replaces the checkpoints.
     work.checkpoints().remove()
     return found
 
 
 def make_work(job: JobArguments, identity: Identity) -> Work:
-    """The run of ``identity``."""
+    """The settings that the workers of this training run need."""
     uri = tracking.tracking_uri() if job.mlflow_run else None
     run = f"{identity.stage}-{identity.fingerprint}"
     return Work(job.recipe, job.phase, dict(identity.inputs), run, job.home.uri, job.mlflow_run, uri)
 
 
 def check_inputs(job: JobArguments) -> None:
-    """Refuses what cannot be trained on before a worker is started.
+    """Checks the inputs and the number of workers before any worker is started.
 
     Raises:
-        DatasetError: an input was never published, or is not what this phase reads, or was made by another VAE or text
-            encoder than the recipe's, as far as their shapes are known here.
-        RecipeError: some number of workers that ``train.min_workers`` allows could not share the optimizer's state.
+        DatasetError: an input was never published, is not the stage that this phase reads, or its shapes are not those
+            of the recipe's VAE or text encoder.
+        RecipeError: a number of workers that ``train.min_workers`` allows cannot share the optimizer's state.
     """
     phases = job.recipe.phases
     wanted = {"latents": f"latents-{phases[job.phase].resolution}", "text": "text"}
@@ -80,13 +81,13 @@ def check_inputs(job: JobArguments) -> None:
             raise DatasetError(message, field=f"inputs.{name}")
     for name, uri, found, expected in _shapes(job):
         if found != expected:
-            message = f"the recipe's {name} makes {expected}, but {uri} has {found}; prepare it with this recipe"
+            message = f"the recipe's {name} makes {expected}, but {uri} has {found}; prepare the data with this recipe"
             raise DatasetError(message, field=f"components.{name}")
     check_sizes(job.recipe)
 
 
 def check_sizes(recipe: Recipe) -> None:
-    """Looks at every number of workers that an elastic run may come to; one that it cannot go on with would be its end.
+    """Checks every number of workers that an elastic run may get: one with which it cannot resume would end the run.
 
     Raises:
         RecipeError: see :func:`mmface.train.placement.require_whole_blocks`.
@@ -94,14 +95,14 @@ def check_sizes(recipe: Recipe) -> None:
     from mmface.estimate.shapes import Shapes
     from mmface.train.placement import require_whole_blocks
 
-    with suppress(InputError):  # of a component whose shape is not known here
+    with suppress(InputError):  # the shape of a component is unknown here
         model = Shapes(recipe).transformer
         for size in range(recipe.train.min_workers or recipe.train.num_workers, recipe.train.num_workers + 1):
             require_whole_blocks(model, recipe.train, size)
 
 
 def _shapes(job: JobArguments) -> Iterator[tuple[str, str, list[int], list[int]]]:
-    """Component, dataset, its shape, the shape that the component gives."""
+    """(component, URI of its dataset, shape in the dataset, shape that the component makes), where known."""
     from mmface.estimate.shapes import Shapes
 
     shapes = Shapes(job.recipe)
@@ -115,14 +116,14 @@ def _shapes(job: JobArguments) -> Iterator[tuple[str, str, list[int], list[int]]
 
 
 def fit(work: Work) -> int:
-    """Trains the run, or the rest of it, to its last step; returns that step.
+    """Trains to the last step, resuming from the newest checkpoint if there is one; returns the last step.
 
-    A group that lost a worker starts anew, with fewer workers where the recipe allows it. ``MAX_FAILURES`` counts
-    losses in a row: with a new checkpoint between them the run may lose any number.
+    If a worker is lost, all workers restart, with fewer workers if the recipe allows it. The run fails after
+    ``MAX_FAILURES`` losses without a new checkpoint between them.
 
     Raises:
-        TrainingError: the loss is not finite or explodes, a checkpoint could not be kept, or workers die
-            again and again.
+        TrainingError: the loss is not finite or explodes, a checkpoint could not be written, or workers die
+            repeatedly.
         RecipeError, DatasetError: see :func:`mmface.train.loop.train_phase` and ``load_sets``.
     """
     from ray.exceptions import RayError
@@ -138,22 +139,22 @@ def fit(work: Work) -> int:
             except (TrainingFailedError, RayError) as error:
                 reason = str(error).strip().splitlines()[-1]
                 if checkpoints.latest() == before:
-                    message = f"{reason}; run again to go on from the last checkpoint"
+                    message = f"{reason}; run again to resume from the newest checkpoint"
                     raise TrainingError(message, field=work.run) from error
-                log.warning("%s: workers were lost (%s); it goes on from its newest checkpoint", work.run, reason)
+                log.warning("%s: lost workers (%s); resuming from the newest checkpoint", work.run, reason)
     if isinstance(answer, MMFaceError):
         raise answer
-    assert isinstance(answer, int), "a finished run says its last step"
+    assert isinstance(answer, int), "a finished run returns its last step"
     return answer
 
 
 def fit_once(work: Work) -> Result:
-    """One Ray Train run; it outlives up to ``MAX_FAILURES`` lost worker groups."""
+    """One Ray Train run, which restarts up to ``MAX_FAILURES`` times after lost workers."""
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchTrainer
 
     scaling, threads = share_out(work.recipe)
-    # Ray Train wants a place for checkpoints reported to it; none are.
+    # Ray Train requires a place for checkpoints, but none are reported to it.
     with tempfile.TemporaryDirectory(prefix="mmface-") as unused:
         trainer = TorchTrainer(
             train_worker,
@@ -167,9 +168,9 @@ def fit_once(work: Work) -> Result:
 
 
 def publish(publisher: Publisher, checkpoints: Checkpoints, step: int, recipe: Recipe) -> str:
-    """The EMA weights and history of the checkpoint of ``step``, and the recipe, as a dataset.
+    """Publishes the EMA weights and history of the checkpoint at ``step``, and the recipe; returns the URI.
 
-    The manifest keeps the checksums of what is not published, so that runs can be compared to the last bit.
+    The manifest also has the checksums of the checkpoint's other files, so that two runs can be compared bit by bit.
 
     Raises:
         TrainingError: the checkpoint is damaged.
@@ -182,7 +183,7 @@ def publish(publisher: Publisher, checkpoints: Checkpoints, step: int, recipe: R
             record = checkpoints.record(step)
             checkpoints.fetch(record, folder, without=UNPUBLISHED)
         except DatasetError as error:
-            message = f"{error.message}; run again to go on from the checkpoint before it"
+            message = f"{error.message}; run again to resume from the checkpoint before it"
             raise TrainingError(message, field=error.field) from error
         summary = read_summary(folder)
         publisher.store.upload(folder / TRANSFORMER, TRANSFORMER)
@@ -194,13 +195,13 @@ def publish(publisher: Publisher, checkpoints: Checkpoints, step: int, recipe: R
 
 
 def share_out(recipe: Recipe) -> tuple[ScalingConfig, int | None]:
-    """Resources of each worker, and its threads; GPU workers keep torch's own choice of threads.
+    """Ray's resources for the workers, and the threads of each; None leaves the number of threads on GPUs to torch.
 
-    Without a GPU every worker gets an equal share of the machines, whole on one machine. Of that share it reserves
-    what is free now, so that a small service beside it does not keep it waiting for ever.
+    Without GPUs every worker gets an equal share of CPUs, all on one machine. It reserves at most the CPUs that are
+    free now, because Ray would wait forever for CPUs that another program, such as a small service, holds.
 
     Raises:
-        RecipeError: more workers than CPUs, or than GPUs where those are asked for.
+        RecipeError: more workers than CPUs, or with ``train.use_gpu`` more than GPUs.
     """
     import ray
     from ray.train import ScalingConfig
@@ -211,7 +212,7 @@ def share_out(recipe: Recipe) -> tuple[ScalingConfig, int | None]:
     if recipe.train.use_gpu:
         gpus = ray.cluster_resources().get("GPU", 0.0)
         if gpus < least and not recipe.jobs.autoscaling:
-            message = f"{least} workers with a GPU each, but Ray has {gpus:g}; set it to false, or jobs.autoscaling"
+            message = f"{least} workers need a GPU each, but Ray has {gpus:g}; set it to false, or set jobs.autoscaling"
             raise RecipeError(message, field="train.use_gpu")
         return ScalingConfig(num_workers=workers, use_gpu=True), None
     machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -219,7 +220,8 @@ def share_out(recipe: Recipe) -> tuple[ScalingConfig, int | None]:
     fitting = (share for number, share in shares if sum(cpus // share for cpus in machines) >= number)
     threads = next(fitting, None)
     if threads is None:
-        raise RecipeError(f"{least} workers, but Ray has {sum(machines)} CPUs", field="train.num_workers")
+        message = f"{least} workers need a CPU each, but Ray has {sum(machines)}; lower it or add CPUs"
+        raise RecipeError(message, field="train.num_workers")
     free = int(ray.available_resources().get("CPU", 0)) // most
     return ScalingConfig(num_workers=workers, resources_per_worker={"CPU": max(1, min(threads, free))}), threads
 

@@ -1,1 +1,1 @@
-"""The HTTP service (§9): FastAPI routes and a model replica on Ray Serve."""
+"""The HTTP service (§9): FastAPI routes and model replicas on Ray Serve."""

@@ -1,9 +1,9 @@
 """The application for ``serve deploy`` and KubeRay's RayService: ``import_path: serve.declared:application``.
 
-Host and port are the config's ``http_options``; addresses, credentials and keys are in the environment of the nodes.
-Without a champion the service is up but not ready, and takes one as soon as there is one.
+Host and port come from the config's ``http_options``; addresses, credentials and keys from the environment of the
+nodes. Without a champion the service runs but is not ready; it loads the champion as soon as there is one.
 """
-# Ray looks at the builder's annotation for a class, so annotations must not be postponed here.
+# Ray reads the annotation of the builder's argument at run time, so this file must not postpone annotations.
 
 from pydantic import BaseModel, ConfigDict
 from ray.serve import Application
@@ -13,7 +13,7 @@ from serve.deploy.deployments import build
 
 
 class Arguments(BaseModel):
-    """``args`` of the config: a recipe's name or address, and overrides like ``serve.replicas=2``."""
+    """The ``args`` of the config: name or address of a recipe, and overrides such as ``serve.replicas=2``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,6 +25,6 @@ def application(arguments: Arguments) -> Application:
     """Builds the service of a recipe.
 
     Raises:
-        RecipeError: no such recipe, or a wrong override.
+        RecipeError: the recipe does not exist, or an override is invalid.
     """
     return build(load_recipe(arguments.recipe, list(arguments.overrides)).serve, {})

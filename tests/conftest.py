@@ -1,4 +1,4 @@
-"""One Ray and one Prefect for the whole session; whatever needs them asks for ``ray_session``, ``prefect_server``."""
+"""Fixtures for all tests: one Ray (``ray_session``), one Prefect server and one S3 server for the whole session."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-settings.register_profile("mmface", deadline=None)  # a busy machine is no defect
+settings.register_profile("mmface", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("mmface")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
 PREFECT_START_SECONDS = 180
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(PREFECT_START_SECONDS))
 
-# The background jobs of a shell ignore it, and so would the processes that tests interrupt.
+# Background jobs of a shell ignore SIGINT, and the child processes that tests interrupt would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def no_handlers_left() -> Iterator[None]:
-    """Takes away the log handlers that the command line adds: they write to a stream that is closed after the test."""
+    """Removes the log handlers that the command line adds: they write to a stream that is closed after the test."""
     loggers = [logging.getLogger(name) for name in ("flows", "ray_jobs", "mmface", "serve")]
     before = [list(one.handlers) for one in loggers]
     yield
@@ -44,7 +44,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """The process's only server: Prefect keeps clients of its concurrency limits, which would ask an earlier one."""
+    """The only server of the process: clients that Prefect caches would otherwise call an earlier server."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=PREFECT_START_SECONDS):
@@ -53,7 +53,7 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty database of MLflow's present schema: making one takes seconds, copying it none."""
+    """An empty MLflow database with the current schema, to be copied: creating one takes seconds."""
     from mmface.bundles.tracking import open_tracking
 
     folder = tmp_path_factory.mktemp("mlflow")

@@ -1,4 +1,4 @@
-"""What a retraining has left behind, in a form that two of them can be compared by (§6, §8)."""
+"""What a retraining leaves in the store and in MLflow, in a form that can be compared (§6, §8)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from mmface.datasets.inventory import scan
 from mmface.store import Store, home
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-WALL_TIME = ("history.jsonl",)  # says how long steps took
+WALL_TIME = ("history.jsonl",)  # contains the duration of steps
 
 
 @dataclass
 class EndState:
-    """Two are equal when the same was made.
+    """The result of a retraining; two are equal when the same data, weights and versions were made.
 
     Attributes:
         datasets: fingerprint and content by stage.
         weights: SHA-256 of the trained transformer.
         versions: registered versions with their aliases.
         runs: status of each MLflow run.
-        partial, doubled_steps, leftovers: what there should be nothing of; see :func:`end_state`.
+        partial: datasets that are not published; should be empty.
+        doubled_steps: metrics with two values for one step; should be empty.
+        leftovers: working files of stages and runs; should be empty.
     """
 
     datasets: dict[str, tuple[str, dict[str, str]]]
@@ -34,12 +36,12 @@ class EndState:
 
     @property
     def nothing_left(self) -> bool:
-        """No partial dataset, no step told twice, no scratch of a run."""
+        """Whether there is no partial dataset, no doubled step and no working file."""
         return not [*self.partial, *self.doubled_steps, *self.leftovers]
 
 
 def end_state() -> EndState:
-    """Of ``MMFACE_HOME`` and ``MLFLOW_TRACKING_URI``; partial datasets, doubled metric steps and run folders named."""
+    """The end state of ``MMFACE_HOME`` and ``MLFLOW_TRACKING_URI``."""
     place = home()
     held = scan(place)
     published = {one.stage: open_dataset(f"{place.uri}/{one.key}") for one in held if one.manifest is not None}
@@ -87,8 +89,8 @@ def _tracked() -> tuple[list[str], list[str]]:
         for name in run.data.metrics:
             history = [(one.step, one.value) for one in client.get_metric_history(run.info.run_id, name)]
             steps = {step for step, _ in history}
-            # A figure of the whole model may be told again by a second try of the release, but not otherwise.
-            told = len(set(history)) if len(steps) == 1 else len(history)
-            if told > len(steps):
+            # A retried release may log a metric of the whole model again with the same value; nothing else may.
+            logged = len(set(history)) if len(steps) == 1 else len(history)
+            if logged > len(steps):
                 doubled.append(name)
     return [run.info.status for run in runs], doubled

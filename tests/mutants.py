@@ -1,7 +1,7 @@
-"""Mutants of picture files, the same for the same seed: damaged and odd as files of cameras, programs and networks are.
+"""Mutated image files, the same for the same seed: damaged or unusual, as cameras, programs and networks make them.
 
-A file is taken apart into its segments (JPEG), chunks (PNG, WebP), one of them is changed, and lengths and checksums
-are made right again in most, so that what reads the segment gets to see it.
+A file is split into its segments (JPEG) or chunks (PNG, WebP), and one of them is changed. Most mutants get correct
+lengths and checksums, so that decoders read the changed segment.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BODIES = (
 
 
 def mutants(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """What was done to which file, and the file."""
+    """``count`` pairs of a description of the mutation and the mutated file."""
     draw = random.Random(seed)  # noqa: S311
     originals = list(pictures())
     for number in range(count):
@@ -44,7 +44,7 @@ def mutants(count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def pictures() -> Iterator[tuple[str, bytes]]:
-    """Sound files of every kind, with all the metadata that there is."""
+    """Valid files of every kind, with all kinds of metadata."""
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8))
     exif = Image.Exif()
     exif.update(
@@ -68,14 +68,14 @@ def pictures() -> Iterator[tuple[str, bytes]]:
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    """``image`` as a file."""
+    """The bytes of ``image`` as a file of ``kind``."""
     sink = BytesIO()
     image.save(sink, kind, **options)
     return sink.getvalue()
 
 
 def bytes_changed(data: bytes, draw: random.Random) -> bytes:
-    """Some bytes, most of them near the beginning."""
+    """Changes some bytes, mostly near the beginning."""
     damaged = bytearray(data)
     for _ in range(draw.randint(1, 6)):
         damaged[draw.randrange(len(data) if draw.random() < 0.3 else min(600, len(data)))] = draw.randrange(256)
@@ -83,13 +83,13 @@ def bytes_changed(data: bytes, draw: random.Random) -> bytes:
 
 
 def cut(data: bytes, draw: random.Random) -> bytes:
-    """The beginning of the file, or the file without some piece."""
+    """Truncates the file, or removes a piece of it."""
     start, end = sorted(draw.sample(range(len(data)), 2))
     return data[:start] if draw.random() < 0.5 else data[:start] + data[end:]
 
 
 def body_changed(data: bytes, draw: random.Random) -> bytes:
-    """Some bytes of one segment's body: tags, types, counts, offsets."""
+    """Changes some bytes in the body of a segment: tags, types, counts, offsets."""
     segments, tail = apart(data)
     place = draw.randrange(len(segments))
     name, body = segments[place]
@@ -98,7 +98,7 @@ def body_changed(data: bytes, draw: random.Random) -> bytes:
 
 
 def body_exchanged(data: bytes, draw: random.Random) -> bytes:
-    """Another body for one segment, or the beginning of its own."""
+    """Replaces the body of a segment, or truncates it."""
     segments, tail = apart(data)
     place = draw.randrange(len(segments))
     name, body = segments[place]
@@ -107,7 +107,7 @@ def body_exchanged(data: bytes, draw: random.Random) -> bytes:
 
 
 def moved(data: bytes, draw: random.Random) -> bytes:
-    """One segment left out, doubled, or at another place."""
+    """Removes, doubles or moves a segment."""
     segments, tail = apart(data)
     segment = draw.choice(segments)
     if draw.random() < 0.6:
@@ -118,7 +118,7 @@ def moved(data: bytes, draw: random.Random) -> bytes:
 
 
 def spliced(data: bytes, draw: random.Random) -> bytes:
-    """One segment more: another file's, or one of a known name and any body."""
+    """Inserts a segment with a known name and an arbitrary body."""
     segments, tail = apart(data)
     names = {
         b"\xff\xd8": [b"\xe1", b"\xe2", b"\xed", b"\xee", b"\xc4", b"\xdb", b"\xdd", b"\xfe"],
@@ -154,7 +154,7 @@ def spliced(data: bytes, draw: random.Random) -> bytes:
 
 
 def lengths_changed(data: bytes, draw: random.Random) -> bytes:
-    """A segment that says another length than it has."""
+    """Gives a segment a wrong length."""
     segments, tail = apart(data)
     whole = together(data, segments, tail)
     name, body = draw.choice(segments)
@@ -175,7 +175,7 @@ CHANGES = (bytes_changed, cut, body_changed, body_exchanged, moved, spliced, len
 
 
 def apart(data: bytes) -> tuple[list[Segment], bytes]:
-    """Segments of a file, and what comes after them (a JPEG's scan)."""
+    """Splits a file into its segments and the rest (the scan of a JPEG)."""
     if data[:2] == b"\xff\xd8":
         return _jpeg(data)
     png = data[:2] == PNG[:2]
@@ -188,7 +188,7 @@ def apart(data: bytes) -> tuple[list[Segment], bytes]:
 
 
 def together(data: bytes, segments: list[Segment], tail: bytes) -> bytes:
-    """A file of ``data``'s kind, with right lengths and checksums."""
+    """Joins segments to a file of the same kind as ``data``, with correct lengths and checksums."""
     if data[:2] == b"\xff\xd8":
         parts = [b"\xff" + name + struct.pack(">H", (len(body) + 2) % 2**16) + body for name, body in segments]
         return b"\xff\xd8" + b"".join(parts) + tail

@@ -1,4 +1,4 @@
-"""A local stack as tests use it: `mmface up` in a folder of its own, a tiny collection on its S3, one deployment."""
+"""A local stack for tests: `mmface up` in its own folder, a tiny collection on its S3, and its deployments."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ADDRESSES = (
     "AWS_ENDPOINT_URL",
     "MMFACE_SERVE_URL",
 )
-# Small enough for two cores: a picture of 32 pixels, one phase, every stage.
+# Small enough for two cores: images of 32 pixels, one phase, every stage.
 TINY = {
     "data.min_size": 32,
     "data.holdout": 0.3,
@@ -51,71 +51,71 @@ PHOTOS = "s3://mmface/photos"
 
 @dataclass
 class Stack:
-    """A stack that is up.
+    """A running stack.
 
     Attributes:
-        environment: what `mmface up --env` prints, and ours.
+        environment: this process's environment with the variables of `mmface up --env`.
     """
 
     folder: Path
     environment: dict[str, str]
 
     def mmface(self, *arguments: str, timeout: float = 400.0) -> subprocess.CompletedProcess[str]:
-        """Runs a command of the product against the stack."""
+        """Runs an `mmface` command against the stack."""
         return mmface(*arguments, environment=self.environment, timeout=timeout)
 
     def state(self) -> dict[str, Any]:
-        """What the supervisor wrote last."""
+        """The state that the supervisor wrote last."""
         return dict(json.loads((self.folder / "state.json").read_text()))
 
     def settings(self, **changed: object) -> list[str]:
-        """The tiny recipe on the photographs in the stack's S3."""
+        """Overrides that make a tiny recipe on the photographs in the stack's S3."""
         source = f"[{{name: photos, images: {PHOTOS}/images, masks: {PHOTOS}/masks}}]"
         return [f"{key}={value}" for key, value in {**TINY, "sources": source, **changed}.items()]
 
     def log(self, name: str) -> str:
-        """What a service has said."""
+        """The log of a service."""
         return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")
 
 
 def mmface(*arguments: str, environment: dict[str, str], timeout: float = 400.0) -> subprocess.CompletedProcess[str]:
-    """Runs a command; stdout and stderr are kept apart."""
+    """Runs an `mmface` command and captures stdout and stderr separately."""
     command = [sys.executable, "-m", "flows.cli", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
 def bare_environment() -> dict[str, str]:
-    """This process's, without any address."""
+    """This process's environment without the addresses of services."""
     kept = {name: value for name, value in os.environ.items() if name not in ADDRESSES}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Behind everything else on the machine, as Ray starts its workers, a test would take minutes.
+    # By default Ray gives its workers a low priority, with which a test would take minutes.
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
 
 @contextmanager
 def stack(folder: Path, *options: str) -> Iterator[Stack]:
-    """`mmface up` on free ports; whatever happens, `mmface down` at the end."""
+    """Runs `mmface up` on free ports, and `mmface down` at the end in any case."""
     environment = bare_environment()
     sizes = ["--cpus", "3", "--object-store-mb", "200"]
     up = mmface("up", "--detach", "--free-ports", *sizes, "--folder", str(folder), *options, environment=environment)
     try:
         assert up.returncode == 0, up.stderr + up.stdout
         lines = mmface("up", "--env", "--folder", str(folder), environment=environment).stdout.splitlines()
-        told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
-        yield Stack(folder, environment | told)
+        exported = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        yield Stack(folder, environment | exported)
     finally:
         mmface("down", "--folder", str(folder), environment=environment)
 
 
 @contextmanager
 def inside(environment: dict[str, str]) -> Iterator[None]:
-    """This process in that environment."""
+    """Runs the context with that environment in this process."""
     import boto3
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     before = dict(os.environ)
     os.environ.update(environment)
-    boto3.setup_default_session()  # which remembers the first credentials, as Prefect does the first address
+    boto3.setup_default_session()  # boto3 keeps its first credentials, as Prefect keeps its first address
     try:
         with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
             yield
@@ -126,7 +126,7 @@ def inside(environment: dict[str, str]) -> Iterator[None]:
 
 
 def upload_photographs(count: int, folder: Path) -> None:
-    """Draws portraits of 64 pixels and puts them into the stack's S3."""
+    """Draws portraits of 64 pixels and uploads them to the stack's S3."""
     from mmface.data.portraits import write_collection
     from mmface.store import Store
 
@@ -136,7 +136,7 @@ def upload_photographs(count: int, folder: Path) -> None:
 
 
 def schedule(deployment: str, seconds: float = 15.0) -> UUID:
-    """Gives a deployment a schedule whose first time is in ``seconds``, and then every minute; the deployment's id."""
+    """Schedules a deployment every minute, first in ``seconds``; returns the id of the deployment."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.schedules import IntervalSchedule
 
@@ -148,7 +148,7 @@ def schedule(deployment: str, seconds: float = 15.0) -> UUID:
 
 
 def start(deployment: str) -> UUID:
-    """Starts a deployment now; id of the flow run."""
+    """Starts a deployment now; returns the id of the flow run."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -157,7 +157,7 @@ def start(deployment: str) -> UUID:
 
 
 def pause(deployment: str) -> None:
-    """Keeps a deployment's schedules from starting anything."""
+    """Pauses the schedules of a deployment."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -165,7 +165,7 @@ def pause(deployment: str) -> None:
 
 
 def first_run(deployment: UUID) -> UUID | None:
-    """The flow run that a deployment has started first, if any has begun."""
+    """The first flow run that a deployment has started, if there is one."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
     from prefect.client.schemas.sorting import FlowRunSort
@@ -177,7 +177,7 @@ def first_run(deployment: UUID) -> UUID | None:
 
 
 def state_of(flow_run: UUID) -> State[Any] | None:
-    """A flow run's state; None while the server does not answer."""
+    """The state of a flow run; None while the server does not answer."""
     import httpx
     from prefect.client.orchestration import get_client
 
@@ -189,17 +189,17 @@ def state_of(flow_run: UUID) -> State[Any] | None:
 
 
 def wait_for(ask: Callable[[], T | None], timeout: float, what: str) -> T:
-    """The first answer that is not None or false."""
+    """Calls ``ask`` until it returns something true; returns that. Raises TimeoutError."""
     until = time.monotonic() + timeout
     while time.monotonic() < until:
         answer = ask()
         if answer:
             return answer
         time.sleep(0.5)
-    raise TimeoutError(f"{what}: not within {timeout:.0f} s")
+    raise TimeoutError(f"{what}: timed out after {timeout:.0f} s")
 
 
 def ended(flow_run: UUID) -> State[Any] | None:
-    """The state of a flow run that is over."""
+    """The state of a flow run that has ended; None while it runs."""
     state = state_of(flow_run)
     return state if state is not None and state.is_final() else None

@@ -1,4 +1,4 @@
-"""Tiny InternVL and Qwen3 models of the real classes: random, or taught a handful of answers by heart in a second."""
+"""Tiny InternVL and Qwen3 models of the real classes: random, or trained for a second to give a few fixed answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "n
 
 
 def tokenizer(corpus: Sequence[str]) -> Qwen2Tokenizer:
-    """Byte-level, so that it spells anything, with the words of ``corpus`` whole."""
+    """A byte-level tokenizer, which can encode any text, with whole tokens for the words of ``corpus``."""
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(corpus, vocab_size=700, min_frequency=1, special_tokens=["<|endoftext|>", "<|im_end|>"])
     tree = json.loads(trained.to_str())["model"]
@@ -54,7 +54,7 @@ def tokenizer(corpus: Sequence[str]) -> Qwen2Tokenizer:
 
 
 def internvl(folder: Path, answers: Mapping[str, str]) -> str:
-    """An InternVL that gives each prompt its answer, whatever the picture; random without answers."""
+    """An InternVL that gives each prompt its answer, independent of the image; random without answers."""
     torch.manual_seed(11)
     words = tokenizer([*answers, *answers.values()])
     processor = InternVLProcessor(
@@ -110,7 +110,7 @@ def _teach(model: Any, words: Qwen2Tokenizer, asked: Sequence[Any], answers: Seq
             said = words(answer + words.eos_token, return_tensors="pt").input_ids
             ids = torch.cat([inputs["input_ids"], said], 1)
             labels = torch.cat([torch.full_like(inputs["input_ids"], -100), said], 1)
-            # Another picture each time: the answer must not hang on it.
+            # A new random image each time, so that the answer does not depend on it.
             pictures = {"pixel_values": torch.randn_like(inputs["pixel_values"])} if "pixel_values" in inputs else {}
             losses.append(model(input_ids=ids, labels=labels, **pictures).loss)
         if not losses or max(losses).item() < 0.01:

@@ -1,4 +1,4 @@
-"""Tiny random networks of every class that production uses; one tokenizer that spells letter by letter."""
+"""Tiny random networks of every class that production uses, and a tokenizer with one token per letter."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT |= {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
 
 
 def tokenizer(folder: Path) -> CLIPTokenizer:
-    """Spells words letter by letter."""
+    """A tokenizer with one token per letter."""
     letters = string.ascii_lowercase
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     made = CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=TOKENS)
@@ -86,7 +86,7 @@ def kl(**options: Any) -> AutoencoderKL:
 
 
 def kl_flux() -> AutoencoderKL:
-    """Sixteen channels and a shift that the released models do not apply (§4)."""
+    """A VAE with sixteen channels and a shift, which the released models ignore (§4)."""
     return kl(latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159)
 
 
@@ -109,7 +109,7 @@ def dc() -> AutoencoderDC:
 
 
 def dc_whitened() -> AutoencoderDC:
-    """Its constructor knows no such keys; a config may carry them all the same (§4)."""
+    """A VAE whose config has ``latents_mean`` and ``latents_std``, although its constructor does not take them (§4)."""
     vae = dc()
     vae.register_to_config(latents_mean=[0.5, 0.0, -0.5, 1.0], latents_std=[2.0, 1.0, 0.5, 0.25])
     return vae
@@ -134,7 +134,7 @@ def transformer(**options: Any) -> MMFaceDiT:
     sizes = {"in_channels": 2 * CHANNELS, "hidden_size": 32, "depth": 2, "num_heads": 2, "text_embed_dim": TEXT_WIDTH}
     model = MMFaceDiT(**{**sizes, **options}).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # adaLN starts at zero, which would hide the inputs
+        for parameter in model.parameters():  # adaLN is initialised to zero, which would hide the inputs
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
@@ -154,7 +154,7 @@ def pipeline(
 
 
 def components(root: Path) -> dict[str, str]:
-    """A recipe's ``components``: each in a folder of its own below ``root``."""
+    """The ``components`` of a recipe, each saved in a folder below ``root``."""
     square = {"height": SIDE, "width": SIDE}
     kl().save_pretrained(root / "vae")
     clip().save_pretrained(root / "clip")

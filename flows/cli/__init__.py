@@ -1,4 +1,4 @@
-"""The command line ``mmface``: one module a command."""
+"""The command line ``mmface``: one module for each group of commands."""
 
 from flows.cli.command_line import main
 

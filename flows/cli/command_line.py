@@ -1,4 +1,4 @@
-"""The command line: ``mmface …``. Parsing needs the standard library alone; each command imports what it runs."""
+"""The command line ``mmface …``. Parsing imports the standard library only; each command imports what it needs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, deploy, estimate, jobs, quarantine, stack, watermark
+from flows.cli import convert, datasets, deploy, estimate, jobs, quarantine, recipe, stack, watermark
 
 Command = Callable[[argparse.Namespace], int]
+Commands = argparse._SubParsersAction  # what ``add_subparsers`` returns
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. A user's mistake is one line on stderr and exit code 2; an interrupt is 130."""
+    """Runs one command; returns its exit code. A user error prints one line on stderr and gives 2, an interrupt 130."""
     arguments = _parser().parse_args(argv)
-    _set_up_logging()
     from mmface.config.environment import prepare_environment
     from mmface.errors import MMFaceError
 
+    _set_up_logging()
     try:
         prepare_environment()
         command: Command = arguments.run
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mmface: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("mmface: interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        print("mmface: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -39,71 +40,88 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mmface", description="Face photographs in, a served face generator out.")
     parser.add_argument("--version", action="version", version=version("mmface"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_retrain(commands)
+    _add_generate(commands)
+    _add_recipe(_add(commands, "serve", _serve, "Serve the champion over HTTP until interrupted."))
+    _add_registry(commands)
+    _add(commands, "doctor", _doctor, "Report what is installed, reachable and missing, and how to fix it.")
+    for group in (datasets, quarantine, jobs, watermark, recipe):
+        group.add_command(commands)
+    for one in (convert, estimate, stack, deploy):
+        one.add_command(commands, _add_recipe)
+    _add_portraits(commands)
+    _add_zoo(commands)
+    return parser
 
-    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
-        return command
 
-    command = add("retrain", _retrain, "Run the whole line: prepare, train, evaluate, gate, register, report.")
+def _add(commands: Commands, name: str, run: Command, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_retrain(commands: Commands) -> None:
+    command = _add(commands, "retrain", _retrain, "Run every stage: prepare, train, evaluate, gate, register, report.")
     _add_recipe(command)
-    command.add_argument("--images", metavar="DIR", help="folder or s3:// prefix of photographs (default: portraits)")
-    command.add_argument("--masks", metavar="DIR", help="label masks with the photographs' names (default: parsed)")
-    command.add_argument("--captions", metavar="FILE|DIR", help="a .jsonl, or a folder of .txt files")
-    on = "where stages run: jobs on the cluster of RAY_ADDRESS, or this process (default: as RAY_ADDRESS says)"
-    command.add_argument("--on", choices=["cluster", "local"], help=on)
-    text = "train although train.start=models:/NAME@ALIAS has learnt these photographs by this recipe"
+    text = "folder or s3:// prefix of photographs (default: draw portraits)"
+    command.add_argument("--images", metavar="DIR", help=text)
+    text = "masks, named like the photographs (default: computed by the parser)"
+    command.add_argument("--masks", metavar="DIR", help=text)
+    command.add_argument("--captions", metavar="FILE|DIR", help="a .jsonl file, or a folder of .txt files")
+    text = "where stages run: as jobs on the cluster of RAY_ADDRESS, or in this process (default: as RAY_ADDRESS says)"
+    command.add_argument("--on", choices=["cluster", "local"], help=text)
+    text = "train even if the version of train.start=models:/NAME@ALIAS was made of these photographs by this recipe"
     command.add_argument("--force", action="store_true", help=text)
 
-    command = add("generate", _generate, "Paint faces with a registered model, without a server.")
+
+def _add_generate(commands: Commands) -> None:
+    command = _add(commands, "generate", _generate, "Generate images with a registered model, without a server.")
     drawing = command.add_mutually_exclusive_group(required=True)
-    drawing.add_argument("--mask", type=Path, metavar="PNG", help="label mask: palette, label-index or palette colours")
-    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white paper")
+    text = "mask: palette image, label indices, or colours of the palette"
+    drawing.add_argument("--mask", type=Path, metavar="PNG", help=text)
+    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white")
     command.add_argument("--prompt", required=True)
     command.add_argument("--negative-prompt", default="")
-    command.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count up")
-    command.add_argument("--n", type=int, default=1, help="how many pictures, 1 to 8")
+    command.add_argument("--seed", type=int, default=0, help="seed of the first image; each further image adds 1")
+    command.add_argument("--n", type=int, default=1, help="number of images, 1 to 8")
     command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
     command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
     command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
     command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
 
-    _add_recipe(add("serve", _serve, "Serve the champion over HTTP until interrupted."))
-    _add_recipe(add("runs", _runs, "List the registered versions of the recipe's serve.model_name and their aliases."))
-    command = add("rollback", _rollback, "Make the previous champion of serve.model_name the champion again.")
+
+def _add_registry(commands: Commands) -> None:
+    text = "List the registered versions of the recipe's serve.model_name and their aliases."
+    _add_recipe(_add(commands, "runs", _runs, text))
+    command = _add(commands, "rollback", _rollback, "Make the previous champion of serve.model_name champion again.")
     _add_recipe(command)
-    text = "champion that has to go; refused when another one is champion by then (default: the present one)"
+    text = "version to remove as champion; refused if it is not champion (default: the current champion)"
     command.add_argument("version", nargs="?", metavar="VERSION", help=text)
-    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the move")
-    command = add("promote", _promote, "Make a version champion by hand, past the gate; it must load and paint first.")
+    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the change")
+    text = "Make a version champion by hand, without the gate, after checking that it loads and generates an image."
+    command = _add(commands, "promote", _promote, text)
     _add_recipe(command)
     command.add_argument("version", metavar="VERSION", help="see mmface runs")
-    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the move")
-    add("doctor", _doctor, "Say what is installed, reachable and missing, with the remedy.")
+    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the change")
 
-    for group in (datasets, quarantine, jobs, watermark):
-        group.add_command(commands)
-    for one in (convert, estimate, stack, deploy):
-        one.add_command(commands, _add_recipe)
 
-    command = add("portraits", _portraits, "Draw a procedural portrait collection with exact masks.")
+def _add_portraits(commands: Commands) -> None:
+    command = _add(commands, "portraits", _portraits, "Draw a collection of procedural portraits with exact masks.")
     command.add_argument("--n", type=int, default=400)
     command.add_argument("--size", type=int, default=128)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, required=True)
 
-    zoo = add("zoo", _zoo, "Train or measure the small networks that ship with the package.")
-    zoo.add_argument("action", choices=["train", "measure"])
-    zoo.add_argument("--only", choices=["vae", "parser", "sketch", "clip"], action="append", help="default: all")
-    zoo.add_argument("--out", type=Path, help="train: where the weights go (default: into the package)")
-    zoo.add_argument(
-        "--dataset",
-        metavar="STAGE[/FINGERPRINT]|URI",
-        help="train: VAE and parser, on a conditions dataset",
-    )
-    zoo.add_argument("--photos", type=Path, metavar="DIR", help="measure: real photographs to reconstruct")
-    zoo.add_argument("--sheet", type=Path, metavar="PNG", help="measure: contact sheet to write")
-    return parser
+
+def _add_zoo(commands: Commands) -> None:
+    command = _add(commands, "zoo", _zoo, "Train or measure the small networks that ship with the package.")
+    command.add_argument("action", choices=["train", "measure"])
+    command.add_argument("--only", choices=["vae", "parser", "sketch", "clip"], action="append", help="default: all")
+    command.add_argument("--out", type=Path, help="train: folder of the weights (default: inside the package)")
+    text = "train: conditions dataset to train the VAE and the parser on"
+    command.add_argument("--dataset", metavar="STAGE[/FINGERPRINT]|URI", help=text)
+    command.add_argument("--photos", type=Path, metavar="DIR", help="measure: photographs to reconstruct")
+    command.add_argument("--sheet", type=Path, metavar="PNG", help="measure: contact sheet to write")
 
 
 def _add_recipe(command: argparse.ArgumentParser) -> None:
@@ -112,24 +130,24 @@ def _add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def _set_up_logging() -> None:
-    """Our own progress on stderr; libraries keep quiet unless their environment variable says otherwise."""
+    """Writes our own log to stderr, and silences libraries unless their environment variables say otherwise."""
+    from mmface.config.environment import quiet_libraries
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     for name in ("flows", "ray_jobs", "mmface", "serve"):
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)
-    for name in ("ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_libraries()
     for name, value in {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,ray_jobs,mmface",
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # progress comes from a thread outside the flow's context
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # progress comes from a thread outside the flow
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "DIFFUSERS_VERBOSITY": "error",
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -145,7 +163,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
     from mmface.store.reach import dashboard_address
 
     if (arguments.masks or arguments.captions) and not arguments.images:
-        raise InputError("--masks and --captions belong to photographs; give --images too", field="--images")
+        raise InputError("missing; --masks and --captions need it", field="--images")
     if arguments.on == "local":
         os.environ.pop("RAY_ADDRESS", None)
     if arguments.on == "cluster" and dashboard_address() is None:
@@ -155,12 +173,16 @@ def _retrain(arguments: argparse.Namespace) -> int:
     recipe = pin_start(load_recipe(arguments.recipe, list(overrides)))
     check_key(recipe)
     check(recipe)
-    from flows.cluster.server import start_temporary_server
+    from flows.cli.terminal import live_run
 
-    start_temporary_server()
-    from flows.retrain import retrain
+    with live_run(recipe):
+        from flows.cluster.server import start_temporary_server
 
-    print(retrain(arguments.recipe, overrides, arguments.force).summary())
+        start_temporary_server()
+        from flows.retrain import retrain
+
+        release = retrain(arguments.recipe, overrides, arguments.force)
+    print(release.summary())
     return 0
 
 
@@ -230,7 +252,7 @@ def _model_name(arguments: argparse.Namespace) -> str:
 
 
 def _photos(arguments: argparse.Namespace) -> dict[str, str]:
-    """The one collection that the command line can name; a recipe can name several, in any layout."""
+    """The collection that the command line names, as a value of ``sources``."""
     places = {"images": arguments.images, "masks": arguments.masks, "captions": arguments.captions}
     return {"name": "photos"} | {name: _absolute(place) for name, place in places.items() if place}
 

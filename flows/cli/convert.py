@@ -1,4 +1,4 @@
-"""``mmface convert``: a released checkpoint becomes a bundle, and a registered model if wanted."""
+"""``mmface convert``: turns a released checkpoint into a bundle, and registers it if wanted."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 ABOUT = """
-Brings a released MMFace-DiT checkpoint (256 or 512 px, ddpm or flow) into a bundle: strictly, its keys and shapes must
-be just the model's. The recipe says what the tensors do not: objective, resolution of the last phase, components.
-released-flow and released-ddpm are written for it. With --alias the bundle is registered too: mmface generate
---model NAME@ALIAS paints with it, mmface serve --set serve.alias=ALIAS serves it.
+Convert a released MMFace-DiT checkpoint (256 or 512 px, ddpm or flow) to a bundle. Its keys and shapes must be exactly
+those of the model. The recipe gives what the tensors do not: objective, resolution of the last phase, components; the
+recipes released-flow and released-ddpm are written for this. With --alias the bundle is also registered, for mmface
+generate --model NAME@ALIAS and mmface serve --set serve.alias=ALIAS.
 """
 
 
 def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Wires the command into the parser of ``mmface``."""
-    command = commands.add_parser("convert", help="Bring a released checkpoint into a bundle.", description=ABOUT)
+    """Adds the command to the command line."""
+    command = commands.add_parser("convert", help="Convert a released checkpoint to a bundle.", description=ABOUT)
     command.add_argument("folder", metavar="FOLDER", help="released checkpoint: a folder, a file or a hub id")
     add_recipe(command)
     command.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="folder to write; must not exist")
-    command.add_argument("--alias", metavar="ALIAS", help="register it too, under this alias")
+    command.add_argument("--alias", metavar="ALIAS", help="also register the bundle and give it this alias")
     command.set_defaults(run=run)
 
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from mmface.errors import InputError
 
     if arguments.alias == registry.CHAMPION:
-        raise InputError(f"the gate alone makes a {registry.CHAMPION}; take another name", field="--alias")
+        raise InputError(f"only the gate makes a {registry.CHAMPION}; choose another alias", field="--alias")
     recipe = load_recipe(arguments.recipe, arguments.set)
     from mmface.bundles.conversion import convert
 

@@ -1,4 +1,4 @@
-"""``mmface datasets list|show|verify|gc``: what a home holds, where it came from, whether it is whole, what may go."""
+"""``mmface datasets list|show|verify|gc``: lists, describes, checks and removes the datasets of a home."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ if TYPE_CHECKING:
     from mmface.store import Store
 
 GC = """
-Removes what nothing refers to. A dataset stays when it is reached from a registered model's lineage, from a job or flow
-run that has not ended (of a killed one: until mmface reap), from the newest published dataset of any stage, or from
-anything written in the last --keep-days: a finished dataset may wait for the next stage of a run that still goes on.
-With --delete, and no work going on, what killed writers left half written goes too; without it nothing is touched.
+Remove datasets that nothing refers to. A dataset is kept when one of these refers to it, directly or through other
+datasets: the lineage of a registered model; a job or flow run that has not ended (for a killed one: until mmface reap);
+the newest published dataset of any stage; anything written in the last --keep-days, since a published dataset may wait
+for the next stage of its run. --delete also removes the incomplete files of killed writers, if no work runs. Without
+--delete nothing is removed.
 """
 
 
 def add_command(commands: Any) -> None:
-    """Wires the command into the parser of ``mmface``."""
+    """Adds the command to the command line."""
     text = "List, show, verify and remove datasets."
     actions = commands.add_parser("datasets", help=text, description=text).add_subparsers(
         required=True, metavar="ACTION"
     )
 
-    action = actions.add_parser("list", help="every dataset of the home, and what refers to it")
-    action.add_argument("--stage", help="this stage alone")
+    action = actions.add_parser("list", help="List every dataset of the home and what refers to it.")
+    action.add_argument("--stage", help="list only this stage")
     action.set_defaults(run=list_datasets)
 
-    action = actions.add_parser("show", help="one dataset, with its lineage back to the sources")
-    action.add_argument("dataset", metavar="STAGE[/FINGERPRINT]|URI", help="may be cut short while it is unambiguous")
+    action = actions.add_parser("show", help="Show one dataset with its lineage back to the sources.")
+    action.add_argument("dataset", metavar="STAGE[/FINGERPRINT]|URI", help="any unambiguous beginning is enough")
     action.set_defaults(run=show)
 
-    action = actions.add_parser("verify", help="checksums of every listed file; exit code 1 names what is damaged")
+    action = actions.add_parser("verify", help="Compare the checksum of every file; exit with 1 if one is damaged.")
     action.add_argument("dataset", nargs="*", metavar="STAGE[/FINGERPRINT]|URI", help="default: all")
     action.set_defaults(run=verify)
 
-    action = actions.add_parser("gc", help="remove what nothing refers to (a dry run without --delete)", description=GC)
-    action.add_argument("--delete", action="store_true", help="really remove")
+    action = actions.add_parser("gc", help="Remove what nothing refers to (dry run without --delete).", description=GC)
+    action.add_argument("--delete", action="store_true", help="remove the datasets instead of listing them")
     action.add_argument(
-        "--keep-days", type=float, default=7.0, metavar="N", help="age below which all stays (default: 7)"
+        "--keep-days", type=float, default=7.0, metavar="N", help="keep everything younger than N days (default: 7)"
     )
     action.set_defaults(run=collect)
 
@@ -52,7 +53,8 @@ def add_command(commands: Any) -> None:
 def list_datasets(arguments: argparse.Namespace) -> int:
     """``mmface datasets list``."""
     from mmface.bundles.lineage import registered_lineages
-    from mmface.datasets.inventory import needs, scan
+    from mmface.datasets.inventory import scan
+    from mmface.datasets.retention import needs
     from mmface.errors import MMFaceError
     from mmface.store import home
 
@@ -61,7 +63,7 @@ def list_datasets(arguments: argparse.Namespace) -> int:
     try:
         reasons, note = needs(held, registered_lineages(), in_work=_in_work(place)), ""
     except MMFaceError as error:
-        reasons, note = needs(held, {}, in_work=_in_work(place)), f"; models are left out ({error})"
+        reasons, note = needs(held, {}, in_work=_in_work(place)), f"; references of models are not shown ({error})"
     shown = [one for one in held if arguments.stage in (None, one.stage)]
     rows = [[*_line(one), reasons.get(one.key, "nothing")] for one in shown]
     print(table(["dataset", "state", "rows", "size", "age", "kept by"], rows, right=(2, 3, 4)))
@@ -96,7 +98,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """``mmface datasets verify``: 1 when a file is damaged or missing."""
+    """``mmface datasets verify``: returns 1 when a file is damaged or missing."""
     from mmface.datasets.inventory import damages, find, scan
     from mmface.store import home
 
@@ -121,7 +123,8 @@ def verify(arguments: argparse.Namespace) -> int:
 def collect(arguments: argparse.Namespace) -> int:
     """``mmface datasets gc``."""
     from mmface.bundles.lineage import registered_lineages
-    from mmface.datasets.inventory import FOLDER, needs, removable, remove, scan
+    from mmface.datasets.inventory import FOLDER, scan
+    from mmface.datasets.retention import needs, removable, remove
     from mmface.errors import InputError
     from mmface.store import home
     from mmface.train.checkpoints.run import RUNS
@@ -131,42 +134,42 @@ def collect(arguments: argparse.Namespace) -> int:
     place = home()
     held = scan(place)
     models, in_work = registered_lineages(), _in_work(place)
-    going = removable(held, needs(held, models, in_work=in_work, keep_days=arguments.keep_days))
+    unused = removable(held, needs(held, models, in_work=in_work, keep_days=arguments.keep_days))
     old = {one.key for one in removable(held, needs(held, models, in_work=in_work))}
-    for one in going:
+    for one in unused:
         if arguments.delete:
             remove(place, one)
         print(f"{'removed' if arguments.delete else 'would remove'}  {'  '.join(_line(one))}")
     if arguments.delete and not in_work:
         for folder in (FOLDER, RUNS):
             place.child(folder).sweep()
-    print(f"{len(going)} of {len(held)} datasets, {size(sum(one.size for one in going))}")
-    if len(old) > len(going):
-        print(f"{len(old) - len(going)} more stay for their age alone (--keep-days {arguments.keep_days:g})")
-    if going and not arguments.delete:
+    print(f"{len(unused)} of {len(held)} datasets, {size(sum(one.size for one in unused))}")
+    if len(old) > len(unused):
+        print(f"{len(old) - len(unused)} more are kept only for their age (--keep-days {arguments.keep_days:g})")
+    if unused and not arguments.delete:
         print("dry run: nothing was removed; add --delete")
     return 0
 
 
 def _in_work(place: Store) -> dict[str, str]:
-    """What work that has not ended names: the leases of its owners, and the jobs of their flow runs."""
+    """What running work refers to, by owner: the datasets of its leases and the arguments of its jobs."""
     from flows.cluster.leases import taken
     from flows.cluster.ledger import of_flow_runs
 
-    told: dict[str, list[str]] = defaultdict(list)
+    named: dict[str, list[str]] = defaultdict(list)
     runs: dict[str, str] = {}
     for name, owner in taken(place):
         work = f"in work by {owner}"
-        told[work] += [_dataset(name), *owner.reads]
+        named[work] += [_dataset(name), *owner.reads]
         if owner.flow_run:
             runs[owner.flow_run] = work
     for entry in of_flow_runs(place, runs) if runs else ():
-        told[runs[entry.flow_run]] += [_dataset(entry.lease), *entry.arguments]
-    return {work: " ".join(texts) for work, texts in told.items()}
+        named[runs[entry.flow_run]] += [_dataset(entry.lease), *entry.arguments]
+    return {work: " ".join(texts) for work, texts in named.items()}
 
 
 def _dataset(lease: str) -> str:
-    """Key of the dataset that the owner of a lease makes."""
+    """The key of the dataset that the owner of a lease makes."""
     stage, _, fingerprint = lease.rpartition("-")
     return f"datasets/{stage}/{fingerprint}"
 
@@ -184,6 +187,6 @@ def _described(key: str, dataset: Held | None) -> str:
     if manifest is None:
         return f"{name}  ({dataset.state})"
     counts = ", ".join(f"{what} {count}" for what, count in manifest.counts.items() if count)
-    # What has no input was read from outside; its config says from where.
+    # A dataset without inputs was read from outside; its config names the source.
     origin = "" if dataset.references else f"  source {json.dumps(manifest.config | manifest.extra)}"
     return f"{name}  {counts}{origin}"

@@ -1,4 +1,4 @@
-"""``mmface deploy``: deployments, their schedules, and what starts them, onto the Prefect server of PREFECT_API_URL."""
+"""``mmface deploy``: applies deployments, schedules and automations to the Prefect server of PREFECT_API_URL."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 INFRA = Path(__file__).parents[2] / "infra"  # beside the packages, in a checkout as in a wheel
 DEFAULT_FILE = INFRA / "prefect" / "prefect.yaml"
 DASHBOARDS = INFRA / "grafana"
-AUTOMATIONS = "automations.yaml"  # beside it, if there is one
+AUTOMATIONS = "automations.yaml"  # beside the deployments, optional
 POOL_TYPE = "process"
-# Of trainings and of preparations that are at work at once; see flows.tasks.LIMITS.
+# How many training and preparation stages run at once; see flows.steps.tasks.LIMITS.
 SLOTS = {"mmface-train": 1, "mmface-prepare": 2}
 SERVER = "PREFECT_API_URL"
 WORKER_SECONDS = 10.0
@@ -28,7 +28,7 @@ def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], N
     text = "Apply deployments, schedules and automations to the Prefect server of PREFECT_API_URL."
     command = commands.add_parser("deploy", help=text, description=text)
     add_recipe(command)
-    text = "a prefect.yaml (default: the one that ships)"
+    text = "prefect.yaml to apply (default: the one that ships)"
     command.add_argument("--file", type=Path, default=DEFAULT_FILE, metavar="YAML", help=text)
     command.set_defaults(run=run)
 
@@ -39,17 +39,17 @@ def run(arguments: argparse.Namespace) -> int:
     from mmface.config.load import load_recipe
 
     load_recipe(arguments.recipe, arguments.set)
-    told = with_recipe(read(arguments.file), arguments.recipe, arguments.set)
+    declared = with_recipe(read(arguments.file), arguments.recipe, arguments.set)
     require_server()
-    pools = sorted({one["work_pool"]["name"] for one in told["deployments"]})
+    pools = sorted({one["work_pool"]["name"] for one in declared["deployments"]})
     prepare_server(pools)
-    apply(told)
+    apply(declared)
     apply_automations(arguments.file.with_name(AUTOMATIONS))
-    print(table(("DEPLOYMENT", "SCHEDULE", "STARTED BY"), [_row(one) for one in told["deployments"]]))
+    print(table(("DEPLOYMENT", "SCHEDULE", "STARTED BY"), [_row(one) for one in declared["deployments"]]))
     for pool in pools:
         if not wait_for_worker(pool):
-            remedy = f"start one: prefect worker start --pool {pool} --type {POOL_TYPE} (mmface up has one)"
-            print(f"mmface: warning: no worker polls the pool {pool}, so nothing will run; {remedy}", file=sys.stderr)
+            remedy = f"start one: prefect worker start --pool {pool} --type {POOL_TYPE} (mmface up starts one)"
+            print(f"mmface: warning: no worker polls the pool {pool}, so no flow will run; {remedy}", file=sys.stderr)
     return 0
 
 
@@ -60,32 +60,32 @@ def _row(one: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """A prefect.yaml. Raises InputError when it is not there or not one."""
+    """The content of a prefect.yaml. Raises InputError when the file is missing or malformed."""
     import yaml
 
     from mmface.errors import InputError
 
     try:
-        told = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text())
     except OSError as error:
-        remedy = "give a copy of the one that ships, infra/prefect/prefect.yaml, or your own"
+        remedy = "give your own, or a copy of infra/prefect/prefect.yaml, which ships"
         raise InputError(f"cannot read {file} ({error.strerror}); {remedy}", field="--file") from None
     except yaml.YAMLError as error:
         raise InputError(f"{file} is not YAML: {str(error).splitlines()[0]}", field="--file") from None
-    if not isinstance(told, dict) or not told.get("deployments"):
+    if not isinstance(content, dict) or not content.get("deployments"):
         raise InputError(f"{file} lists no deployments", field="--file")
-    return told
+    return content
 
 
-def with_recipe(told: dict[str, Any], recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The same with another recipe; a deployment's own overrides stay, and come last."""
+def with_recipe(declared: dict[str, Any], recipe: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The deployments with another recipe; the overrides of each deployment are kept and come last."""
     deployments = []
-    for one in told["deployments"]:
+    for one in declared["deployments"]:
         given = one.get("parameters", {})
         if "recipe" in given:
             given = given | {"recipe": recipe, "overrides": [*overrides, *given.get("overrides", ())]}
         deployments.append(one | {"parameters": given})
-    return told | {"deployments": deployments}
+    return declared | {"deployments": deployments}
 
 
 def require_server() -> None:
@@ -102,7 +102,7 @@ def require_server() -> None:
 
 
 def prepare_server(pools: Sequence[str]) -> None:
-    """Makes the work pools and the concurrency limits that are not there; what is there stays as it was set."""
+    """Creates missing work pools and concurrency limits; existing ones are not changed."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
     from prefect.exceptions import ObjectNotFound
@@ -122,24 +122,24 @@ def prepare_server(pools: Sequence[str]) -> None:
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=limit))
 
 
-def apply(told: dict[str, Any]) -> None:
-    """``prefect deploy --all``. Raises ServiceError with what it said when it fails."""
+def apply(declared: dict[str, Any]) -> None:
+    """Runs ``prefect deploy --all``. Raises ServiceError with its last line when it fails."""
     import yaml
 
     from mmface.errors import ServiceError
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prefect.yaml"
-        file.write_text(yaml.safe_dump(told))
+        file.write_text(yaml.safe_dump(declared))
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
-        raise ServiceError(f"prefect deploy failed: {said}", field=SERVER)
+        reason = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+        raise ServiceError(f"prefect deploy failed: {reason}", field=SERVER)
 
 
 def apply_automations(file: Path) -> None:
-    """Creates or replaces the automations of a file by their names."""
+    """Creates the automations of a file; replaces those with the same name."""
     import yaml
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
@@ -155,7 +155,7 @@ def apply_automations(file: Path) -> None:
 
 
 def wait_for_worker(pool: str) -> bool:
-    """Whether one polls it, now or soon: the server knows a worker by its first heartbeat, seconds after its start."""
+    """Whether a worker polls the pool. Waits a few seconds, since the server knows a worker by its first heartbeat."""
     from prefect.client.orchestration import get_client
 
     until = time.monotonic() + WORKER_SECONDS

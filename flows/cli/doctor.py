@@ -1,4 +1,4 @@
-"""``mmface doctor``: what is installed, reachable and missing, each with its remedy."""
+"""``mmface doctor``: reports what is installed, reachable and missing, with the fix for each problem."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEEDED_GIB = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``remedy`` is empty when all is well."""
+    """One line of the report; ``remedy`` is empty when nothing is wrong."""
 
     what: str
     detail: str
@@ -31,7 +31,7 @@ class Finding:
 
 
 def examine() -> int:
-    """Prints every finding; 1 if something needs a remedy."""
+    """Prints every finding; returns 1 if one has a remedy."""
     here = [*_packages(), _device(), *_zoo(), *_files(), _home(), _user(), *_sockets()]
     findings = [*here, *_services(), *_clocks(), *_cluster(), *_pools(), *_models()]
     for finding in findings:
@@ -67,7 +67,7 @@ def _zoo() -> Iterator[Finding]:
 
 
 def _files() -> Iterator[Finding]:
-    """What ships beside the packages."""
+    """Files that ship beside the packages."""
     for what, path in (("deployments", DEFAULT_FILE), ("dashboards", DASHBOARDS / "serving.json")):
         there = path.is_file()
         yield Finding(what, str(path) if there else f"no file {path}", "" if there else "install mmface again")
@@ -92,7 +92,7 @@ def _user() -> Finding:
 
 
 def _sockets() -> Iterator[Finding]:
-    """Of a Ray that would start here."""
+    """Whether the socket paths of a Ray started on this machine are short enough."""
     if (os.environ.get("RAY_ADDRESS") or LOCAL) != LOCAL:
         return
     try:
@@ -128,14 +128,14 @@ def _cluster() -> Iterator[Finding]:
     try:
         resources = Cluster(address).resources()
     except MMFaceError as error:
-        yield Finding("Ray cluster", str(error), "mmface up prints the token of a cluster that it started")
+        yield Finding("Ray cluster", str(error), "for a cluster of mmface up: mmface up --env prints the token")
     else:
         has = ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
         yield Finding("Ray cluster", f"{has}, the token is accepted")
 
 
 def _pools() -> Iterator[Finding]:
-    """Work pools that nobody works for: what is scheduled there would wait for ever."""
+    """Work pools; flow runs of a pool without a worker would wait for ever."""
     address = os.environ.get("PREFECT_API_URL", "")
     if not address or unreachable(address):
         return
@@ -163,6 +163,6 @@ def _models() -> Iterator[Finding]:
         return
     champion = next((one for one in versions if "champion" in one.aliases), None)
     if champion is None:
-        yield Finding("champion", "none yet: run mmface retrain --recipe demo")
+        yield Finding("champion", "none yet; run mmface retrain --recipe demo")
     else:
         yield Finding("champion", f"{champion.name} version {champion.version}")

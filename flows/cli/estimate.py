@@ -9,9 +9,9 @@ from typing import Any
 from flows.cli.tables import size, table
 
 ABOUT = """
-Says what a recipe would take before anything runs. FLOPs and bytes are counted from the recipe's shapes; what was
-measured, published or assumed is named as such. No price is known: without --usd-per-gpu-hour there is no cost.
-With --memory it says instead what training takes at most on each GPU: the step is run at full size on shapes alone.
+Estimate hours, storage and cost of a recipe before anything runs. FLOPs and bytes are counted from the shapes of the
+recipe; measured, published and assumed figures are marked as such. Without --usd-per-gpu-hour there is no cost. With
+--memory, print the peak memory of training on each GPU instead: the step runs at full size on shapes without data.
 """
 GIB = 2**30
 
@@ -19,16 +19,18 @@ GIB = 2**30
 def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], None]) -> None:
     """Wires the command into the parser of ``mmface``."""
     command = commands.add_parser(
-        "estimate", help="Hours, storage, cost and memory of a recipe, with sources.", description=ABOUT
+        "estimate", help="Estimate hours, storage, cost and memory of a recipe, with sources.", description=ABOUT
     )
     add_recipe(command)
-    command.add_argument("--images", type=int, metavar="N", help="photographs; needed without --memory")
-    command.add_argument("--gpus", metavar="NUMBERxNAME", help="for example 8xA100 (--memory: the recipe's workers)")
-    command.add_argument("--memory", action="store_true", help="peak memory of training on each GPU, phase by phase")
-    command.add_argument("--gpu-memory", type=float, default=32, metavar="GIB", help="of one GPU (default: 32)")
+    command.add_argument("--images", type=int, metavar="N", help="number of photographs; required without --memory")
+    command.add_argument(
+        "--gpus", metavar="NUMBERxNAME", help="such as 8xA100 (with --memory: default the recipe's workers)"
+    )
+    command.add_argument("--memory", action="store_true", help="print the peak memory of training on each GPU by phase")
+    command.add_argument("--gpu-memory", type=float, default=32, metavar="GIB", help="memory of one GPU (default: 32)")
     command.add_argument("--cpus", type=int, metavar="N", help="CPU cores (default: data.workers of the recipe)")
-    command.add_argument("--photo-bytes", type=float, metavar="N", help="bytes of one photograph")
-    command.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="what one GPU costs an hour")
+    command.add_argument("--photo-bytes", type=float, metavar="N", help="size of one photograph")
+    command.add_argument("--usd-per-gpu-hour", type=float, metavar="USD", help="price of one GPU for an hour")
     command.set_defaults(run=run)
 
 
@@ -40,8 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _stages(arguments: argparse.Namespace) -> int:
     from mmface.config.load import load_recipe
     from mmface.errors import InputError
-    from mmface.estimate.hardware import ENCODING, PAINTING, PHOTO_BYTES, TRAINING, WRITING, Figure
-    from mmface.estimate.prediction import estimate, parse_machine
+    from mmface.estimate.hardware import ENCODING, PAINTING, PHOTO_BYTES, TRAINING, WRITING, Figure, parse_machine
+    from mmface.estimate.prediction import estimate
 
     price, photo = arguments.usd_per_gpu_hour, PHOTO_BYTES
     for option, value in (("--usd-per-gpu-hour", price), ("--photo-bytes", arguments.photo_bytes)):
@@ -51,7 +53,7 @@ def _stages(arguments: argparse.Namespace) -> int:
         photo = Figure(arguments.photo_bytes, "--photo-bytes")
     for option, value in (("--images", arguments.images), ("--gpus", arguments.gpus)):
         if value is None:
-            raise InputError("is needed, unless --memory is asked for", field=option)
+            raise InputError("is required without --memory", field=option)
     recipe = load_recipe(arguments.recipe, arguments.set)
     machine = parse_machine(arguments.gpus, recipe.data.workers if arguments.cpus is None else arguments.cpus)
     lines = list(estimate(recipe, arguments.images, machine, photo))
@@ -65,10 +67,10 @@ def _stages(arguments: argparse.Namespace) -> int:
     print(f"{recipe.name}: {arguments.images:,} photographs on {arguments.gpus} and {machine.cpus} CPU cores")
     print(table(["stage", "hours", "storage", "USD"], rows, right=(1, 2, 3)))
     if price is None:
-        print("USD: no price is known; give --usd-per-gpu-hour")
+        print("USD: no price; give --usd-per-gpu-hour")
     else:
         print(f"USD: hours x {machine.gpus} GPUs x {price:g} (--usd-per-gpu-hour); storage is not priced")
-    print("\nwhere it comes from")
+    print("\nsources")
     for line in lines:
         for source in line.sources:
             print(f"  {line.stage:14}{source}")
@@ -82,8 +84,7 @@ def _stages(arguments: argparse.Namespace) -> int:
 def _memory(arguments: argparse.Namespace) -> int:
     from mmface.config.load import load_recipe
     from mmface.errors import InputError
-    from mmface.estimate.hardware import GPU_OVERHEAD
-    from mmface.estimate.prediction import parse_machine
+    from mmface.estimate.hardware import GPU_OVERHEAD, parse_machine
     from mmface.estimate.shapes import Shapes
     from mmface.train.memory import KINDS, Place, training_peak
 
@@ -105,9 +106,9 @@ def _memory(arguments: argparse.Namespace) -> int:
     for name, peak in zip(names, peaks, strict=True):
         left = arguments.gpu_memory - (peak.total + extra) / GIB
         verdict = f"fits, {left:.1f} GiB are left" if left >= 0 else f"does not fit, {-left:.1f} GiB are missing"
-        print(f"{name}: {workers} x {arguments.gpu_memory:g} GiB {verdict}; fullest in {peak.moment}")
+        print(f"{name}: {workers} x {arguments.gpu_memory:g} GiB {verdict}; peak in {peak.moment}")
     if on_gpu:
-        print(f"libraries: {_gib(extra)} GiB, {GPU_OVERHEAD.source}; the rest is counted")
+        print(f"libraries: {_gib(extra)} GiB, {GPU_OVERHEAD.source}; everything else is computed from the shapes")
     return 0
 
 

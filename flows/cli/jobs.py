@@ -1,4 +1,4 @@
-"""``mmface jobs list|logs|stop`` and ``mmface reap``: a cluster's jobs, and those that nobody waits for."""
+"""``mmface jobs list|logs|stop`` and ``mmface reap``: the jobs of a cluster, and orphaned jobs."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 def add_command(commands: Any) -> None:
     """Adds both commands to the command line."""
-    text = "Jobs on the Ray cluster of RAY_ADDRESS."
+    text = "List, read and stop jobs on the Ray cluster of RAY_ADDRESS."
     group = commands.add_parser("jobs", help=text, description=text).add_subparsers(required=True, metavar="ACTION")
-    listing = group.add_parser("list", help="newest first: status, age, and whose they are")
-    listing.add_argument("--running", action="store_true", help="leave out what has ended")
+    listing = group.add_parser("list", help="List jobs, newest first: status, age, and which flow waits for them.")
+    listing.add_argument("--running", action="store_true", help="list only jobs that still run")
     listing.set_defaults(run=show_jobs)
-    logs = group.add_parser("logs", help="what a job has said")
+    logs = group.add_parser("logs", help="Print the log of a job.")
     logs.add_argument("id")
-    logs.add_argument("--follow", action="store_true", help="until it ends")
+    logs.add_argument("--follow", action="store_true", help="follow the log until the job ends")
     logs.set_defaults(run=show_logs)
-    stop = group.add_parser("stop", help="stop a job; the flow that waits for it fails, and can be run again")
+    stop = group.add_parser("stop", help="Stop a job; the flow that waits for it fails and can be run again.")
     stop.add_argument("id")
     stop.set_defaults(run=stop_job)
-    text = "Stop jobs whose flow is dead, and end flow runs that Prefect still takes for running."
+    text = "Stop jobs whose flow is dead, and mark its flow run as crashed."
     commands.add_parser("reap", help=text, description=text).set_defaults(run=reap)
 
 
@@ -42,10 +42,10 @@ def show_jobs(arguments: argparse.Namespace) -> int:
             continue
         entry = ledger.find(store, str(job.submission_id))
         owner = leases.holder(store, entry.lease) if entry and not job.status.is_terminal() else None
-        waiting = str(owner or ("" if job.status.is_terminal() else "nobody (mmface reap stops it)" if entry else "?"))
+        shown = str(owner or ("" if job.status.is_terminal() else "none (mmface reap stops it)" if entry else "?"))
         since = age(time.time() - (job.start_time or 0) / 1000)
-        rows.append((str(job.submission_id), str(job.status.value), since, waiting))
-    print(table(("JOB", "STATUS", "STARTED", "WAITED FOR BY"), rows))
+        rows.append((str(job.submission_id), str(job.status.value), since, shown))
+    print(table(("JOB", "STATUS", "STARTED", "OWNER"), rows))
     return 0
 
 
@@ -66,7 +66,7 @@ def stop_job(arguments: argparse.Namespace) -> int:
     """``mmface jobs stop``."""
     cluster = _cluster()
     _known(cluster, arguments.id)
-    print(f"{arguments.id} {'is stopped' if cluster.stop(arguments.id) else 'had ended already'}")
+    print(f"{arguments.id} {'was stopped' if cluster.stop(arguments.id) else 'had already ended'}")
     return 0
 
 
@@ -76,7 +76,7 @@ def reap(arguments: argparse.Namespace) -> int:
     from mmface.store import home
 
     lines = reap_everything(home())
-    print("\n".join(lines) if lines else "nothing was left behind")
+    print("\n".join(lines) if lines else "no orphaned jobs or flow runs")
     return 0
 
 
@@ -93,4 +93,4 @@ def _cluster() -> Cluster:
 
 def _known(cluster: Cluster, submission_id: str) -> None:
     if cluster.find(submission_id) is None:
-        raise InputError(f"the cluster has no job {submission_id!r}; see mmface jobs list", field="id")
+        raise InputError(f"the cluster knows no job {submission_id!r}; see mmface jobs list", field="id")

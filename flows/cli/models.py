@@ -1,4 +1,4 @@
-"""Commands on registered models: paint with one, list them, move the champion by hand."""
+"""Commands on registered models: generate images, list versions, move the champion alias."""
 
 from __future__ import annotations
 
@@ -13,14 +13,8 @@ MAX_N = 8
 
 
 def paint(arguments: Namespace) -> list[Path]:
-    """``mmface generate``: writes the pictures and returns their paths."""
-    out: Path = arguments.out
-    if not 1 <= arguments.n <= MAX_N:
-        raise InputError(f"{arguments.n} pictures: ask for 1 to {MAX_N}", field="--n")
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; name a file in it", field="--out")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"no folder {out.absolute().parent}", field="--out")
+    """``mmface generate``: writes the images and returns their paths."""
+    _check_output(arguments.n, arguments.out)
     modality = "mask" if arguments.mask else "sketch"
     data = _read(arguments.mask or arguments.sketch, f"--{modality}")
 
@@ -33,7 +27,7 @@ def paint(arguments: Namespace) -> list[Path]:
     from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor
     from serve.pictures.provenance import Provenance, encode
 
-    disable_progress_bar()  # of loading, which takes a second
+    disable_progress_bar()  # loading takes only a second
     drawing = open_image(data, field=f"--{modality}")
     name, _, version = arguments.model.partition("@")
     bundle = load_bundle(name, version or "champion")
@@ -53,7 +47,7 @@ def paint(arguments: Namespace) -> list[Path]:
         guidance_scale=guidance,
         seeds=arguments.seed,
     )
-    paths = [out if arguments.n == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(arguments.n)]
+    paths = _paths(arguments.n, arguments.out)
     request_id = secrets.token_hex(8)
     for path, image, seed in zip(paths, painted.images, painted.seeds, strict=True):
         made = Provenance(seed, request_id, name, bundle.version, steps, guidance, sampling.sampler)
@@ -67,7 +61,7 @@ def show_versions(name: str) -> int:
 
     versions = list_versions(name)
     if not versions:
-        print(f"no {name} is registered yet: run mmface retrain")
+        print(f"no version of {name} is registered yet; run mmface retrain")
     for one in versions:
         made = datetime.fromtimestamp(one.created).isoformat(" ", "minutes")
         print(f"{one.name} {one.version:>4}  {made}  run {one.run_id}  {', '.join(one.aliases)}")
@@ -75,7 +69,7 @@ def show_versions(name: str) -> int:
 
 
 def roll_back(arguments: Namespace) -> int:
-    """``mmface rollback``: the champion before this one serves again; running services follow."""
+    """``mmface rollback``: makes the previous champion the champion again; running services follow."""
     from flows.steps import champions
     from mmface.config.load import load_recipe
     from mmface.store import home
@@ -87,12 +81,26 @@ def roll_back(arguments: Namespace) -> int:
 
 
 def promote(arguments: Namespace) -> int:
-    """``mmface promote``: a version becomes champion past the gate; running services follow."""
+    """``mmface promote``: makes a version champion without the gate; running services follow."""
     from flows.steps.promotion import promote_by_hand
 
     before = promote_by_hand(arguments.recipe, tuple(arguments.set), arguments.version, arguments.why)
     print(f"champion is version {arguments.version}; before it: {before or 'none'}")
     return 0
+
+
+def _check_output(n: int, out: Path) -> None:
+    if not 1 <= n <= MAX_N:
+        raise InputError(f"{n} images are out of range; ask for 1 to {MAX_N}", field="--n")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; name a file in it", field="--out")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {out.absolute().parent}; create it or choose another", field="--out")
+
+
+def _paths(n: int, out: Path) -> list[Path]:
+    """Where ``n`` images are written: ``out``, numbered when there are several."""
+    return [out if n == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(n)]
 
 
 def _read(path: Path, field: str) -> bytes:

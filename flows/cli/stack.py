@@ -13,8 +13,8 @@ from typing import Any
 
 DEFAULT_FOLDER = Path("mmface-stack")
 ABOUT = """
-Starts Prefect, MLflow, Ray, an S3 server, a Prefect worker and, once there is a champion, the service, and starts
-again whichever dies. Stays in the foreground until Ctrl-C; data stays in the folder for the next time.
+Start Prefect, MLflow, Ray, an S3 server, a Prefect worker and, once there is a champion, the HTTP service, and restart
+each one that dies. The command runs in the foreground until Ctrl-C; the folder keeps the data for the next start.
 """
 DETACHED_SECONDS = 330.0
 DOWN_SECONDS = 120.0
@@ -24,23 +24,27 @@ def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], N
     """Adds both commands to the command line."""
     up = commands.add_parser("up", help="Start the local stack.", description=ABOUT)
     _add_folder(up)
-    up.add_argument("--detach", action="store_true", help="return when everything answers; mmface down stops it")
-    up.add_argument("--env", action="store_true", help="print the running stack's environment for a shell to eval")
+    up.add_argument("--detach", action="store_true", help="return when every service answers; stop with mmface down")
+    up.add_argument("--env", action="store_true", help="print the running stack's environment, for a shell to eval")
     up.add_argument(
-        "--port", action="append", default=[], metavar="NAME=PORT", help="prefect, mlflow, ray, gcs, s3, serve"
+        "--port",
+        action="append",
+        default=[],
+        metavar="NAME=PORT",
+        help="port of prefect, mlflow, ray, gcs, s3 or serve",
     )
-    up.add_argument("--free-ports", action="store_true", help="any free ports where --port says nothing")
-    up.add_argument("--cpus", type=int, help="that Ray gives out (default: all, and one for the service)")
-    up.add_argument("--object-store-mb", type=int, default=500, metavar="MB", help="of Ray (default: 500)")
+    up.add_argument("--free-ports", action="store_true", help="use any free port for each service without --port")
+    up.add_argument("--cpus", type=int, help="CPUs that Ray schedules (default: all, plus one for the HTTP service)")
+    up.add_argument("--object-store-mb", type=int, default=500, metavar="MB", help="object store of Ray (default: 500)")
     add_recipe(up)
     up.set_defaults(run=start)
-    down = commands.add_parser("down", help="Stop the local stack.", description="Stops every process of mmface up.")
+    down = commands.add_parser("down", help="Stop the local stack.", description="Stop every process of mmface up.")
     _add_folder(down)
     down.set_defaults(run=stop)
 
 
 def _add_folder(command: argparse.ArgumentParser) -> None:
-    text = f"data, logs and state of the stack (default: {DEFAULT_FOLDER})"
+    text = f"folder for data, logs and state of the stack (default: {DEFAULT_FOLDER})"
     command.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, metavar="DIR", help=text)
 
 
@@ -56,10 +60,12 @@ def start(arguments: argparse.Namespace) -> int:
         return 0
     state = place.state()
     if state is not None and state.supervisor.alive:
-        raise ServiceError(f"a stack is up in {place.folder}; mmface down stops it", field=FIELD)
+        raise ServiceError(f"a stack runs in {place.folder}; stop it with mmface down", field=FIELD)
     if state is not None and any(one.alive for one in state.seen):
-        raise ServiceError(f"a stack in {place.folder} was left half alive; run mmface down first", field=FIELD)
-    load_recipe(arguments.recipe, arguments.set)  # a mistake is told here, not in a log
+        raise ServiceError(
+            f"some processes of a dead stack in {place.folder} still run; run mmface down first", field=FIELD
+        )
+    load_recipe(arguments.recipe, arguments.set)  # fails here rather than in the log of the service
     place.make()
     return _detach(arguments) if arguments.detach else _supervise(arguments)
 
@@ -76,19 +82,19 @@ def stop(arguments: argparse.Namespace) -> int:
     place = Place(arguments.folder)
     state = place.state()
     if state is None:
-        print(f"nothing is up in {place.folder}")
+        print(f"no stack runs in {place.folder}")
         return 0
     state.supervisor.send(signal.SIGTERM)
     until = time.monotonic() + DOWN_SECONDS
     while state.supervisor.alive and time.monotonic() < until:
         state = place.state() or state
         time.sleep(0.2)
-    # Of a supervisor that was killed: what it had seen, and what that has started since.
+    # If the supervisor was killed: the processes that it had recorded, and their descendants.
     left = {one for one in state.seen if one.alive}
     left |= Family().under([one.pid for one in left]) | ({state.supervisor} if state.supervisor.alive else set())
     end(left, 10.0)
     if any(one.alive for one in left):
-        raise ServiceError(f"these processes do not end: {sorted(one.pid for one in left if one.alive)}")
+        raise ServiceError(f"these processes did not stop: {sorted(one.pid for one in left if one.alive)}")
     shutil.rmtree(state.scratch, ignore_errors=True)
     place.forget()
     print(f"stopped {', '.join(state.services)}; data is kept in {place.folder}")
@@ -123,14 +129,14 @@ def _supervise(arguments: argparse.Namespace) -> int:
         place.keep_environment(made.environment)
         for service in made.services:
             say(f"{service.name:9}{service.url:26}{service.about}; log {place.log(service.name)}")
-        say(f'everything answers; use it with: eval "$(mmface up --env --folder {place.folder})"')
+        say(f'every service answers; use the stack with: eval "$(mmface up --env --folder {place.folder})"')
 
     Supervisor(made.services, place, scratch, say).run(ready)
     return 0
 
 
 def _detach(arguments: argparse.Namespace) -> int:
-    """Runs the same command in a session of its own and waits until it is ready."""
+    """Runs the same command as a background process and waits until the stack is ready."""
     from flows.stack.place import Place
     from mmface.errors import ServiceError
 
@@ -154,12 +160,12 @@ def _detach(arguments: argparse.Namespace) -> int:
         time.sleep(0.3)
     child.terminate()
     child.wait(DOWN_SECONDS)
-    told = [line for line in log.read_text().splitlines() if line.startswith("mmface: error: ")]
-    raise ServiceError(told[-1].removeprefix("mmface: error: ") if told else f"it did not come up; see {log}")
+    errors = [line for line in log.read_text().splitlines() if line.startswith("mmface: error: ")]
+    raise ServiceError(errors[-1].removeprefix("mmface: error: ") if errors else f"the stack did not start; see {log}")
 
 
 def say(line: str) -> None:
-    """To the terminal, at once."""
+    """Prints a line without buffering."""
     print(line, flush=True)
 
 
@@ -170,6 +176,6 @@ def _ports(given: list[str]) -> dict[str, int]:
     for one in given:
         name, _, port = one.partition("=")
         if not port.isdigit() or not 1 <= int(port) <= 65535:
-            raise InputError(f"{one!r}: write NAME=PORT, such as prefect=4201", field="--port")
+            raise InputError(f"{one!r} is not NAME=PORT, such as prefect=4201", field="--port")
         ports[name] = int(port)
     return ports

@@ -1,4 +1,4 @@
-"""Tables, sizes and ages for the terminal."""
+"""Formats tables, sizes and ages for the terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Aligned columns; those of the indices ``right`` end flush, the last one is never padded."""
+    """A table with aligned columns; the columns whose indices are in ``right`` are right-aligned."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
@@ -18,7 +18,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units, three digits."""
+    """A number of bytes in decimal units with three digits."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
@@ -27,7 +27,7 @@ def size(count: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """The largest whole unit."""
+    """A duration in its largest whole unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

@@ -1,7 +1,7 @@
-"""A Ray cluster through its Jobs API: Ray's own client, with timeouts, a token, patience and errors of ours.
+"""A client of Ray's Jobs API: Ray's own client with timeouts, a token, retries and MMFace errors.
 
-``RAY_ADDRESS`` is the dashboard's URL and ``RAY_AUTH_TOKEN`` its token. A token in a file (``RAY_AUTH_TOKEN_PATH``,
-``~/.ray/auth_token``) is read by Ray itself when ``RAY_AUTH_MODE=token``.
+``RAY_ADDRESS`` is the URL of the dashboard and ``RAY_AUTH_TOKEN`` its token. Ray itself reads a token from a file
+(``RAY_AUTH_TOKEN_PATH``, ``~/.ray/auth_token``) when ``RAY_AUTH_MODE=token``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from mmface.config import Resources
-from mmface.errors import TRY_AGAIN, InputError, ServiceError, UnreachableError
+from mmface.errors import TRY_AGAIN, CredentialsError, InputError, ServiceError, UnreachableError
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +33,16 @@ LOST = (
     "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE",
     "JOB_SUPERVISOR_ACTOR_START_FAILURE",
 )
-# What a job must know to reach the same places; credentials are the cluster's own.
+# Variables that a job needs to reach the same services; the cluster has its own credentials.
 PASSED_ON = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
 class State:
-    """How a job stands.
+    """The state of a job.
 
     Attributes:
-        error: Ray's kind of failure.
+        error: Ray's type of the failure.
     """
 
     status: JobStatus
@@ -52,7 +52,7 @@ class State:
 
     @property
     def lost(self) -> bool:
-        """Whether it ended through no fault of its own: it may be tried again."""
+        """Whether it failed for a reason outside the job, such as a lost node, so that a retry may succeed."""
         if self.status != JobStatus.FAILED:
             return False
         code = self.exit_code
@@ -60,7 +60,7 @@ class State:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client never times out."""
+    """Adds a timeout to Ray's client, which has none."""
 
     def _do_request(self, *args: Any, **options: Any) -> Any:
         return super()._do_request(*args, timeout=REQUEST_SECONDS, **options)
@@ -70,10 +70,10 @@ class Cluster:
     """Jobs on the cluster whose dashboard is at ``address``.
 
     Args:
-        patience: seconds for which a head that does not answer is asked again, with growing pauses.
+        patience: seconds for which a request that gets no answer is retried, with growing pauses.
 
     Raises:
-        ServiceError: the token is wrong or missing; raised by every method.
+        CredentialsError: the token is wrong or missing; raised by every method.
         UnreachableError: nothing answers within ``patience``; raised by every method.
     """
 
@@ -84,12 +84,12 @@ class Cluster:
         self.client: _Client = self._ask(lambda: _Client(self.address, headers=headers))
 
     def session(self) -> str:
-        """Which life of the cluster this is."""
+        """The name of the cluster's session; a restarted head has a new one."""
         answer = self._ask(lambda: self._get("/api/version"))
         return str(answer["session_name"])
 
     def resources(self) -> dict[str, float]:
-        """What all nodes have together: CPU, GPU, memory."""
+        """The total resources of all nodes: CPU, GPU, memory."""
         nodes = self._ask(lambda: self._get("/api/v0/nodes?detail=1"))["data"]["result"]["result"]
         total: dict[str, float] = {}
         for node in nodes:
@@ -99,12 +99,12 @@ class Cluster:
         return total
 
     def jobs(self) -> list[JobDetails]:
-        """Every job of ours that the cluster remembers."""
+        """Every MMFace job that the cluster knows."""
         found = self._ask(self.client.list_jobs)
         return [job for job in found if (job.submission_id or "").startswith(PREFIX)]
 
     def find(self, submission_id: str) -> State | None:
-        """How a job stands; None when the cluster does not know it."""
+        """The state of a job; None when the cluster does not know it."""
 
         def ask() -> State | None:
             try:
@@ -118,11 +118,11 @@ class Cluster:
         return self._ask(ask)
 
     def submit(self, submission_id: str, entrypoint: str, resources: Resources, environment: Mapping[str, str]) -> bool:
-        """Submits a job; False when the cluster has one of this id already.
+        """Submits a job; False when the cluster already has a job with this id.
 
         Args:
             resources: of the entrypoint itself.
-            environment: variables of its processes, besides those of ``PASSED_ON``.
+            environment: environment variables of its processes, in addition to those of ``PASSED_ON``.
         """
 
         def ask() -> bool:
@@ -144,7 +144,7 @@ class Cluster:
         return self._ask(ask)
 
     def stop(self, submission_id: str, wait: float = 20.0) -> bool:
-        """Stops a job and waits for its end; False when it did not run."""
+        """Stops a job and waits for its end; False when it was not running."""
         state = self.find(submission_id)
         if state is None or state.status.is_terminal():
             return False
@@ -155,14 +155,14 @@ class Cluster:
             if state is None or state.status.is_terminal():
                 return True
             time.sleep(0.2)
-        raise ServiceError(f"job {submission_id} was asked to stop and still runs after {wait:.0f} s", field=ADDRESS)
+        raise ServiceError(f"job {submission_id} still runs {wait:.0f} s after it was told to stop", field=ADDRESS)
 
     def logs(self, submission_id: str) -> str:
-        """All that a job has said; empty when its node is gone."""
+        """The whole log of a job; empty when its node is gone."""
         return self._ask(lambda: self.client.get_job_logs(submission_id))
 
     def link(self, submission_id: str) -> str:
-        """The job's page on the dashboard."""
+        """The URL of the job on the dashboard."""
         return f"{self.address}/#/jobs/{submission_id}"
 
     def _get(self, path: str) -> Any:
@@ -172,7 +172,7 @@ class Cluster:
         return response.json()
 
     def _ask(self, request: Callable[[], T]) -> T:
-        """The answer to ``request``, asked again for a while when there is none."""
+        """The answer to ``request``, which is retried for ``patience`` seconds while nothing answers."""
         end, pause = time.monotonic() + self.patience, FIRST_PAUSE
         while True:
             try:
@@ -181,37 +181,37 @@ class Cluster:
             except UnreachableError as error:
                 if time.monotonic() + pause > end:
                     raise
-                log.warning("%s; asking again in %.0f s", error, pause)
+                log.warning("%s; retrying in %.0f s", error, pause)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def runtime_env(environment: Mapping[str, str]) -> dict[str, Any]:
-    """What a job runs in: the cluster's own packages, and this one from the wheel that ``MMFACE_WHEEL`` names, if any.
+    """The runtime environment of a job: variables, and this package from the wheel of ``MMFACE_WHEEL``, if set.
 
     Raises:
-        InputError: there is no such wheel.
+        InputError: the wheel does not exist.
     """
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     made: dict[str, Any] = {"env_vars": passed_on | dict(environment)}
     wheel = os.environ.get(WHEEL)
     if wheel:
         if not (wheel.endswith(".whl") and Path(wheel).is_file()):
-            raise InputError(f"no wheel {wheel!r}; make one with pip wheel --no-deps -w dist .", field=WHEEL)
+            raise InputError(f"there is no wheel {wheel!r}; build one with pip wheel --no-deps -w dist .", field=WHEEL)
         made["py_modules"] = [wheel]
     return made
 
 
 @contextmanager
 def _errors(address: str) -> Iterator[None]:
-    """What Ray's client raises, told apart: a wrong token, no answer, a refusal."""
+    """Translates errors of Ray's client: a wrong token, no answer, a refusal."""
     try:
         yield
     except AuthenticationError as error:
-        what = "refuses the token" if "Invalid" in str(error) else "wants a token"
+        what = "refuses the token" if "Invalid" in str(error) else "requires a token"
         message = f"the Ray cluster at {address} {what}; set it to what ray get-auth-token prints on the head"
-        raise ServiceError(message, field=TOKEN) from error
-    except OSError as error:  # of requests too
+        raise CredentialsError(message, field=TOKEN) from error
+    except OSError as error:  # errors of requests are OSErrors too
         remedy = "start the cluster, or unset RAY_ADDRESS to run on this machine"
         raise UnreachableError(f"no Ray dashboard answers at {address}; {remedy}", field=ADDRESS) from error
     except RuntimeError as error:

@@ -1,9 +1,9 @@
-"""Who works on what: one living owner for a name, kept in the store, with no server to ask.
+"""Leases: files in the store that say which process works on what, without a server.
 
-An owner writes ``leases/<name>/<generation>.json`` and rewrites it every few seconds. A generation is created by a
-conditional write, so one of several takers wins; a later generation makes an earlier owner a stranger. An owner is dead
-when its process is gone from this machine and container, or when it has not written for a while by the store's own
-clock: two machines' clocks are never compared.
+An owner writes ``leases/<name>/<generation>.json`` and rewrites it every few seconds (the heartbeat). A generation is
+created by a conditional write, so that only one of several processes gets it; an owner loses its lease when a later
+generation exists. An owner is dead when its process has ended on this machine and container, or when its heartbeat is
+too old by the store's clock: the clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BEAT_SECONDS = 10.0
 DEAD_AFTER_SECONDS = 60.0
 WAIT_SECONDS = 2.0
 FOLDER, CLOCK = "leases", "clock"
-FREE = b"{}"  # what a lease holds that was given back
+FREE = b"{}"  # the content of a released lease
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Owner:
 
     Attributes:
         machine: boot and process namespace (:func:`mmface.store.processes.this_machine`); empty where unknown, and in
-            leases of versions that did not write it: then its silence alone tells that it is dead.
-        token: random, so that no two owners write the same lease.
-        reads: URIs of the datasets that its work reads, which must not be removed meanwhile.
+            leases of versions that did not write it: then only a missing heartbeat shows that the owner is dead.
+        token: random, so that no two owners write the same bytes.
+        reads: URIs of the datasets that its work reads, which must not be removed while it holds the lease.
     """
 
     host: str
@@ -54,13 +54,13 @@ class Owner:
 
     @classmethod
     def this(cls, flow_run: str, reads: Iterable[str] = ()) -> Owner:
-        """The running process."""
+        """The present process as an owner."""
         process = Process.of(os.getpid())
         host, token = socket.gethostname(), secrets.token_hex(8)
         return cls(host, process.pid, process.started, flow_run, process.machine, token, tuple(reads))
 
     def is_gone(self) -> bool:
-        """Whether it ended for sure; False for a process of another machine or container."""
+        """Whether the process has certainly ended; False for a process of another machine or container."""
         return self.host == socket.gethostname() and Process(self.machine, self.pid, self.started).is_gone()
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Owner:
 
 
 class Lease:
-    """A lease that this process holds; made by :func:`take`."""
+    """A lease that this process holds, created by :func:`take`. A thread writes its heartbeat."""
 
     def __init__(self, store: Store, key: str, owner: Owner) -> None:
         self.store, self.key, self.owner = store, key, owner
@@ -79,29 +79,29 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises StageError when another process has taken over meanwhile."""
+        """Raises StageError when another process has taken the lease, as far as the heartbeat has seen."""
         if self.lost:
-            raise StageError("another process took this work over; it goes on there", field=self.key)
+            raise StageError("another process took over this work and continues it", field=self.key)
 
     def confirm(self) -> None:
-        """The same, asked of the store now: for a step that must not be taken twice."""
+        """Like :meth:`check`, but reads the store now: for a step that must not happen twice."""
         self.lost = self.lost or self._overtaken()
         self.check()
 
     def abandon(self) -> None:
-        """Ceases to own it without giving it back, so that the reaper looks after what was left behind."""
+        """Stops the heartbeat without releasing the lease, so that the reaper stops the job."""
         self._over.set()
         self.abandoned = True
 
     def release(self) -> None:
-        """Gives it back, unless it was abandoned or is somebody else's by now."""
+        """Releases the lease, unless it was abandoned or another process has taken it."""
         self._over.set()
         self._thread.join()
         if not (self.lost or self.abandoned):
             try:
                 self.store.write(self.key, FREE)
             except ServiceError as error:
-                log.warning("%s: %s; it runs out by itself", self.key, error)
+                log.warning("lease %s was not released: %s; it expires in a minute", self.key, error)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):
@@ -111,7 +111,7 @@ class Lease:
                     return
                 self.store.write(self.key, _written(self.owner))
             except ServiceError as error:
-                log.warning("%s: %s", self.key, error)
+                log.warning("the heartbeat of lease %s was not written: %s", self.key, error)
 
     def _overtaken(self) -> bool:
         newest = _newest(self.store, self.key.rpartition("/")[0])
@@ -119,7 +119,7 @@ class Lease:
 
 
 def take(store: Store, name: str, owner: Owner) -> Lease | Owner:
-    """The lease of ``name``, or who holds it."""
+    """Takes the lease of ``name``; returns the lease, or the owner that holds it."""
     folder = f"{FOLDER}/{name}"
     newest = _newest(store, folder)
     if newest is not None:
@@ -140,12 +140,12 @@ def take(store: Store, name: str, owner: Owner) -> Lease | Owner:
 def held(
     store: Store, name: str, owner: Owner, *, finished: Callable[[], bool] = lambda: False
 ) -> Iterator[Lease | None]:
-    """Waits for the lease of ``name`` and holds it meanwhile; None when ``finished`` before it was free."""
-    told = None
+    """Waits for the lease of ``name`` and holds it in the context; None when ``finished()`` before it was free."""
+    seen = None
     while isinstance(lease := take(store, name, owner), Owner):
-        if lease != told:
-            log.info("%s: in work already by %s; waiting for it", name, lease)
-            told = lease
+        if lease != seen:
+            log.info("%s: waiting for %s, which works on it", name, lease)
+            seen = lease
         time.sleep(WAIT_SECONDS)
         if finished():
             yield None
@@ -157,20 +157,20 @@ def held(
 
 
 def holder(store: Store, name: str) -> Owner | None:
-    """The living owner of ``name``, if there is one."""
+    """The living owner of the lease of ``name``, if there is one."""
     newest = _newest(store, f"{FOLDER}/{name}")
     return _holder(store, newest) if newest else None
 
 
 def dead(store: Store) -> Iterator[tuple[str, Owner]]:
-    """Names that were never given back by owners who are dead."""
+    """Leases that were not released and whose owner is dead, as name and owner."""
     for name, owner, entry in _taken(store):
         if not _is_alive(store, entry, owner):
             yield name, owner
 
 
 def taken(store: Store) -> Iterator[tuple[str, Owner]]:
-    """Names that were not given back, with their owners, living or dead: a job can outlive the owner of its lease."""
+    """Leases that were not released, as name and owner, living or dead: a job can outlive the owner of its lease."""
     for name, owner, _ in _taken(store):
         yield name, owner
 
@@ -192,7 +192,7 @@ def _holder(store: Store, entry: Entry) -> Owner | None:
 
 
 def _owner(store: Store, entry: Entry) -> Owner | None:
-    """Who wrote a lease; None when it was given back, or a later generation has just replaced it."""
+    """The owner in a lease; None when it was released, or a later generation has just replaced it."""
     try:
         content = json.loads(store.read(entry.key))
     except DatasetError:

@@ -1,4 +1,4 @@
-"""Orphans: jobs that go on although nobody waits for them, and what killed flows left on this machine (§10)."""
+"""The reaper: stops orphaned jobs, which no flow waits for, and marks killed flow runs as crashed (§10)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def reap_everything(home: Store) -> list[str]:
-    """Ends what dead flows left behind; one line for each thing.
+    """Stops all orphaned jobs and marks the flow runs of dead processes as crashed; returns one line for each.
 
     Raises:
         ServiceError: a cluster or Prefect refuses or does not answer.
@@ -27,10 +27,10 @@ def reap_everything(home: Store) -> list[str]:
 
 
 def reap_jobs(home: Store, *, flow_run: str | None = None) -> list[str]:
-    """Stops jobs whose flow is dead; ids of those it stopped.
+    """Stops jobs whose flow is dead; returns their submission ids.
 
     Args:
-        flow_run: look after this flow run alone.
+        flow_run: only jobs of this flow run.
 
     Raises:
         ServiceError: a cluster refuses or does not answer.
@@ -47,7 +47,7 @@ def reap_jobs(home: Store, *, flow_run: str | None = None) -> list[str]:
 
 
 def _stop(home: Store, name: str, entries: list[ledger.Entry], flow_run: str) -> Iterator[str]:
-    """Stops the jobs while it holds their lease itself, so that no flow attaches to one that is being stopped."""
+    """Stops the jobs while holding their lease, so that no flow attaches to a job that is being stopped."""
     lease = leases.take(home, name, Owner.this(""))
     if not isinstance(lease, Lease):
         return
@@ -64,7 +64,7 @@ def _stop(home: Store, name: str, entries: list[ledger.Entry], flow_run: str) ->
 
 
 def _unwanted(home: Store) -> Iterator[ledger.Entry]:
-    """Entries of jobs that are at work on the cluster of ``RAY_ADDRESS`` with no living owner."""
+    """Entries of the jobs that run on the cluster of ``RAY_ADDRESS`` without a living owner."""
     address = dashboard_address()
     if not address:
         return
@@ -77,7 +77,7 @@ def _unwanted(home: Store) -> Iterator[ledger.Entry]:
 
 
 def _mark_crashed(flow_run: str) -> bool:
-    """Ends a flow run that Prefect still takes for running; False when it knows better."""
+    """Marks a flow run as crashed if Prefect still believes that it runs; returns whether it did."""
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
@@ -89,6 +89,6 @@ def _mark_crashed(flow_run: str) -> bool:
             return False
         if state is None or state.is_final():
             return False
-        message = "its process is gone; run it again to go on where it stopped"
+        message = "its process is gone; run it again to resume"
         client.set_flow_run_state(UUID(flow_run), Crashed(message=message), force=True)
         return True

@@ -1,7 +1,7 @@
-"""Prefect's server: one that does not answer, and a temporary one, which outlives nobody.
+"""Prefect's server: errors when it does not answer, and a temporary server that ends with its process.
 
-Without ``PREFECT_API_URL`` Prefect starts a server for the time of a process and stops it at exit. A process that is
-killed has no exit: a shell beside it waits for that and ends the server then.
+Without ``PREFECT_API_URL`` Prefect starts a server for a process and stops it when the process exits. A process that is
+killed cannot stop it; a shell that watches both processes does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 
 from mmface.errors import ServiceError, UnreachableError
 
-# Ends with either process; by then the server's id can be nobody else's, because its parent has not yet waited for it.
+# Ends when either process ends. The server's pid cannot be reused before that: its parent has not waited for it yet.
 GUARD = "while kill -0 {parent} && kill -0 {server}; do sleep 1; done; kill {server}"
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Makes a Prefect server that is away for the moment an UnreachableError: worth another attempt."""
+    """Raises UnreachableError, which is worth a retry, when Prefect's server does not answer."""
     import httpx
 
     try:
@@ -29,10 +29,10 @@ def answering() -> Iterator[None]:
 
 
 def start_temporary_server() -> None:
-    """Starts the server that Prefect would start on first use, unless an address is set.
+    """Starts the server that Prefect would start on first use, unless ``PREFECT_API_URL`` is set.
 
     Raises:
-        ServiceError: it does not start.
+        ServiceError: the server does not start.
     """
     import httpx
     from prefect.server.api.server import SubprocessASGIServer

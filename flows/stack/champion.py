@@ -1,4 +1,4 @@
-"""The stack's service: waits until the registry has a champion, then serves it on the stack's Ray."""
+"""The HTTP service of the stack: waits until the registry has a champion, then serves it on the stack's Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def wait_for_champion(recipe: Recipe) -> None:
-    """Returns once the recipe's alias points to a version. A registry that does not answer is asked again."""
+    """Returns when the recipe's alias points to a version; retries while the registry does not answer."""
     log.info("waiting for a %s of %s", recipe.serve.alias, recipe.serve.model_name)
     while True:
         try:

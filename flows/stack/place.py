@@ -1,4 +1,4 @@
-"""The folder of a local stack: data, logs, secrets, and what runs."""
+"""The folder of a local stack: data, logs, secrets and the state of its processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FIELD = "--folder"
 
 @dataclass
 class Running:
-    """A service at work.
+    """A running service.
 
     Attributes:
-        restarts: how often it was started again.
+        restarts: how often it was restarted.
     """
 
     process: Process
@@ -31,12 +31,12 @@ class Running:
 
 @dataclass
 class State:
-    """What runs, kept on disk so that another process can stop it.
+    """The processes of the stack, written to disk so that another process can stop them.
 
     Attributes:
-        ready: every service has answered once.
-        seen: every process of the stack that was ever seen and still runs.
-        scratch: Ray's folder, which goes when the stack does.
+        ready: whether every service has been healthy once.
+        seen: every process of the stack that still runs.
+        scratch: Ray's folder, which is removed when the stack stops.
     """
 
     supervisor: Process
@@ -47,59 +47,59 @@ class State:
 
 
 class Place:
-    """The stack's folder."""
+    """The folder of the stack."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
         self._kept = ""
 
     def make(self) -> None:
-        """Makes it. Raises ServiceError when it cannot be made."""
+        """Creates the folder. Raises ServiceError when that fails."""
         try:
             (self.folder / LOGS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ServiceError(f"cannot make {self.folder} ({error.strerror})", field=FIELD) from error
+            raise ServiceError(f"cannot create {self.folder} ({error.strerror})", field=FIELD) from error
 
     def log(self, name: str) -> Path:
-        """The log of a service."""
+        """The path of a service's log."""
         return self.folder / LOGS / f"{name}.log"
 
     def state(self) -> State | None:
-        """What was written last; None when no stack was left here."""
+        """The state that was written last; None when there is none."""
         try:
-            told = json.loads((self.folder / STATE).read_text())
+            kept = json.loads((self.folder / STATE).read_text())
         except FileNotFoundError:
             return None
-        services = {name: Running(Process(**one["process"]), one["restarts"]) for name, one in told["services"].items()}
-        seen = [Process(**one) for one in told["seen"]]
-        return State(Process(**told["supervisor"]), told["scratch"], services, seen, told["ready"])
+        services = {name: Running(Process(**one["process"]), one["restarts"]) for name, one in kept["services"].items()}
+        seen = [Process(**one) for one in kept["seen"]]
+        return State(Process(**kept["supervisor"]), kept["scratch"], services, seen, kept["ready"])
 
     def keep(self, state: State) -> None:
-        """Writes it in one piece."""
+        """Writes the state atomically, if it has changed."""
         text = json.dumps(asdict(state), indent=1)
         if text != self._kept:
             self._write(STATE, text)
             self._kept = text
 
     def forget(self) -> None:
-        """Nothing runs any more."""
+        """Deletes the state and the environment: nothing runs any more."""
         for name in (STATE, ENVIRONMENT):
             (self.folder / name).unlink(missing_ok=True)
 
     def keep_environment(self, variables: Mapping[str, str]) -> None:
-        """Writes what a shell exports to use the stack; secrets are in it."""
+        """Writes the ``export`` lines for users of the stack; they contain secrets."""
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         self._write(ENVIRONMENT, "\n".join(lines) + "\n")
 
     def environment(self) -> str:
-        """The lines to source. Raises ServiceError when nothing is up."""
+        """The ``export`` lines. Raises ServiceError when no stack runs."""
         try:
             return (self.folder / ENVIRONMENT).read_text()
         except FileNotFoundError:
-            raise ServiceError(f"no stack is up in {self.folder}; start it with mmface up", field=FIELD) from None
+            raise ServiceError(f"no stack runs in {self.folder}; start one with mmface up", field=FIELD) from None
 
     def _write(self, name: str, text: str) -> None:
-        """For this user's eyes only, from the first byte on."""
+        """Writes a file atomically that only this user may read."""
         draft = self.folder / f".{name}"
         draft.unlink(missing_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -108,5 +108,5 @@ class Place:
 
 
 def secret() -> str:
-    """A new one."""
+    """A new random secret."""
     return secrets.token_hex(24)

@@ -1,4 +1,4 @@
-"""Processes of this machine: who began when, who descends from whom, and how they are ended (Linux)."""
+"""Processes of this machine: identity, descendants, and how to end them (Linux)."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ KILLED_SECONDS = 5.0
 
 @dataclass(frozen=True, order=True)
 class Process:
-    """A process named for good: an id may be given to another process, but not with the same start time."""
+    """A process by pid and start time: a pid can be reused, but not with the same start time."""
 
     pid: int
     started: str
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The one that has this id now."""
+        """The process that has this pid now."""
         return cls(pid, _stat(pid).started)
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether it still runs; False for a zombie."""
         now = _stat(self.pid)
         return bool(self.started) and now.started == self.started and now.state != "Z"
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal, unless it is gone."""
+        """Sends a signal, unless the process has ended."""
         if self.alive:
             try:
                 os.kill(self.pid, number)
@@ -50,7 +50,7 @@ class _Stat:
 
 
 class Family:
-    """Every process as it was at one moment."""
+    """A snapshot of all processes of the machine."""
 
     def __init__(self) -> None:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
@@ -60,7 +60,7 @@ class Family:
             self._children.setdefault(stat.parent, []).append(pid)
 
     def under(self, roots: Iterable[int]) -> set[Process]:
-        """The living children of ``roots``, their children and so on."""
+        """The living descendants of ``roots``."""
         found: set[int] = set()
         level = list(roots)
         while level:
@@ -70,14 +70,14 @@ class Family:
         return {Process(pid, stat.started) for pid, stat in alive.items()}
 
     def reap(self, but: Collection[int]) -> None:
-        """Takes note of the end of this process's children; of those in ``but`` somebody else does."""
+        """Reaps zombie children of this process, except those in ``but``, which other code waits for."""
         for pid in self._children.get(os.getpid(), ()):
             if self._stats[pid].state == "Z" and pid not in but:
                 os.waitpid(pid, os.WNOHANG)
 
 
 def end(targets: Iterable[Process], patience: float) -> None:
-    """SIGTERM, and SIGKILL for what still runs after ``patience`` seconds."""
+    """Sends SIGTERM, then SIGKILL to the processes that still run after ``patience`` seconds."""
     left = list(targets)
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, KILLED_SECONDS)):
         for one in left:
@@ -88,12 +88,12 @@ def end(targets: Iterable[Process], patience: float) -> None:
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of every descendant whose own parent dies, so that none gets out of sight."""
+    """Makes this process the parent of every descendant whose parent dies, so that it stays a descendant."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent() -> None:
-    """SIGTERM for this process when its parent ends, however that ends."""
+    """Lets the kernel send SIGTERM to this process when its parent ends."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

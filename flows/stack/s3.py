@@ -1,8 +1,8 @@
-"""An S3 server for one machine: moto's, with its objects kept in a folder, so that they outlive the process.
+"""An S3 server for one machine: moto's server, with its objects saved in a folder so that they outlive the process.
 
-What moto has changed is mirrored before the answer goes out, so an answered request is never lost; at start the folder
-is put into moto again. Conditional writes are atomic: changes go one at a time. The access key must be the right one;
-signatures are not verified, so this is for the loopback interface. Times of objects begin anew with the process.
+Each change is saved before the response is sent, so an acknowledged request is never lost; at start the objects of the
+folder are loaded into moto. Changes are made one at a time, so conditional writes are atomic. The access key is checked
+but signatures are not, so the server is for the loopback interface only. A restart resets modification times.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ HEALTH, DRAFT = "/healthz", ".draft"
 REFUSAL = b"<Error><Code>InvalidAccessKeyId</Code><Message>unknown access key</Message></Error>"
 KEPT_HEADERS = ("content-type", "content-encoding", "content-disposition", "cache-control")
 USER_HEADERS = "x-amz-meta-"
-SAFE = "-_."  # what a file's name keeps as it is
+SAFE = "-_."  # characters that are not escaped in file names
 LONGEST_NAME = 200
 
 App = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Kept:
-    """A WSGI app in front of moto's.
+    """A WSGI app in front of moto's app that saves its objects.
 
     Args:
-        app: moto's.
-        folder: ``<bucket>/<key>`` holds an object, keys spelled as one file name.
-        access_key: whose requests are answered; ``/healthz`` needs none.
+        app: moto's app.
+        folder: holds each object as ``<bucket>/<key>``, with the key escaped to one file name.
+        access_key: the key that requests must use; ``/healthz`` needs none.
     """
 
     def __init__(self, app: App, folder: Path, access_key: str) -> None:
@@ -54,12 +54,12 @@ class Kept:
             return self.app(environ, start_response)
         with self._one_at_a_time:
             answer = list(self.app(environ, start_response))
-            path = environ["PATH_INFO"].encode("latin-1").decode()  # as WSGI has it
+            path = environ["PATH_INFO"].encode("latin-1").decode()  # WSGI passes bytes as latin-1
             self._mirror(path, parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True))
             return answer
 
     def restore(self, bucket: str) -> None:
-        """Puts what the folder holds into moto, and makes ``bucket`` unless it is there."""
+        """Loads the objects of the folder into moto and creates ``bucket`` unless it exists."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for place in sorted(self.folder.iterdir()):
             self._ask("PUT", f"/{place.name}")
@@ -68,15 +68,15 @@ class Kept:
                     file.unlink()
                     continue
                 headers, _, body = file.read_bytes().partition(b"\n")
-                told = json.loads(headers)
-                self._ask("PUT", f"/{place.name}/{told.pop('key')}", body, told)
+                kept = json.loads(headers)
+                self._ask("PUT", f"/{place.name}/{kept.pop('key')}", body, kept)
         (self.folder / bucket).mkdir(exist_ok=True)
         self._ask("PUT", f"/{bucket}")
 
     def _mirror(self, path: str, query: dict[str, list[str]]) -> None:
         bucket, _, key = path.lstrip("/").partition("/")
         if "partNumber" in query or "uploads" in query or not bucket:
-            return  # of an upload in parts the end counts
+            return  # a multipart upload is saved when it completes
         if "delete" in query:
             for file in sorted((self.folder / bucket).iterdir()):
                 self._mirror_object(bucket, json.loads(file.read_bytes().partition(b"\n")[0])["key"])
@@ -101,7 +101,7 @@ class Kept:
     def _ask(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        """A request of our own to moto: status, headers in lower case, body."""
+        """Sends a request to moto; returns status, headers in lower case, and body."""
         from werkzeug.test import Client
 
         signature = f"AWS4-HMAC-SHA256 Credential={self.access_key}/20000101/us-east-1/s3/aws4_request"
@@ -112,20 +112,20 @@ class Kept:
 
 
 def _file_name(key: str) -> str:
-    """A key as one file name; a long one by its digest."""
+    """A key as one file name; a long key is cut and gets its digest."""
     name = quote(key, safe=SAFE)
     return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serves until it is ended. ``AWS_ACCESS_KEY_ID`` is the key that is asked for."""
+    """Serves until the process is stopped. ``AWS_ACCESS_KEY_ID`` is the access key that requests must use."""
     parser = argparse.ArgumentParser(prog="python -m flows.stack.s3")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--bucket", required=True, help="made unless it is there")
+    parser.add_argument("--bucket", required=True, help="created unless it exists")
     given = parser.parse_args(argv)
-    # moto is a development dependency: mmface up says so when it is missing.
+    # moto is a development dependency; mmface up reports when it is missing.
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
     from werkzeug.serving import run_simple
 

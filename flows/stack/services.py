@@ -1,4 +1,4 @@
-"""What a local stack is made of: ports, secrets, and the command line of each service."""
+"""The services of a local stack: ports, secrets, and the command line of each service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from flows.stack.supervisor import Service
 from mmface.errors import InputError, ServiceError
 
 HOST = "127.0.0.1"
-# As everybody knows them. What Ray's processes tell each other needs no fixed place.
+# Default ports. The other ports of Ray's processes are chosen at random.
 PORTS = {"prefect": 4200, "mlflow": 5000, "ray": 8265, "gcs": 6379, "s3": 9000, "serve": 8000}
 BUCKET, POOL = "mmface", "mmface"
 BIN = Path(sys.executable).parent
@@ -23,12 +23,14 @@ BIN = Path(sys.executable).parent
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose.
+    """The options of ``mmface up``.
 
     Attributes:
-        ports: of those in :data:`PORTS`; the others are free ones when ``free_ports``, else as there.
-        cpus: that Ray gives out; None for one more than there are, since the service reserves one and is mostly idle.
-        recipe, overrides: whose ``serve`` says how the champion is served.
+        ports: port by service name; a service of :data:`PORTS` without one gets its default port, or any free port when
+            ``free_ports``.
+        cpus: number of CPUs that Ray schedules; None for one more than the machine has, since the HTTP service reserves
+            one and is mostly idle.
+        recipe, overrides: the recipe whose ``serve`` keys configure the HTTP service.
     """
 
     folder: Path
@@ -42,10 +44,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A stack that can be started.
+    """The services of a stack, ready to start.
 
     Attributes:
-        environment: what its users export.
+        environment: variables that users of the stack export.
     """
 
     services: list[Service]
@@ -53,16 +55,16 @@ class Plan:
 
 
 def plan(options: Options, scratch: str) -> Plan:
-    """Chooses ports and secrets, and writes the command lines.
+    """Chooses ports and secrets and builds the command lines.
 
     Args:
-        scratch: Ray's folder; its path must be short, sockets lie in it.
+        scratch: Ray's folder; its path must be short, since it holds sockets.
 
     Raises:
         ServiceError: moto is not installed, or a port is taken.
     """
     if find_spec("moto") is None or find_spec("flask") is None:
-        message = "the S3 server is moto's, which is not installed; pip install -c constraints.txt 'moto[server]'"
+        message = "moto, which runs the S3 server, is not installed; pip install -c constraints.txt 'moto[server]'"
         raise ServiceError(message, field="s3")
     ports = choose_ports(options)
     environment = _environment(ports)
@@ -80,10 +82,15 @@ def plan(options: Options, scratch: str) -> Plan:
 
 
 def choose_ports(options: Options) -> dict[str, int]:
-    """Raises InputError for a port of no service, ServiceError for one that is taken."""
+    """The port of each service.
+
+    Raises:
+        InputError: a port is given for an unknown service.
+        ServiceError: a port is taken.
+    """
     unknown = sorted(set(options.ports) - set(PORTS))
     if unknown:
-        raise InputError(f"no service is called {unknown[0]}; there are {', '.join(PORTS)}", field="--port")
+        raise InputError(f"there is no service {unknown[0]}; choose from {', '.join(PORTS)}", field="--port")
     free = iter(free_ports(len(PORTS)))
     ports = {name: options.ports.get(name) or (next(free) if options.free_ports else PORTS[name]) for name in PORTS}
     for name, port in ports.items():
@@ -98,7 +105,7 @@ def choose_ports(options: Options) -> dict[str, int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ones that nobody listens on."""
+    """``count`` different ports that are free."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -110,7 +117,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _environment(ports: Mapping[str, int]) -> dict[str, str]:
-    """Addresses and fresh secrets."""
+    """Addresses and new secrets."""
     return {
         "PREFECT_API_URL": f"http://{HOST}:{ports['prefect']}/api",
         "MLFLOW_TRACKING_URI": f"http://{HOST}:{ports['mlflow']}",
@@ -127,7 +134,7 @@ def _environment(ports: Mapping[str, int]) -> dict[str, str]:
 
 
 def _quiet() -> dict[str, str]:
-    """No telemetry, no colours in logs; what the command line keeps from a terminal belongs into them."""
+    """Switches off telemetry and colours, and sets log levels: logs get what the command line hides from terminals."""
     return {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "MLFLOW_LOGGING_LEVEL": "INFO",
@@ -165,7 +172,7 @@ def _mlflow(ports: Mapping[str, int], folder: Path, inside: dict[str, str]) -> S
 def _prefect(ports: Mapping[str, int], folder: Path, inside: dict[str, str]) -> Service:
     url = f"http://{HOST}:{ports['prefect']}"
     command = (str(BIN / "prefect"), "server", "start", "--host", HOST, "--port", str(ports["prefect"]))
-    # The page asks the port that Prefect has by default, unless told.
+    # Without this variable the web page calls Prefect's default port.
     environment = inside | {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_UI_API_URL": f"{url}/api"}
     del environment["PREFECT_API_URL"]
     about = "flows, deployments, schedules"
@@ -174,7 +181,7 @@ def _prefect(ports: Mapping[str, int], folder: Path, inside: dict[str, str]) -> 
 
 def _ray(ports: Mapping[str, int], options: Options, scratch: str, inside: dict[str, str]) -> Service:
     url = f"http://{HOST}:{ports['ray']}"
-    agent, client, metrics, grpc, runtime = free_ports(5)  # Ray's fixed ones clash with another cluster's
+    agent, client, metrics, grpc, runtime = free_ports(5)  # Ray's default ports would clash with another cluster
     command = (
         *(str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address", HOST),
         *("--port", str(ports["gcs"]), "--dashboard-host", HOST, "--dashboard-port", str(ports["ray"])),
@@ -186,7 +193,7 @@ def _ray(ports: Mapping[str, int], options: Options, scratch: str, inside: dict[
     )
     environment = inside | {"RAY_TMPDIR": scratch}
     del environment["RAY_ADDRESS"]
-    # A job needs the node's agent too, which comes up last.
+    # A job also needs the node's agent, which starts last.
     health = (f"{url}/api/gcs_healthz", f"http://{HOST}:{agent}/api/healthz")
     return Service("ray", "jobs, actors, logs", url, command, environment, health, grace=20.0)
 

@@ -1,8 +1,8 @@
-"""Starts services in order, starts again what dies, stops everything in order.
+"""The supervisor of a local stack: starts services in order, restarts those that die, stops them in order.
 
-A service that dies takes its descendants with it, as a container or a systemd unit would: orphans become children of
-this process (:func:`flows.stack.processes.adopt_orphans`), which ends them. When this process is itself killed, the
-services get SIGTERM from the kernel.
+When a service dies its descendants are killed too, as in a container or a systemd unit: orphans become children of this
+process (:func:`flows.stack.processes.adopt_orphans`), which kills them. When this process is killed, the kernel sends
+SIGTERM to the services.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ TICK_SECONDS = 0.4
 START_SECONDS = 300.0  # a cold machine with two cores
 START_ATTEMPTS = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-STEADY_SECONDS = 60.0  # after which an earlier death counts no more
+STEADY_SECONDS = 60.0  # a service that ran longer restarts with the shortest pause
 
 
 @dataclass(frozen=True)
 class Service:
-    """One process and what it needs.
+    """A service: one process with its command and dependencies.
 
     Attributes:
-        about: what it is for, in a few words.
-        url: what a person opens.
-        health: all answer 200 when the service is well; empty when there is nothing to ask.
-        after: services that must be well before it starts.
-        tied_to: a service without whose present life it is of no use.
+        about: its purpose in a few words.
+        url: the address for users.
+        health: URLs that all answer 200 when the service is healthy; empty when there is nothing to check.
+        after: services that must be healthy before it starts.
+        tied_to: a service with which it is restarted.
         grace: seconds that it may take to stop.
     """
 
@@ -54,12 +54,12 @@ class Service:
 
 
 class Supervisor:
-    """Keeps ``services`` running until it is told to stop.
+    """Keeps ``services`` running until SIGINT or SIGTERM.
 
     Args:
-        place: where logs and state go.
-        scratch: a folder that goes when the services have stopped.
-        say: gets a line for whatever happens.
+        place: the folder for logs and state.
+        scratch: a folder to remove when the services have stopped.
+        say: called with a line for each event.
     """
 
     def __init__(self, services: Sequence[Service], place: Place, scratch: str, say: Callable[[str], None]) -> None:
@@ -71,7 +71,7 @@ class Supervisor:
         self._stopping = False
 
     def run(self, on_ready: Callable[[], None]) -> None:
-        """Runs until SIGINT or SIGTERM; leaves no process.
+        """Runs until SIGINT or SIGTERM; leaves no process behind.
 
         Raises:
             ServiceError: a service did not start.
@@ -98,7 +98,7 @@ class Supervisor:
         self._stopping = True
 
     def _stop(self) -> None:
-        """Ends the services, the last one first, and whatever is left of each."""
+        """Stops the services, the last one first, each with its descendants."""
         for service in reversed(self.services):
             if service.name in self._lives:
                 self.say(f"stopping {service.name}")
@@ -113,8 +113,8 @@ class Supervisor:
         for service in self.services:
             life = self._lives.get(service.name)
             if life is not None and life.child.poll() is not None:
-                self._lost(service, f"ended with {life.child.returncode}")
-        # Twice in a row: between the looks at two processes a third may just have been born.
+                self._lost(service, f"exited with {life.child.returncode}")
+        # Only orphans seen twice in a row: the snapshot is not atomic and can miss a new process's parent.
         orphans = self._find_orphans()
         for one in orphans & self._orphans:
             one.send(signal.SIGKILL)
@@ -137,17 +137,17 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal is for this process, which stops them in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which stops the services in order
                 preexec_fn=processes.die_with_parent,
             )
         self._lives[service.name] = _Life(child)
         total = self._deaths[service.name].total
         self.state.services[service.name] = Running(Process.of(child.pid), total)
         if total:
-            self.say(f"{service.name} is started again")
+            self.say(f"{service.name} is restarted")
 
     def _lost(self, service: Service, how: str) -> None:
-        """Notes a death, ends what depends on that life, and sets when the service starts again."""
+        """Records the death of a service, kills the services tied to it, and sets when it restarts."""
         life = self._lives.pop(service.name)
         self._deaths[service.name].note(life)
         self.say(f"{service.name} {how}; see {self.place.log(service.name)}")
@@ -157,7 +157,7 @@ class Supervisor:
                 self._lost(other, f"stopped with {service.name}")
 
     def _find_orphans(self) -> set[Process]:
-        """What no service is an ancestor of any more; notes everything that runs."""
+        """Descendants of this process that no service is an ancestor of; records all running processes in the state."""
         family, mains = processes.Family(), {life.child.pid for life in self._lives.values()}
         family.reap(but=mains)
         everything = family.under([os.getpid()])
@@ -169,10 +169,10 @@ class Supervisor:
         return name in self._lives and self._lives[name].well
 
     def _check_start(self, deadline: float) -> None:
-        """Raises when a service will not come up."""
+        """Raises ServiceError when a service does not start."""
         for service in self.services:
             if self._deaths[service.name].total == START_ATTEMPTS:
-                raise ServiceError(f"it died {START_ATTEMPTS} times; {self._tail(service)}", field=service.name)
+                raise ServiceError(f"exited {START_ATTEMPTS} times; {self._tail(service)}", field=service.name)
             if time.monotonic() > deadline and not self._well(service.name):
                 message = f"no answer at {service.url} within {START_SECONDS:.0f} s; {self._tail(service)}"
                 raise ServiceError(message, field=service.name)
@@ -185,7 +185,7 @@ class Supervisor:
 
 @dataclass
 class _Life:
-    """A service from one start to its end."""
+    """A service between one start and its end."""
 
     child: subprocess.Popen[bytes]
     began: float = field(default_factory=time.monotonic)
@@ -194,14 +194,14 @@ class _Life:
 
 @dataclass
 class _Deaths:
-    """How often a service has died, and when it may start again."""
+    """How often a service has died, and when it may restart."""
 
     total: int = 0
     in_a_row: int = 0
     not_before: float = 0.0
 
     def note(self, life: _Life) -> None:
-        """One more, with a pause that doubles while it does not stay up."""
+        """Counts a death; the pause before the restart doubles while the service does not stay up."""
         now = time.monotonic()
         self.total += 1
         self.in_a_row = 1 if now - life.began > STEADY_SECONDS else self.in_a_row + 1
@@ -209,7 +209,7 @@ class _Deaths:
 
 
 def _end(child: subprocess.Popen[bytes], patience: float) -> None:
-    """SIGTERM for one child, and SIGKILL if it takes longer than ``patience`` seconds; it is waited for."""
+    """Sends SIGTERM to a child, SIGKILL if it still runs after ``patience`` seconds, and waits for its end."""
     child.send_signal(signal.SIGTERM if patience else signal.SIGKILL)
     try:
         child.wait(patience or None)

@@ -1,4 +1,4 @@
-"""What a flow run shows in Prefect: tables, pictures and links as artifacts."""
+"""The Prefect artifacts of a flow run: tables, images and links."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from mmface.evaluate.gate import Decision
 
 COUNTS = ("in", "out", "quarantined", "duplicates", "filtered")
 REASONS = 20
-SIDE = 1600  # pixels of the sample grid: Prefect keeps it in its database
-# A picture of its own has no page to take colours from.
+SIDE = 1600  # pixels of the sample grid, which Prefect stores in its database
+# An SVG file has no page to take its styles from.
 STYLE = (
     "<style>polyline{fill:none;stroke-width:2}.faint{stroke:#bbb;stroke-width:1}.mask{stroke:#1f77b4}"
     ".sketch{stroke:#d62728}.rule{stroke:#ddd}.border{stroke:#999;stroke-dasharray:3 4}"
@@ -30,7 +30,7 @@ STYLE = (
 
 
 def show_tracking(mlflow_run: str | None) -> None:
-    """A link to the MLflow run, where MLflow has a page."""
+    """Links the MLflow run if MLflow has a web page."""
     uri = tracking.tracking_uri()
     if mlflow_run and uri.startswith("http"):
         experiment = tracking.experiment_of(mlflow_run)
@@ -39,10 +39,10 @@ def show_tracking(mlflow_run: str | None) -> None:
 
 
 def show_datasets(ends: Sequence[str], made: Collection[str]) -> None:
-    """A table of every stage that led to ``ends``, and one of the rows that were set aside.
+    """Shows a table of every stage that led to ``ends``, and a table of the quarantined rows.
 
     Args:
-        made: the stages that this run has made; it found the others.
+        made: stages that this run computed; the others were found published.
     """
     found: dict[str, Dataset] = {}
     for uri in ends:
@@ -57,11 +57,11 @@ def show_datasets(ends: Sequence[str], made: Collection[str]) -> None:
         for (stage, error, message), count in reasons.most_common(REASONS)
     ]
     rows = sum(reasons.values())
-    create_table_artifact(table, "data-quality", f"{rows} rows were set aside; mmface quarantine list shows them")
+    create_table_artifact(table, "data-quality", f"{rows} quarantined rows; mmface quarantine list shows them")
 
 
 def show_loss(trained: str) -> None:
-    """The loss of every phase over one axis of steps."""
+    """Shows the loss of all phases on one axis of steps."""
     lines: list[chart.Line] = []
     borders: list[tuple[float, str]] = []
     for stage, offset, history in chart.histories(upstream(trained)):
@@ -77,24 +77,24 @@ def show_loss(trained: str) -> None:
 
 
 def show_grid(bundle: str, rows: int) -> None:
-    """``rows`` painted held-out rows of each modality: condition, picture, source."""
+    """Shows ``rows`` held-out rows of each modality: condition, generated image, photograph."""
     from mmface.evaluate.pictures import grid, inline
 
     samples = open_dataset(open_dataset(bundle).manifest.inputs["samples"])
     picture = grid(samples.table(), rows)
-    create_image_artifact(inline(picture, SIDE), "samples", "Condition, painted, source")
+    create_image_artifact(inline(picture, SIDE), "samples", "Condition, generated, photograph")
 
 
 def show_decision(version: str, decision: Decision, metrics: Mapping[str, float]) -> None:
-    """What the gate said, and the figures that it was asked about."""
+    """Shows the decision of the gate and the metrics."""
     figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
-    title = f"# Version {version} {'passed' if decision.passed else 'was turned down'}: {decision.reason}"
+    title = f"# Version {version} {'passed' if decision.passed else 'did not pass'} the gate: {decision.reason}"
     create_markdown_artifact(f"{title}\n\n| metric | value |\n| --- | --- |\n{figures}", "gate")
 
 
 def show_report(uri: str) -> None:
-    """Where the HTML report is."""
-    create_markdown_artifact(f"The report of this release: `{uri}`, and as `report` with the MLflow run.", "report")
+    """Shows the address of the HTML report."""
+    create_markdown_artifact(f"Report of this release: `{uri}`, also the artifact `report` in MLflow.", "report")
 
 
 def _row(dataset: Dataset, made: Collection[str]) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Moves of a model's champion, one at a time: releases, promotions by hand and rollbacks take turns (§8)."""
+"""Moves of the champion alias, one at a time: releases, manual promotions and rollbacks wait for each other (§8)."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Turn:
-    """The right to move the champion of ``model``, for as long as the lease is this process's."""
+    """The right to move the champion of ``model``, held while this process owns the lease."""
 
     model: str
     lease: Lease
 
     def champion(self) -> str | None:
-        """The version that is champion now."""
+        """The present champion's version."""
         return registry.get_alias(self.model, CHAMPION)
 
     def move(self, to: str | None, *, expected: str | None, kind: Kind, why: str, alias: str = CHAMPION) -> None:
-        """See :func:`mmface.bundles.aliases.move_alias`. Raises StageError when another process's turn has begun."""
+        """See :func:`mmface.bundles.aliases.move_alias`. Raises StageError when another process took the lease."""
         who, fence = str(self.lease.owner), self.lease.confirm
         aliases.move_alias(self.model, alias, to, expected=expected, kind=kind, why=why, who=who, fence=fence)
-        log.info("%s: %s was %s, is %s (%s)", self.model, alias, _named(expected), _named(to), why)
+        log.info("%s: alias %s moved from %s to %s (%s)", self.model, alias, _named(expected), _named(to), why)
 
     def challenge(self, version: str) -> None:
-        """Makes ``version`` the challenger, unless it is champion, was, or was rolled back: then it is none to try."""
+        """Makes ``version`` the challenger unless it is or was champion, or was rolled back."""
         past, before = read_past(self.model), registry.get_alias(self.model, CHALLENGER)
         if version not in (past.current, before) and not past.objection(version):
             self.move(version, expected=before, kind="set", why="registered", alias=CHALLENGER)
 
     def put_back(self, version: str, before: str | None, why: str, *, refused: bool) -> None:
-        """Takes a promotion back that was not confirmed: ``before`` is champion again, or nobody.
+        """Reverts a promotion that was not confirmed: ``before`` is champion again, or no version.
 
         Args:
-            refused: keeps schedules from promoting ``version`` again; not done where no champion had to be put back.
+            refused: mark ``version`` so that no scheduled run promotes it again; ignored when ``before`` is None.
         """
         if self.champion() != version:
             return
@@ -54,10 +54,10 @@ class Turn:
 
 @contextmanager
 def turn(home: Store, model: str, flow_run: str = "", reads: Iterable[str] = ()) -> Iterator[Turn]:
-    """Waits until nobody else moves the champion of ``model``.
+    """Holds the lease on the champion of ``model``; waits until no other process holds it.
 
     Args:
-        reads: URIs of datasets that must not be removed meanwhile.
+        reads: URIs of datasets that must not be removed while the lease is held.
     """
     with held(home, f"release-{model}", Owner.this(flow_run, reads)) as lease:
         assert lease is not None, "nothing else ends the wait"
@@ -65,14 +65,14 @@ def turn(home: Store, model: str, flow_run: str = "", reads: Iterable[str] = ())
 
 
 def roll_back(home: Store, model: str, version: str | None, why: str, flow_run: str = "") -> tuple[str, str]:
-    """Takes the alias from ``version`` and gives it back to the champion before; returns both versions.
+    """Moves the alias from ``version`` back to the previous champion; returns both versions.
 
     Args:
-        version: by default the champion of this moment. One that a release promotes while this waits for its turn is
-            not what was meant, and stays.
+        version: by default the champion at the time of the call. A version that a release promotes while this waits
+            for the lease is not rolled back.
 
     Raises:
-        RegistryError: there is no champion, none before it, or it is not ``version``.
+        RegistryError: there is no champion, no champion before it, or the champion is not ``version``.
     """
     removed = version or aliases.require_holder(model)
     with turn(home, model, flow_run) as mine:
@@ -82,11 +82,11 @@ def roll_back(home: Store, model: str, version: str | None, why: str, flow_run: 
     return removed, back
 
 
-def stays(model: str) -> str:
-    """Who is champion, as the end of a message."""
+def describe_champion(model: str) -> str:
+    """Which version is champion, as the end of a message."""
     current = registry.get_alias(model, CHAMPION)
     return f"champion stays version {current}" if current else "there is no champion"
 
 
 def _named(version: str | None) -> str:
-    return f"version {version}" if version else "nobody"
+    return f"version {version}" if version else "no version"

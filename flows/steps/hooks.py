@@ -1,4 +1,4 @@
-"""What happens when a flow ends, however it ends: no job is left behind, and whoever wants to know is told."""
+"""Hooks at the end of a flow run: stop its jobs and send a notification."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ NOTIFY = "MMFACE_NOTIFY"  # slug of a saved block: slack-webhook/team, webhook/p
 
 
 def stop_jobs(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Stops what a crashed or cancelled flow run left at work; a process that could still act has done so itself."""
+    """Stops the jobs that a crashed or cancelled flow run left running."""
     try:
         reap_jobs(home(), flow_run=str(flow_run.id))
     except MMFaceError as error:
-        log.warning("jobs of %s may go on: %s; mmface reap stops them", flow_run.name, error)
+        log.warning("jobs of flow run %s may still run: %s; mmface reap stops them", flow_run.name, error)
 
 
 def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Sends how the run ended through the block that ``MMFACE_NOTIFY`` names; nothing when it is not set.
+    """Sends the final state of the run through the block that ``MMFACE_NOTIFY`` names; does nothing when it is not set.
 
-    What goes wrong here is Prefect's to log: the run has ended as it has.
+    Prefect logs errors of this hook; they do not change the state of the run.
     """
     slug = os.environ.get(NOTIFY)
     if not slug:
@@ -49,7 +49,9 @@ def notify(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     elif isinstance(block, NotificationBlock):
         _answer(block.notify(body, subject))
     else:
-        raise TypeError(f"{NOTIFY}={slug}: a {type(block).__name__} sends nothing; name a webhook or a notification")
+        raise TypeError(
+            f"{NOTIFY}={slug}: a {type(block).__name__} block cannot notify; name a webhook or notification"
+        )
 
 
 def _answer(value: Any) -> Any:

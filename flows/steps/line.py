@@ -19,6 +19,7 @@ from flows.cluster.jobs import Job, save_recipe
 from flows.cluster.leases import Owner, held
 from flows.steps.artifacts import show_tracking
 from flows.steps.preflight import check
+from flows.steps.progress import Status, report
 from flows.steps.tasks import work
 from mmface import plan
 from mmface.bundles import tracking
@@ -223,12 +224,16 @@ def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) 
     found = published(run.home, identity)
     if found:
         log.info("%s: published already", identity.stage)
+        report(identity.stage, Status.REUSED)
         return found
     if run.looks_up:
         message = f"it is not published for this recipe and these photographs; run the flow {run.looks_up} first"
         raise DatasetError(message, field=identity.stage)
     job = Job(entrypoint, identity, run.recipe_uri, run.home, phase, run.mlflow_run, run.flow_run, run.recipe.jobs)
     log.info("%s: started", identity.stage)
+    report(identity.stage, Status.RUNNING)
     run.made.append(identity.stage)
     # No tags: Prefect asks its server for a slot of each task that has some; on SQLite that is mostly refused at first.
-    return str(work.with_options(name=identity.stage)(job))
+    uri = str(work.with_options(name=identity.stage)(job))
+    report(identity.stage, Status.DONE)
+    return uri

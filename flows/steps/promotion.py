@@ -1,4 +1,4 @@
-"""How a version becomes champion: warmed up, given the alias, confirmed at the service, or taken back (§8)."""
+"""Promotion of a version: warm up, move the alias, confirm at the service, or revert (§8)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from flows.cluster.jobs import Job, run_job, save_recipe
-from flows.steps.champions import Turn, stays, turn
+from flows.steps.champions import Turn, describe_champion, turn
 from flows.steps.line import Run
 from flows.steps.warm import warm_up
 from mmface.bundles import registry
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 def promote(
     run: Run, mine: Turn, version: str, why: str, warm: Callable[[Job], object], confirm: Callable[[], object]
 ) -> None:
-    """Makes ``version`` the champion; when it is already, only confirms it.
+    """Makes ``version`` the champion; only confirms it when it is champion already.
 
-    Whatever goes wrong, an interrupt too, leaves or puts back the champion before it; nobody, if there was none.
+    After any failure or interrupt the previous champion is champion again, or no version if there was none.
 
     Args:
         warm: runs the job that loads the version as a replica does.
-        confirm: tries the running service; raises when it does not answer with the version.
+        confirm: tests the running service; raises when it does not answer with ``version``.
 
     Raises:
-        MMFaceError: what went wrong, and who is champion now.
+        MMFaceError: what failed, and which version is champion now.
     """
     before = mine.champion()
     try:
@@ -41,21 +41,21 @@ def promote(
             mine.move(version, expected=before, kind="promoted", why=why)
             confirm()
         except BaseException as error:
-            log.warning("version %s is not confirmed (%s); the champion before it is put back", version, error)
+            log.warning("version %s is not confirmed (%s); the previous champion is restored", version, error)
             mine.put_back(version, before, f"not confirmed: {error}", refused=isinstance(error, Exception))
             raise
     except MMFaceError as error:
-        raise type(error)(_told(mine.model, version, before, error), field=error.field) from error
+        raise type(error)(_explain(mine.model, version, before, error), field=error.field) from error
 
 
 def promote_by_hand(recipe: str, overrides: tuple[str, ...], version: str, why: str) -> str | None:
-    """``mmface promote``: past the gate, not past the warm-up; returns the champion before, if there was one.
+    """``mmface promote``: skips the gate, not the warm-up; returns the previous champion, if there was one.
 
     Raises:
-        MMFaceError: no reason is given, there is no such version, or it cannot be served.
+        MMFaceError: the reason is empty, there is no such version, or it cannot be served.
     """
     if not why.strip():
-        raise InputError("say why: it is recorded with the move", field="--why")
+        raise InputError("is empty; give the reason, which is recorded with the move", field="--why")
     resolved, place = load_recipe(recipe, list(overrides)), home()
     model = resolved.serve.model_name
     registry.find_version(model, version)
@@ -66,7 +66,7 @@ def promote_by_hand(recipe: str, overrides: tuple[str, ...], version: str, why: 
     return before
 
 
-def _told(model: str, version: str, before: str | None, error: MMFaceError) -> str:
+def _explain(model: str, version: str, before: str | None, error: MMFaceError) -> str:
     if before == version:
         return f"version {version} is the champion, but was not confirmed: {error.message}; mmface rollback {version}"
-    return f"version {version} does not become champion: {error.message}; {stays(model)}"
+    return f"version {version} does not become champion: {error.message}; {describe_champion(model)}"

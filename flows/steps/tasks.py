@@ -1,4 +1,4 @@
-"""The task that runs a stage: retries, limits, and what it shows in Prefect."""
+"""The Prefect task that runs the job of a stage: its retries, its concurrency limit and its progress."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from prefect.tasks import exponential_backoff
 
 from flows.cluster.jobs import Job, run_job
 from flows.cluster.server import answering
+from flows.steps.progress import Figures, figures_of, read_figures, report
 from mmface.config import Entrypoint
 from mmface.errors import UnreachableError
 
 log = logging.getLogger(__name__)
 
-# Global concurrency limits of Prefect, which `mmface deploy` creates.
+# The global concurrency limits of Prefect that `mmface deploy` creates.
 LIMITS: dict[Entrypoint, str] = {
     "images": "mmface-prepare",
     "conditions": "mmface-prepare",
@@ -36,17 +37,16 @@ LIMITS: dict[Entrypoint, str] = {
     "latents": "mmface-prepare",
     "train": "mmface-train",
 }
-SLOT_LEASE_SECONDS = 60.0  # after which a killed process's slot is free again
+SLOT_LEASE_SECONDS = 60.0  # after which the slot of a killed process is free again
 SHOW_SECONDS = 5.0
-_PROGRESS = re.compile(r"(?:^|\s)\w[\w-]*(?: \d+)?(?: \(\d+ px\))?: (?:step )?(\d+)(?:/| of )(\d+)\b")
 
 
 def worth_retrying(task: object, run: object, state: State[Any]) -> bool:
-    """Whether a service did not answer; a user's mistake stays one."""
+    """Whether the task failed because a service did not answer; user errors are not retried."""
     return isinstance(state.result(raise_on_failure=False), UnreachableError)
 
 
-# Fingerprints are the cache: a published dataset is found before a task is made.
+# No cache policy: published datasets are the cache, looked up by fingerprint before this task is made.
 @task(
     cache_policy=NO_CACHE,
     retries=3,
@@ -55,9 +55,9 @@ def worth_retrying(task: object, run: object, state: State[Any]) -> bool:
     retry_condition_fn=worth_retrying,
 )
 def work(job: Job) -> str:
-    """Runs one job to its published dataset."""
+    """Runs a job; returns the URI of the dataset that it published."""
     progress = Progress(job.identity.stage)
-    jobs_log = logging.getLogger("ray_jobs")  # of a stage that runs in this process
+    jobs_log = logging.getLogger("ray_jobs")  # used by jobs in this process
     jobs_log.addHandler(progress)
     try:
         return run_job(job, progress, partial(slot, job))
@@ -66,13 +66,13 @@ def work(job: Job) -> str:
 
 
 def slot(job: Job) -> AbstractContextManager[None]:
-    """A slot of the limit that the stage counts under, where that was created."""
+    """A slot of the stage's concurrency limit; nothing where that limit was not created in Prefect."""
     limit = LIMITS.get(job.stage)
     return concurrency(limit, lease_duration=SLOT_LEASE_SECONDS) if limit and _created(limit) else nullcontext()
 
 
 def _created(limit: str) -> bool:
-    """Asked first, since Prefect on SQLite often refuses the write of a slot at first, which costs two seconds."""
+    """Whether the limit exists. Prefect on SQLite often refuses the first write, so taking a slot costs two seconds."""
     with answering(), get_client(sync_client=True) as client:
         try:
             client.read_global_concurrency_limit_by_name(limit)
@@ -82,10 +82,10 @@ def _created(limit: str) -> bool:
 
 
 class Progress(logging.Handler):
-    """A stage's progress artifact, moved on by the lines of its log.
+    """Reports the progress of a stage from the lines of its log, and updates its progress artifact in Prefect.
 
     Args:
-        stage: what is shown.
+        stage: its name.
     """
 
     def __init__(self, stage: str) -> None:
@@ -95,34 +95,34 @@ class Progress(logging.Handler):
         self.stage, self.shown_at = stage, -math.inf
 
     def submitted(self, submission_id: str, link: str) -> None:
-        """Links the Ray job."""
+        """Creates a link artifact to the job's page."""
         with answering():
             create_link_artifact(link, submission_id, _key(f"job-{self.stage}"), f"Ray job of {self.stage}")
 
     def line(self, text: str) -> None:
-        """A line of the job's log: passed on, and read for how far the stage is."""
+        """Logs a line of the log of a job on a cluster and takes its figures."""
         log.info("%s", text)
-        self.advance(text)
+        self.advance(read_figures(text), text)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """The same of a stage in this process, whose lines are passed on already."""
-        self.advance(record.getMessage())
+        """Takes the figures of a log record of a job in this process."""
+        self.advance(figures_of(record), record.getMessage())
 
-    def advance(self, text: str) -> None:
-        """Moves the artifact on, at most every few seconds; nothing is worth a stage's failure."""
-        found = _PROGRESS.search(text)
-        if not found:
+    def advance(self, figures: Figures | None, text: str) -> None:
+        """Reports figures, and updates the artifact every few seconds at most; a failed update is ignored."""
+        if figures is None:
             return
-        done, total = int(found[1]), int(found[2])
+        report(self.stage, figures)
         now = time.monotonic()
-        if total and (done == total or now - self.shown_at >= SHOW_SECONDS):
+        if figures.total and (figures.done == figures.total or now - self.shown_at >= SHOW_SECONDS):
             self.shown_at = now
+            percent = min(100.0, 100.0 * figures.done / figures.total)
             try:
-                update_progress_artifact(self.artifact, min(100.0, 100.0 * done / total), text.strip())
+                update_progress_artifact(self.artifact, percent, text.strip())
             except (httpx.HTTPError, RuntimeError) as error:
-                log.debug("the progress of %s could not be shown: %s", self.stage, error)
+                log.debug("the progress artifact of %s was not updated: %s", self.stage, error)
 
 
 def _key(name: str) -> str:
-    """An artifact's key: lower case, digits and dashes."""
+    """A valid artifact key made of ``name``: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower())

@@ -1,4 +1,4 @@
-"""The job that shows that a version can be served, before champion moves to it (§8)."""
+"""The job that loads a version as a replica does, before the champion alias moves to it (§8)."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ FOLDER = "warm"
 
 @dataclass(frozen=True)
 class WarmUp(Job):
-    """Runs :mod:`serve.deploy.warm`. It publishes no dataset: its success is a receipt, which says what loads *now*.
+    """Runs :mod:`serve.deploy.warm`. It publishes no dataset: on success it writes a receipt in the store.
 
     Attributes:
-        version: what is loaded.
+        version: the version to load.
     """
 
     version: str = ""
 
     @property
     def module(self) -> str:
-        """What ``python -m`` runs."""
+        """The module that ``python -m`` runs."""
         return "serve.deploy.warm"
 
     @property
     def arguments(self) -> list[str]:
-        """Command line of the entrypoint."""
+        """Command-line arguments of the entrypoint."""
         given = {"recipe": self.recipe, "home": self.home.uri, "version": self.version, "receipt": self.receipt}
         return [part for name, value in given.items() for part in (f"--{name}", value)]
 
     @property
     def receipt(self) -> str:
-        """Key of what the entrypoint writes last."""
+        """Store key of the receipt, which the entrypoint writes last."""
         return f"{FOLDER}/{self.identity.fingerprint}.json"
 
     def published(self) -> str | None:
-        """The receipt's URI once it is there."""
+        """The URI of the receipt; None while there is none."""
         return f"{self.home.uri}/{self.receipt}" if self.home.exists(self.receipt) else None
 
     def run_here(self, watcher: Watcher) -> None:
-        """Runs it in a process of its own, which ends when this one no longer waits."""
+        """Runs the job in a child process."""
         command = [sys.executable, "-m", self.module, *self.arguments]
         done = subprocess.run(command, env=os.environ | self.environment, stderr=subprocess.PIPE, text=True)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
@@ -55,12 +55,12 @@ class WarmUp(Job):
             watcher.line(line)
         if done.returncode:
             kind = UnreachableError if done.returncode == TRY_AGAIN else StageError
-            said = lines[-1] if lines else f"its process ended with {done.returncode}"
-            raise kind(said.removeprefix(SAID), field=self.identity.stage)
+            reason = lines[-1] if lines else f"the process exited with {done.returncode}"
+            raise kind(reason.removeprefix(SAID), field=self.identity.stage)
 
 
 def warm_up(run: Run, version: str) -> WarmUp:
-    """The job for ``version``. An earlier receipt is removed: libraries may have changed since."""
+    """The job for ``version``. Deletes an earlier receipt: libraries may have changed since it was written."""
     model = run.recipe.serve.model_name
     identity = Identity(stage="warm", version=1, config={"model": model, "version": version})
     mlflow_run = next(one.run_id for one in registry.list_versions(model) if one.version == version)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs once, on an empty volume: a database and a user for each service, and no rights in the other's.
+# Runs once, on an empty volume. Creates a database and a user for each service, without access to the other database.
 set -eu
 for name in prefect mlflow; do
     case $name in

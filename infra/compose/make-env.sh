@@ -1,10 +1,10 @@
 #!/bin/sh
-# Writes .env beside this file: fresh secrets, and limits that fit the machine. An .env that is there already keeps its
-# values, because databases know its passwords; if it has no limits yet, they are added.
+# Writes .env beside this file: new secrets, and limits that fit the machine. An existing .env keeps its values, because
+# the databases use its passwords; if it has no limits yet, they are added.
 set -eu
 cd "$(dirname "$0")"
 if [ -e .env ] && grep -q '^RAY_CPUS=' .env; then
-    echo "$PWD/.env exists; remove it and the stack's volumes to start anew" >&2
+    echo "$PWD/.env exists; to start afresh remove it and the volumes of the stack" >&2
     exit 1
 fi
 umask 077
@@ -21,7 +21,7 @@ RAY_TOKEN=$(secret)
 GRAFANA_PASSWORD=$(secret)
 SECRETS
 fi
-# Docker's machine, which may be a virtual one with less; this one, if Docker does not answer.
+# CPUs and memory of Docker's machine, which may be a smaller virtual one; of this machine if Docker does not answer.
 if ! machine=$(docker info --format '{{.NCPU}} {{.MemTotal}}' 2> /dev/null); then
     machine="$(getconf _NPROCESSORS_ONLN) $(($(getconf _PHYS_PAGES) * $(getconf PAGE_SIZE)))"
 fi

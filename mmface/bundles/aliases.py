@@ -1,6 +1,6 @@
-"""Aliases of a registered model, and the one function that moves them (§8).
+"""Aliases of a registered model, and the only function that moves them (§8).
 
-:mod:`mmface.bundles.moves` keeps the record.
+:mod:`mmface.bundles.moves` records the moves.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MAX_WHY = 1000  # characters
 
 
 def get_alias(name: str, alias: str) -> str | None:
-    """The version that holds ``alias``, None when nobody does."""
+    """The version that holds ``alias``; None if no version does."""
     client = open_tracking()
     with mlflow_errors():
         return alias_holders(client, name).get(alias)
 
 
 def require_holder(name: str, alias: str = CHAMPION) -> str:
-    """The version that holds ``alias``. Raises RegistryError when nobody does."""
+    """The version that holds ``alias``. Raises RegistryError if no version does."""
     current = get_alias(name, alias)
     if current is None:
         raise RegistryError(f"{name} has no {alias} to roll back; see mmface runs", field="alias")
@@ -49,19 +49,19 @@ def move_alias(
     who: str = "",
     fence: Callable[[], None] = lambda: None,
 ) -> None:
-    """Moves ``alias`` from the version ``expected`` to ``to`` and records the move; nothing when ``to`` holds it.
+    """Moves ``alias`` from the version ``expected`` to ``to`` and records the move. Does nothing if ``to`` holds it.
 
-    MLflow has no conditional write of an alias. What may have changed is therefore asked right before the write, and
-    callers who compete hold one lease; ``fence`` asks the store whether it is still theirs.
+    MLflow cannot write an alias conditionally. So the current holder is read right before the write, and callers that
+    compete hold a lease; ``fence`` checks in the store that the caller still holds it.
 
     Args:
-        to: None takes the alias away.
-        expected: the version that must hold it now; None: nobody does.
-        who: what acts, besides user and machine.
-        fence: raises when this process must not move it any more.
+        to: the version that gets the alias; None deletes the alias.
+        expected: the version that must hold it now; None if no version must hold it.
+        who: the process that acts; user and machine are added.
+        fence: raises if this process may no longer move the alias.
 
     Raises:
-        RegistryError: there is no such version, or the alias is not where it was expected.
+        RegistryError: the version does not exist, or the version ``expected`` does not hold the alias.
     """
     client = open_tracking()
     if to is not None:
@@ -75,7 +75,7 @@ def move_alias(
         current = alias_holders(client, name).get(alias)
     if current != expected:
         held = f"version {current} is" if current else "no version is"
-        message = f"{held} {alias} of {name} by now, not {expected or 'none'}; nothing was moved, see mmface runs"
+        message = f"{held} now {alias} of {name}, not {expected or 'none'}; nothing was moved, see mmface runs"
         raise RegistryError(message, field="alias")
     if current == to:
         return
@@ -84,15 +84,15 @@ def move_alias(
             client.delete_registered_model_alias(name, alias)
         else:
             client.set_registered_model_alias(name, alias, to)
-            if to in past.rolled_back:  # who moves it here has decided otherwise
+            if to in past.rolled_back:  # an explicit move overrides an earlier rollback
                 client.delete_model_version_tag(name, to, ROLLED_BACK_TAG)
-        # After the move: a record of what never happened would keep a version from being promoted for ever. A move
-        # without its record is seen all the same, as the origin of the next one.
+        # Recorded after the move: the record of a move that failed would block promotions forever. A move whose
+        # record is lost still shows as the origin of the next move.
         record(client, name, alias, move)
 
 
 def set_alias(name: str, alias: str, version: str, why: str = "set") -> None:
-    """Moves ``alias`` to ``version`` from wherever it is, without a fence: for aliases that nobody competes for."""
+    """Moves ``alias`` to ``version`` from any holder, without a fence; for aliases that only one process moves."""
     move_alias(name, alias, version, expected=get_alias(name, alias), kind="set", why=why)
 
 
@@ -105,20 +105,20 @@ def rollback(
     who: str = "",
     fence: Callable[[], None] = lambda: None,
 ) -> str:
-    """Takes ``alias`` from ``version``, gives it back to the version that held it before, and returns that one.
+    """Moves ``alias`` from ``version`` back to the previous holder; returns the previous holder.
 
     Args:
-        version: what must hold the alias; by default whatever does.
+        version: the version that must hold the alias now; by default any.
 
     Raises:
-        RegistryError: nobody holds the alias, another version does, or nobody held it before.
+        RegistryError: no version holds the alias, another version holds it, or there is no previous holder.
     """
     current, past = require_holder(name, alias), read_past(name, alias)
     if version not in (None, current):
-        message = f"version {current} is {alias} of {name} by now, not {version}; nothing was rolled back"
+        message = f"version {current} is now {alias} of {name}, not {version}; nothing was rolled back"
         raise RegistryError(message, field="version")
     if past.previous is None:
-        message = f"version {current} is the first {alias} of {name}: there is none before it"
+        message = f"version {current} is the first {alias} of {name}: there is no earlier version to roll back to"
         raise RegistryError(message, field="alias")
     fence()
     mark_rolled_back(name, current, alias)
@@ -127,33 +127,33 @@ def rollback(
 
 
 def mark_rolled_back(name: str, version: str, alias: str = CHAMPION) -> None:
-    """Keeps schedules from promoting ``version`` again, until somebody moves an alias to it by hand."""
+    """Keeps schedules from promoting ``version`` again until a user moves the alias to it by hand."""
     client = open_tracking()
     with mlflow_errors():
         client.set_model_version_tag(name, version, ROLLED_BACK_TAG, alias)
 
 
 def require_version(client: MlflowClient, name: str, version: str) -> None:
-    """Raises RegistryError, which names the versions that there are, when ``version`` is none of them."""
+    """Raises RegistryError with the existing versions if ``version`` does not exist."""
     try:
         with mlflow_errors():
             client.get_model_version(name, version)
     except RegistryError:
-        message = f"{name} has no version {version}; there are {known_versions(client, name)}"
+        message = f"{name} has no version {version}; existing versions: {known_versions(client, name)}"
         raise RegistryError(message, field="version") from None
 
 
 def known_versions(client: MlflowClient, name: str) -> str:
-    """Every version, newest first, in words."""
+    """All versions as text, newest first."""
     with mlflow_errors():
         found = [int(one.version) for one in client.search_model_versions(f"name = '{name}'")]
     return ", ".join(str(one) for one in sorted(found, reverse=True)) or "none yet"
 
 
 def _user() -> str:
-    """Who runs this process, and where."""
+    """The user and the machine of this process."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
+    except (KeyError, OSError):  # a container's user may have no name
         user = f"uid {os.getuid()}"
     return f"{user} on {socket.gethostname()}"

@@ -1,14 +1,13 @@
-"""A trained model as a folder (§8): a diffusers pipeline with its recipe, lineage, metrics and model card.
+"""Writes and reads bundles: a trained model as a folder with a diffusers pipeline, recipe, lineage and metrics (§8).
 
-The folder needs no MMFace registry to be used: ``MMFacePipeline.from_pretrained(folder)`` loads it, and once an
-``MLmodel`` file lies beside it, ``mlflow.pyfunc.load_model`` does too, by naming this module (no pickle anywhere).
+A bundle can be used without a registry: ``MMFacePipeline.from_pretrained(folder)`` loads it. A registered bundle also
+has an ``MLmodel`` file, so that ``mlflow.pyfunc.load_model`` loads it (:mod:`mmface.bundles.pyfunc`). No file is
+pickled.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import math
 from collections.abc import Mapping
@@ -17,18 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
+from mmface.bundles.model_card import model_card
 from mmface.bundles.reference import Preview, read_preview, write_preview
 from mmface.config import Recipe
 from mmface.config.load import read_recipe
 from mmface.errors import InputError, RegistryError
-from mmface.imaging.labels import mask_from_png
-from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor
 from mmface.model import MMFaceDiT
 from mmface.networks.components import load_text_encoder, load_vae
 from mmface.networks.vae import Autoencoder
-from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
+from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 
 RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metrics.json", "README.md", "MLmodel"
@@ -36,9 +33,11 @@ RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metric
 
 @dataclass(frozen=True)
 class Bundle:
-    """A loaded model with what is known about it.
+    """A loaded bundle.
 
-    ``version`` is the registry's, empty outside of it; ``preview`` a picture it was registered with, if it was.
+    Attributes:
+        version: number in the registry; empty for a bundle that does not come from it.
+        preview: the reference image, if the bundle has one.
     """
 
     pipeline: MMFacePipeline
@@ -50,10 +49,14 @@ class Bundle:
 
 
 def load_transformer(folder: Path | str, **options: Any) -> MMFaceDiT:
-    """A transformer as ``save_pretrained`` wrote it, in fp32; ``options`` of diffusers' ``from_pretrained``.
+    """Loads a transformer written by ``save_pretrained``, in fp32.
+
+    Args:
+        folder: the transformer's folder.
+        options: further arguments of diffusers' ``from_pretrained``.
 
     Raises:
-        InputError: its weights are not exactly those of the model that its config describes; names some.
+        InputError: the weights do not match the model's config exactly; names some of them.
     """
     model, report = MMFaceDiT.from_pretrained(
         folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True, **options
@@ -67,13 +70,13 @@ def load_transformer(folder: Path | str, **options: Any) -> MMFaceDiT:
 
 
 def build_pipeline(recipe: Recipe, transformer_folder: Path | str) -> MMFacePipeline:
-    """The pipeline of a trained transformer and the recipe's frozen components, on the CPU and ready for inference."""
+    """Loads a trained transformer and the recipe's frozen components as a pipeline on the CPU, ready for inference."""
     transformer, parts = load_transformer(transformer_folder), recipe.components
     return assemble(recipe, transformer, load_vae(parts.vae), load_text_encoder(parts.text_encoder))
 
 
 def assemble(recipe: Recipe, transformer: MMFaceDiT, vae: Autoencoder, text: tuple[Any, Any]) -> MMFacePipeline:
-    """The pipeline of loaded networks; ``text`` is tokenizer and text encoder.
+    """Builds the pipeline from loaded networks; ``text`` is tokenizer and text encoder.
 
     Raises:
         RecipeError: the networks do not fit each other.
@@ -100,12 +103,12 @@ def write_bundle(
     metrics: Mapping[str, float],
     preview: Preview | None = None,
 ) -> Path:
-    """Writes the bundle into ``folder``; equal content gives an equal :func:`bundle_fingerprint` on any machine.
+    """Writes a bundle to ``folder``. The same content gives the same :func:`bundle_fingerprint` on any machine.
 
     Args:
         lineage: plain values that lead back to the data: manifest URIs or fingerprints by stage, code version, run.
-        metrics: figures of the evaluation; those that are not finite are written as null.
-        preview: what serving compares its own painting with before it takes the model.
+        metrics: results of the evaluation; values that are not finite are written as null.
+        preview: the reference image, which a replica paints again before it serves the bundle.
     """
     pipeline.save_pretrained(folder, safe_serialization=True)
     for config in folder.rglob("*.json"):
@@ -113,7 +116,7 @@ def write_bundle(
     (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / LINEAGE).write_text(_json(lineage), encoding="utf-8")
     (folder / METRICS).write_text(_json(_finite(metrics)), encoding="utf-8")
-    (folder / CARD).write_text(_card(recipe, lineage, metrics), encoding="utf-8")
+    (folder / CARD).write_text(model_card(recipe, lineage, metrics), encoding="utf-8")
     if preview is not None:
         write_preview(preview, folder)
     return folder
@@ -128,7 +131,7 @@ def read_bundle(folder: Path, version: str = "") -> Bundle:
     missing = [name for name in ("model_index.json", RECIPE, LINEAGE, METRICS) if not (folder / name).is_file()]
     if missing:
         raise RegistryError(
-            f"{folder} is no complete bundle: {', '.join(missing)} missing; register it again", field="bundle"
+            f"{folder} is not a complete bundle: {', '.join(missing)} missing; register it again", field="bundle"
         )
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     return Bundle(
@@ -142,7 +145,7 @@ def read_bundle(folder: Path, version: str = "") -> Bundle:
 
 
 def bundle_fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of the bundle's files; MLflow's own ``MLmodel`` does not count."""
+    """SHA-256 of the names and contents of the bundle's files, except MLflow's ``MLmodel``."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MLMODEL:
@@ -152,54 +155,8 @@ def bundle_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class PyfuncModel:
-    """What ``mlflow.pyfunc.load_model(...).predict`` calls."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        self.bundle = bundle
-
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
-        """One base64 PNG a row.
-
-        Args:
-            model_input: data frame with columns ``prompt``, ``modality`` (mask or sketch), ``condition`` (base64 PNG)
-                and ``seed``.
-            params: unused; MLflow passes it.
-        """
-        size, sampling = self.bundle.recipe.phases[-1].resolution, self.bundle.recipe.sampling
-        rows = model_input.to_dict(orient="records")
-        painted = self.bundle.pipeline(
-            prompt=[row["prompt"] for row in rows],
-            condition=torch.stack([_condition(row, size, self.bundle.recipe) for row in rows]),
-            modality=[row["modality"] for row in rows],
-            seeds=[int(row["seed"]) for row in rows],
-            num_inference_steps=sampling.num_inference_steps,
-            guidance_scale=sampling.guidance_scale,
-        )
-        assert isinstance(painted, MMFacePipelineOutput)
-        return [base64.b64encode(_png(image)).decode() for image in painted.images]
-
-
-def load_pyfunc(path: str) -> PyfuncModel:
-    """MLflow's entry point into this module."""
-    return PyfuncModel(read_bundle(Path(path)))
-
-
-def _condition(row: Mapping[str, Any], size: int, recipe: Recipe) -> torch.Tensor:
-    data = base64.b64decode(row["condition"])
-    if row["modality"] == "mask":
-        return mask_to_tensor(mask_from_png(data), size, recipe.data.mask_resize)
-    return sketch_to_tensor(Image.open(io.BytesIO(data)), size)
-
-
-def _png(image: Image.Image) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
-    return sink.getvalue()
-
-
 def _forget_origin(config: Path) -> None:
-    """Drops the path a component was loaded from: it says nothing elsewhere and would change the fingerprint."""
+    """Removes the path that a component was loaded from, because it would change the fingerprint."""
     tree = json.loads(config.read_text(encoding="utf-8"))
     if isinstance(tree, dict) and "_name_or_path" in tree:
         del tree["_name_or_path"]
@@ -212,49 +169,3 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
 
 def _json(tree: Mapping[str, Any]) -> str:
     return json.dumps(tree, indent=2, sort_keys=True) + "\n"
-
-
-def _card(recipe: Recipe, lineage: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    figures = "\n".join(f"| {name} | {value:.4g} |" for name, value in sorted(metrics.items()))
-    sources = "\n".join(
-        f"- {name}: `{value}`" for name, value in lineage.items() if isinstance(value, str | int | float)
-    )
-    parts = "\n".join(f"- {role}: `{name}`" for role, name in recipe.components.model_dump().items() if name)
-    size = recipe.phases[-1].resolution
-    return CARD_TEXT.format(
-        name=recipe.name, objective=recipe.objective.name, size=size, parts=parts, figures=figures, sources=sources
-    )
-
-
-CARD_TEXT = """---
-library_name: diffusers
-tags: [mmface-dit, face-generation, conditional-generation]
----
-# {name}
-
-Paints a {size} x {size} face that follows a prompt and a drawing (a 19-label CelebAMask-HQ mask or a sketch) at once.
-The method is MMFace-DiT (arXiv 2603.29029); trained with the {objective} objective.
-
-```python
-from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
-pipeline = MMFacePipeline.from_pretrained("this folder")
-```
-
-Pictures it makes are synthetic and must be labelled as such. Do not use it to imitate a real person.
-
-## Components
-
-{parts}
-
-## Figures on held-out rows
-
-| metric | value |
-|---|---|
-{figures}
-
-## Lineage
-
-{sources}
-
-The whole of it is in `lineage.json`; every setting is in `recipe.yaml`.
-"""

@@ -1,4 +1,4 @@
-"""A released checkpoint as a bundle: the same weights with the components they were trained with (§4, §8)."""
+"""Converts a released checkpoint to a bundle: the same weights with the components of their training (§4, §8)."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mmface.networks.components import component_identity, load_text_encoder, lo
 from mmface.networks.hub import pin_components
 from mmface.networks.vae import latent_channels
 
-# How the released models were fed (§4, §6).
-_FED = {"model.text_rope": "zero", "data.mask_resize": "lanczos", "data.text_padding": "exact"}
-# The authors' folders say what no tensor tells: pixels, and ``rfm`` for rectified flow.
+# Recipe keys that all released models were trained with (§4, §6).
+_TRAINED_WITH = {"model.text_rope": "zero", "data.mask_resize": "lanczos", "data.text_padding": "exact"}
+# The name of the authors' folder has what the tensors do not: the resolution, and ``rfm`` for rectified flow.
 _FOLDER = re.compile(r"dit-unified-\w+-vae-(\d+)(-rfm)?$")
 
 
 def convert(source: str, recipe: Recipe, out: Path) -> Path:
-    """Writes the bundle ``out``, which is there whole or not at all.
+    """Writes the bundle ``out`` atomically: after an error the folder does not exist.
 
     Args:
         source: a released checkpoint; see :mod:`mmface.bundles.weights`.
-        recipe: objective, resolution (of its last phase), architecture and components of these weights.
+        recipe: must describe these weights: objective, resolution of the last phase, architecture, components.
         out: a folder that does not exist yet.
 
     Raises:
-        InputError: ``out`` exists, ``source`` is a bundle already, or its keys or shapes are not the model's.
-        RecipeError: the recipe is not that of these weights, or a component's hub id has no commit; names the key.
+        InputError: ``out`` exists, ``source`` is already a bundle, or its keys or shapes are not those of the model.
+        RecipeError: the recipe does not describe these weights, or a component's hub id has no commit; names the key.
     """
     if out.exists():
-        raise InputError(f"{out} exists already; name a new folder", field="--out")
+        raise InputError(f"{out} already exists; name a new folder", field="--out")
     recipe = pin_components(recipe, ("vae", "text_encoder"))
     with found_weights(source, "FOLDER") as weights:
         if not weights.released:
@@ -55,30 +55,31 @@ def convert(source: str, recipe: Recipe, out: Path) -> Path:
 
 
 def require_recipe(file: Path, recipe: Recipe) -> None:
-    """Compares what the tensors do not tell.
+    """Compares the recipe with the facts that the tensors do not show: positions, mask resizing, padding, objective.
 
     Raises:
         RecipeError: names the key that differs.
     """
     settings: dict[str, Any] = {**recipe.model.model_dump(), **recipe.data.model_dump()}
-    for field, value in _FED.items():
+    for field, value in _TRAINED_WITH.items():
         if settings[field.partition(".")[2]] != value:
-            remedy = f"add --set {field}={value}, or take a released-* recipe"
+            remedy = f"add --set {field}={value}, or use a released-* recipe"
             raise RecipeError(f"released weights were trained with {value}; {remedy}", field=field)
     folder = next((found for part in file.absolute().parts if (found := _FOLDER.match(part))), None)
     if folder is None:
         return
     last = len(recipe.phases) - 1
-    for field, held, said in (
+    for field, trained, wanted in (
         ("objective.name", "flow" if folder[2] else "ddpm", recipe.objective.name),
         (f"phases.{last}.resolution", int(folder[1]), recipe.phases[last].resolution),
     ):
-        if held != said:
-            raise RecipeError(f"{folder[0]} holds weights of {held}, the recipe says {said}", field=field)
+        if trained != wanted:
+            message = f"{folder[0]} holds weights of {trained}, but the recipe says {wanted}; set it to {trained}"
+            raise RecipeError(message, field=field)
 
 
 def lineage(file: Path, recipe: Recipe) -> dict[str, str]:
-    """Where the bundle comes from: the file by its bytes, and the frozen components."""
+    """The lineage of the bundle: name and hash of the file, and the frozen components."""
     parts = recipe.components
     return {
         "origin": "converted from a released checkpoint",

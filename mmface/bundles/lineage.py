@@ -1,4 +1,4 @@
-"""What registered models were made of: the lineage that every bundle carries (§8)."""
+"""Reads the lineage of every registered bundle (§8)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 
 def registered_lineages() -> dict[str, dict[str, Any]]:
-    """``lineage.json`` of every registered bundle, by ``name version``; makes no database where MLflow never was used.
+    """``lineage.json`` of every registered bundle, by ``name version``.
+
+    Creates no MLflow database if there is none.
 
     Raises:
-        RegistryError: the lineage of a version was lost.
-        ServiceError: MLflow cannot be reached, or nobody has said where it is.
+        RegistryError: the lineage file of a version is missing.
+        ServiceError: MLflow cannot be reached, or its address is not set.
     """
     if not tracking_exists():
         return {}

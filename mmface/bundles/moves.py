@@ -1,8 +1,8 @@
-"""The record of an alias's moves: which version holds it, and which held it before (§8).
+"""Records the moves of an alias: which version holds it, and which versions held it before (§8).
 
-Every move is a tag of the version that got the alias, or that lost it to nobody: ``mmface.moves.<alias>.<number>``
-holds a :class:`Move` as JSON. SQLite and a server keep tags alike, and MLflow's page shows them. Moves made by hand on
-that page are not recorded; the next recorded one shows who held the alias.
+Every move is a tag ``mmface.moves.<alias>.<number>`` with a :class:`Move` as JSON. The tag belongs to the version that
+got the alias, or to the version that lost it if no version got it. Every MLflow backend stores tags, and MLflow's page
+shows them. Moves made by hand on that page are not recorded, but the ``origin`` of the next recorded move shows them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: the alias that it held and had to give back
-PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version, by releases that recorded no moves: who held the alias before
+ROLLED_BACK_TAG = "mmface.rolled-back"  # on a version: the alias that was taken from it
+PREVIOUS_TAG = "mmface.previous.{alias}"  # on a version: the holder before it; set by releases without recorded moves
 MOVES_TAG = "mmface.moves.{alias}."
 
 Kind = Literal["set", "promoted", "rolled back", "withdrawn"]
@@ -31,10 +31,10 @@ class Move:
     """One move of an alias.
 
     Attributes:
-        number: counts the moves of the alias up.
-        origin: the version that lost the alias; None when nobody held it.
-        to: the version that got it; None when it was taken away.
-        kind: ``withdrawn`` takes back a promotion that was never confirmed.
+        number: of the move, counted per alias.
+        origin: the version that lost the alias; None if no version held it.
+        to: the version that got it; None if the alias was deleted.
+        kind: ``withdrawn`` reverts a promotion that was never confirmed.
         who: user, machine and process.
         when: UTC, ISO 8601, by the clock of that machine.
     """
@@ -50,13 +50,14 @@ class Move:
 
 @dataclass(frozen=True)
 class Past:
-    """Who has held an alias.
+    """The history of an alias.
 
     Attributes:
         current: the version that holds it now.
-        moves: every recorded one, oldest first.
-        holders: versions that held it, oldest first, once for each time, without promotions that were withdrawn.
-        rolled_back: versions that it was taken from by an operator, or because the service refused them.
+        moves: every recorded move, oldest first.
+        holders: versions that held it, oldest first; a version that held it twice occurs twice. Without promotions
+            that were withdrawn.
+        rolled_back: versions that an operator rolled back, or that the service refused.
     """
 
     current: str | None
@@ -66,17 +67,17 @@ class Past:
 
     @property
     def previous(self) -> str | None:
-        """The version to go back to: the last other holder that was not rolled back."""
+        """The version that a rollback returns to: the last holder that is not current and was not rolled back."""
         fitting = (one for one in reversed(self.holders) if one != self.current and one not in self.rolled_back)
         return next(fitting, None)
 
     @property
     def former(self) -> list[str]:
-        """Other versions that held it and were not rolled back, the newest version first."""
+        """Versions that held it, except the current one and those rolled back, newest first."""
         return sorted(set(self.holders) - self.rolled_back - {self.current}, key=int, reverse=True)
 
     def objection(self, version: str) -> str:
-        """Why a schedule must not give the alias to ``version``; empty when it may."""
+        """Why a schedule must not give the alias to ``version``; empty if it may."""
         if version == self.current:
             return ""
         if version in self.rolled_back:
@@ -85,7 +86,7 @@ class Past:
 
 
 def read_past(name: str, alias: str = CHAMPION) -> Past:
-    """Who has held ``alias`` of the model; nobody when the model was never registered."""
+    """The history of ``alias``; empty if the model was never registered."""
     client = open_tracking()
     with mlflow_errors():
         current = alias_holders(client, name).get(alias)
@@ -98,13 +99,13 @@ def read_past(name: str, alias: str = CHAMPION) -> Past:
 
 
 def record(client: MlflowClient, name: str, alias: str, move: Move) -> None:
-    """Writes a move down; it must have happened."""
+    """Records a move that was made."""
     key = f"{MOVES_TAG.format(alias=alias)}{move.number:05d}"
     client.set_model_version_tag(name, str(move.to or move.origin), key, json.dumps(asdict(move)))
 
 
 def alias_holders(client: MlflowClient, name: str) -> dict[str, str]:
-    """Alias to version; empty for a model that was never registered."""
+    """The version that holds each alias; empty for a model that was never registered."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -117,7 +118,7 @@ def alias_holders(client: MlflowClient, name: str) -> dict[str, str]:
 
 
 def _moves(tags: Mapping[str, Mapping[str, str]], alias: str) -> tuple[Move, ...]:
-    """Recorded moves, oldest first; before them those of releases that only tagged who held the alias before."""
+    """All moves, oldest first; the first come from the tags of releases that stored only the previous holder."""
     start, before = MOVES_TAG.format(alias=alias), PREVIOUS_TAG.format(alias=alias)
     recorded = [
         _parse(version, key, text)
@@ -137,15 +138,15 @@ def _parse(version: str, key: str, text: str) -> Move:
     try:
         return Move(**json.loads(text))
     except (ValueError, TypeError):
-        message = f"the tag {key} of version {version} is no record of a move: {text[:80]!r}; delete it in MLflow"
+        message = f"the tag {key} of version {version} does not hold a move: {text[:80]!r}; delete the tag in MLflow"
         raise RegistryError(message, field=key) from None
 
 
 def _replay(moves: tuple[Move, ...]) -> list[str]:
-    """Versions that held the alias, oldest first."""
+    """Derives the versions that held the alias from its moves, oldest first."""
     holders: list[str] = []
     for move in moves:
-        if move.origin and move.origin not in holders:  # got it by hand in MLflow, or its record was lost in a crash
+        if move.origin and move.origin not in holders:  # moved by hand in MLflow, or a crash lost the record
             holders.append(move.origin)
         if move.kind == "withdrawn":
             holders.reverse()

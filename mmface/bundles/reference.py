@@ -1,4 +1,7 @@
-"""The picture that a bundle was registered with: whoever loads the bundle can tell whether it still paints it (§8)."""
+"""The reference image of a bundle, which shows a loader whether the bundle still paints as it did (§8).
+
+The evaluation painted it; it lies in the bundle's folder ``preview``. A replica paints it again before it serves.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ DRAWING, PAINTED, REQUEST = "drawing.png", "painted.png", "request.json"
 
 @dataclass(frozen=True)
 class Preview:
-    """One held-out drawing and what the evaluation painted from it.
+    """A reference image: one held-out drawing and the image that the evaluation painted from it.
 
     Attributes:
-        drawing, painted: PNG files.
+        drawing, painted: content of the PNG files.
         modality: ``"mask"`` or ``"sketch"``.
     """
 
@@ -36,9 +39,9 @@ class Preview:
 
 
 def choose_preview(samples: Iterable[Mapping[str, Any]]) -> Preview | None:
-    """The first sketch by id among rows of :data:`mmface.datasets.records.SAMPLES`; None if there is none.
+    """Chooses the first sketch by id from rows of :data:`mmface.datasets.records.SAMPLES`; None if there is none.
 
-    A mask's row holds it as it is shown; a sketch's row holds just what was painted from.
+    Sketches only: a sample stores the exact sketch that it was painted from, but a resized copy of a mask.
     """
     sketches = [row for row in samples if row["modality"] == "sketch"]
     if not sketches:
@@ -48,7 +51,7 @@ def choose_preview(samples: Iterable[Mapping[str, Any]]) -> Preview | None:
 
 
 def write_preview(preview: Preview, bundle: Path) -> None:
-    """Puts it into a bundle's folder."""
+    """Writes the reference image into a bundle's folder."""
     folder = bundle / FOLDER
     folder.mkdir()
     (folder / DRAWING).write_bytes(preview.drawing)
@@ -58,7 +61,7 @@ def write_preview(preview: Preview, bundle: Path) -> None:
 
 
 def read_preview(bundle: Path) -> Preview | None:
-    """A bundle's, or None: converted checkpoints have none."""
+    """Reads the reference image of a bundle; None if it has none, like a converted checkpoint."""
     folder = bundle / FOLDER
     if not folder.is_dir():
         return None
@@ -67,7 +70,7 @@ def read_preview(bundle: Path) -> Preview | None:
 
 
 def preview_error(pipeline: MMFacePipeline, recipe: Recipe, preview: Preview) -> float:
-    """Paints the preview again; the mean difference from the registered picture, 0 … 255."""
+    """Paints the reference image again; returns the mean absolute difference of the pixels, 0 … 255."""
     registered = Image.open(BytesIO(preview.painted)).convert("RGB")
     painted = pipeline(
         preview.prompt,

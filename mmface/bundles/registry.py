@@ -1,6 +1,7 @@
-"""MLflow's registry: bundles as versions (§8); :mod:`mmface.bundles.aliases` says which of them serves.
+"""Registers bundles as versions in MLflow's registry, and loads them (§8).
 
-A version is the registry's number as text. Registering is idempotent by the bundle's fingerprint.
+:mod:`mmface.bundles.aliases` says which version serves. A version is the registry's number as text. Registering a
+bundle with the same fingerprint again returns the existing version.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Version:
 
 
 def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
-    """Stores the bundle with its run and registers it; the same bundle again gives the same version."""
+    """Stores the bundle with its MLflow run and registers it, unless it already is; returns its version."""
     from mmface.bundles.bundle import MLMODEL, bundle_fingerprint
 
     client = open_tracking()
@@ -60,7 +61,7 @@ def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
         for version in client.search_model_versions(f"name = '{model_name}'"):
             if version.tags.get(FINGERPRINT_TAG) == fingerprint:
                 return str(version.version)
-        place = f"{ARTIFACTS}/{fingerprint[:16]}"  # a run may make a second bundle; the first one's files must stay
+        place = f"{ARTIFACTS}/{fingerprint[:16]}"  # a second bundle of the same run must not overwrite the first
         client.log_artifacts(run_id, str(folder), place)
         with tempfile.TemporaryDirectory() as scratch:
             _describe(run_id, place).save(str(Path(scratch) / MLMODEL))
@@ -71,11 +72,11 @@ def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
 
 
 def list_versions(name: str = MODEL) -> list[Version]:
-    """Every version, newest first; none when the model was never registered."""
+    """All versions, newest first; empty if the model was never registered."""
     client = open_tracking()
     with mlflow_errors():
         found = client.search_model_versions(f"name = '{name}'")
-        # Searching leaves aliases out.
+        # Search results have no aliases.
         aliases = alias_holders(client, name) if found else {}
     versions = [
         Version(
@@ -92,7 +93,7 @@ def list_versions(name: str = MODEL) -> list[Version]:
 
 
 def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
-    """Fetches a registered bundle and loads it; see :func:`fetched_bundle`."""
+    """Downloads and loads a registered bundle; see :func:`fetched_bundle`."""
     from mmface.bundles.bundle import read_bundle
 
     version, _ = find_version(name, alias_or_version)
@@ -101,10 +102,10 @@ def load_bundle(name: str = MODEL, alias_or_version: str = CHAMPION) -> Bundle:
 
 
 def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
-    """A version and the fingerprint of its bundle.
+    """The version for an alias or a version number, and the fingerprint of its bundle.
 
     Raises:
-        RegistryError: there is no such model, alias or version.
+        RegistryError: the model, alias or version does not exist.
     """
     client = open_tracking()
     version = alias_or_version if alias_or_version.isdigit() else get_alias(name, alias_or_version)
@@ -119,10 +120,10 @@ def find_version(name: str, alias_or_version: str) -> tuple[str, str]:
 
 @contextmanager
 def fetched_bundle(name: str, version: str) -> Iterator[Path]:
-    """Folder of a registered bundle, for as long as the context, once its files are found to be those registered.
+    """A context with the folder of a registered bundle, whose files were checked against the fingerprint.
 
     Raises:
-        RegistryError: there is no such version, or its files were damaged.
+        RegistryError: the version does not exist, or its files have changed.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -132,20 +133,20 @@ def fetched_bundle(name: str, version: str) -> Iterator[Path]:
     with scratch_folder() as scratch:
         with mlflow_errors():
             uri = open_tracking().get_model_version_download_uri(name, version)
-            # What lies on this machine is not copied.
+            # Files on this machine are not copied.
             place = {} if urlsplit(uri).scheme in ("", "file") else {"dst_path": str(scratch)}
             folder = Path(download_artifacts(artifact_uri=uri, **place, **_servers()))
         if bundle_fingerprint(folder) != expected:
-            message = f"the files of {name} version {version} were changed; register the bundle again"
+            message = f"the files of {name} version {version} have changed; register the bundle again"
             raise RegistryError(message, field="bundle")
         yield folder
 
 
 def read_file(name: str, version: str, file: str) -> str:
-    """The text of one of a registered bundle's files.
+    """The text of one file of a registered bundle.
 
     Raises:
-        RegistryError: it is lost.
+        RegistryError: the file is missing.
     """
     from mlflow.artifacts import download_artifacts
 
@@ -155,7 +156,7 @@ def read_file(name: str, version: str, file: str) -> str:
             path = download_artifacts(artifact_uri=uri, dst_path=str(scratch), **_servers())
             return Path(path).read_text(encoding="utf-8")
         except OSError:
-            message = f"{file} of {name} version {version} is lost; register its bundle again or delete the version"
+            message = f"{file} of {name} version {version} is missing; register its bundle again or delete the version"
             raise RegistryError(message, field=file) from None
 
 
@@ -174,7 +175,7 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
 
 
 def _describe(run_id: str, place: str) -> Model:
-    """MLflow's description of a bundle: a pyfunc that names our module as its loader."""
+    """The ``MLmodel`` file of a bundle: a pyfunc model that names our module as its loader."""
     from mlflow.models import Model
     from mlflow.pyfunc import add_to_model
 

@@ -1,7 +1,7 @@
-"""MLflow's tracking side: where it is, and the run of a retraining (§8).
+"""Opens MLflow and records the run of a retraining in it (§8).
 
-Without ``MLFLOW_TRACKING_URI`` everything is in SQLite below the home folder. MLflow is imported on first use: it is
-slow. Open it once before many processes do: several opening a fresh database race its migrations.
+Without ``MLFLOW_TRACKING_URI`` MLflow uses SQLite in the home folder. MLflow is imported on first use, because the
+import is slow. Open a new database in one process before others use it: MLflow's migrations do not support several.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from mmface.errors import RegistryError, ServiceError, UnreachableError
+from mmface.errors import CredentialsError, RegistryError, ServiceError, UnreachableError
 from mmface.store import HOME_VARIABLE, home
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "mmface"
-ARTIFACTS = "mlartifacts"  # beside SQLite's file
-# Tables and columns of MLflow's database that hold addresses of artifacts.
+ARTIFACTS = "mlartifacts"  # folder next to SQLite's file
+# Tables and columns of MLflow's database that hold absolute addresses of artifacts.
 ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -41,15 +41,17 @@ ADDRESSES = (
 )
 KEY_TAG = "mmface.key"
 REACH_SECONDS = 3.0
-REFUSALS = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED", "BAD_REQUEST")
+NOT_ALLOWED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")
+REFUSED = "BAD_REQUEST"
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def tracking_uri() -> str:
-    """``MLFLOW_TRACKING_URI``, by default SQLite in the home folder.
+    """The address in ``MLFLOW_TRACKING_URI``, by default SQLite in the home folder.
 
     Raises:
-        ServiceError: there is no place for a default: the home is remote, or its path cannot be SQLite's.
+        ServiceError: SQLite cannot be used: the home is remote, or its path holds a character that SQLite's address
+            cannot.
     """
     given = os.environ.get(TRACKING_VARIABLE)
     if given:
@@ -57,25 +59,25 @@ def tracking_uri() -> str:
     root = home().local_path
     if root is None:
         raise ServiceError(
-            f"set it to an MLflow server: {HOME_VARIABLE} is not a local folder", field=TRACKING_VARIABLE
+            f"set it to the address of an MLflow server: {HOME_VARIABLE} is not a local folder", field=TRACKING_VARIABLE
         )
-    if "?" in str(root):  # what follows it would be SQLite's options, and the database a file outside the home
-        message = f"{root} has a '?', which the address of MLflow's SQLite cannot hold; choose a folder without"
+    if "?" in str(root):  # SQLite would read the rest as options and create its file outside the home
+        message = f"{root} contains '?', which the address of MLflow's SQLite cannot hold; choose another folder"
         raise ServiceError(message, field=HOME_VARIABLE)
     return f"sqlite:///{root / 'mlflow.db'}"
 
 
 def tracking_exists() -> bool:
-    """False where opening MLflow would make its database: nothing was ever registered there."""
+    """Whether MLflow exists already. If not, opening it would create its database; nothing was ever registered."""
     uri = tracking_uri()
     return not uri.startswith("sqlite") or _database(uri).is_file()
 
 
 def open_tracking() -> MlflowClient:
-    """A client whose server answers, or whose database is there (made and migrated if need be).
+    """Opens MLflow and returns a client. Creates and migrates a local database if necessary.
 
     Raises:
-        ServiceError: within a few seconds, when it does not.
+        ServiceError: the server does not answer within a few seconds, or the address is not valid.
     """
     uri = tracking_uri()
     scheme = urlsplit(uri).scheme.partition("+")[0]
@@ -84,7 +86,7 @@ def open_tracking() -> MlflowClient:
     elif scheme in PORTS:
         _reach(uri, scheme)
     else:
-        message = f"{uri!r} is no place for MLflow: give http(s)://HOST, sqlite:///FILE or a database's address"
+        message = f"{uri!r} is not an address for MLflow: use http(s)://HOST, sqlite:///FILE or the URL of a database"
         raise ServiceError(message, field=TRACKING_VARIABLE)
     from mlflow import MlflowClient
 
@@ -97,7 +99,7 @@ def open_tracking() -> MlflowClient:
 
 
 def start_run(name: str, tags: Mapping[str, str] | None = None, *, key: str | None = None) -> str:
-    """Opens a run and returns its id; with ``key``, the run that was opened with this key before is taken up again."""
+    """Starts a run and returns its id. If a run with this ``key`` exists, reopens it instead."""
     client = open_tracking()
     with mlflow_errors():
         experiment = _experiment(client)
@@ -118,7 +120,7 @@ def experiment_of(run_id: str) -> str:
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-    """Figures of one step."""
+    """Logs metrics of one step."""
     from mlflow.entities import Metric
 
     client = open_tracking()
@@ -128,7 +130,7 @@ def log_metrics(run_id: str, metrics: Mapping[str, float], step: int = 0) -> Non
 
 
 def log_artifact(run_id: str, path: Path, folder: str | None = None) -> None:
-    """Stores a file, or the content of a folder, with the run."""
+    """Stores a file, or the files of a folder, as artifacts of the run."""
     client = open_tracking()
     with mlflow_errors():
         (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), folder)
@@ -142,7 +144,7 @@ def finish_run(run_id: str, status: str = "FINISHED") -> None:
 
 
 def _reach(uri: str, scheme: str) -> None:
-    """Asks once, with a short patience: MLflow itself would try for minutes."""
+    """Connects once with a short timeout; MLflow itself would retry for minutes."""
     parts = urlsplit(uri)
     try:
         if scheme in ("http", "https"):
@@ -151,11 +153,11 @@ def _reach(uri: str, scheme: str) -> None:
         else:
             socket.create_connection((parts.hostname or "", parts.port or PORTS[scheme]), REACH_SECONDS).close()
     except urllib.error.HTTPError:
-        return  # something answers; what it refuses, the client will say
+        return  # the server answers; if it refuses requests, the client will raise the error
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
         reason = getattr(error, "reason", error)
-        place = f"{scheme}://{parts.netloc.rpartition('@')[2]}"  # not the whole address: it may hold a password
-        message = f"no MLflow answers at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
+        place = f"{scheme}://{parts.netloc.rpartition('@')[2]}"  # without user and password
+        message = f"MLflow does not answer at {place} ({reason}); start it, or unset {TRACKING_VARIABLE}"
         raise UnreachableError(message, field=TRACKING_VARIABLE) from None
 
 
@@ -167,13 +169,13 @@ def _make_parent(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ServiceError(f"cannot make {folder} ({error.strerror})", field=TRACKING_VARIABLE) from None
+        raise ServiceError(f"cannot create {folder} ({error.strerror})", field=TRACKING_VARIABLE) from None
 
 
 def _follow_move(database: Path) -> None:
-    """Mends the absolute addresses that MLflow keeps of artifacts, once the database was moved together with them."""
+    """Updates MLflow's absolute addresses of artifacts if the home folder was moved."""
     if not database.is_file():
-        return  # it is in memory
+        return  # a database in memory
     place = _artifacts(database)
     with closing(sqlite3.connect(database, timeout=60.0)) as connection, connection:
         found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
@@ -185,11 +187,11 @@ def _follow_move(database: Path) -> None:
                 f" WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
                 {"new": place.as_uri(), "old": found[0]},
             )
-    log.info("%s was moved: MLflow's artifacts, which were at %s, are found at %s", database, found[0], place)
+    log.info("%s was moved: updated the address of MLflow's artifacts from %s to %s", database, found[0], place)
 
 
 def _was_moved(location: str, place: Path) -> bool:
-    """Whether artifacts at ``location`` were beside the database once, and not put elsewhere on purpose."""
+    """Whether ``location`` is the default folder next to a moved database, not one that the user chose."""
     parts = urlsplit(location)
     ours = parts.scheme == "file" and parts.path.endswith(f"/{ARTIFACTS}")
     return ours and (place.is_dir() or not Path(unquote(parts.path)).is_dir())
@@ -200,7 +202,7 @@ def _artifacts(database: Path) -> Path:
 
 
 def _experiment(client: MlflowClient) -> str:
-    """The id of our experiment; on SQLite its artifacts lie beside the database."""
+    """The id of our experiment, created if necessary; with SQLite its artifacts lie next to the database."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(EXPERIMENT)
@@ -210,7 +212,7 @@ def _experiment(client: MlflowClient) -> str:
     location = _artifacts(_database(uri)).as_uri() if uri.startswith("sqlite") else None
     try:
         return str(client.create_experiment(EXPERIMENT, location))
-    except MlflowException:  # somebody else made it in between
+    except MlflowException:  # another process created it in the meantime
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             raise
@@ -219,7 +221,7 @@ def _experiment(client: MlflowClient) -> str:
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
-    """What MLflow refuses becomes one line of ours."""
+    """Converts MLflow's exceptions to ours, with a message of one line."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -228,5 +230,8 @@ def mlflow_errors() -> Iterator[None]:
         message = str(error).strip().splitlines()[0]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_PARAMETER_VALUE"):
             raise RegistryError(message, field="mlflow") from error
-        kind = ServiceError if error.error_code in REFUSALS else UnreachableError
+        if error.error_code in NOT_ALLOWED:
+            kind: type[ServiceError] = CredentialsError
+        else:
+            kind = ServiceError if error.error_code == REFUSED else UnreachableError
         raise kind(f"MLflow: {message}; check {TRACKING_VARIABLE}", field=TRACKING_VARIABLE) from error

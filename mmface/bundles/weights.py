@@ -1,14 +1,15 @@
-"""Trained transformers that training can start from and ``mmface convert`` brings in, by name (§4, §8).
+"""Finds trained transformers by name, for ``train.start`` and ``mmface convert`` (§4, §8).
 
-``scratch``, or one of:
+A name is ``scratch`` (random weights) or one of:
 
-- a released checkpoint: a folder as the authors publish it (``…/checkpoint-N/dit_model_weights_ema.safetensors``), one
-  with a single weight file, or the file itself (``.safetensors``; of ``.pt``, ``.pth`` and ``.bin`` tensors alone);
-- a bundle, or a transformer that diffusers saved: a folder;
+- a released checkpoint: a folder as the authors publish it (``…/checkpoint-N/dit_model_weights_ema.safetensors``), a
+  folder with a single weight file, or the file itself (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` with tensors
+  only);
+- a folder with a bundle, or with a transformer saved by diffusers;
 - ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: a registered bundle;
-- a hub id, ``owner/name[/folder][@revision]``, of the first or the second kind.
+- ``owner/name[/folder][@revision]``: a hub id of a repository with one of the first two.
 
-This module finds and names them without torch; :mod:`mmface.bundles.released` and :mod:`mmface.train.start` load them.
+This module needs no torch; :mod:`mmface.bundles.released` and :mod:`mmface.train.start` load the weights.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ FIELD = "train.start"
 REGISTERED = "models:/"
 
 AUTHORS_FILE = "dit_model_weights_ema.safetensors"
-AT_ITS_ROOT = ("config.json", "*.safetensors", "*.safetensors.index.json")  # of a folder that holds one transformer
+AT_ITS_ROOT = ("config.json", "*.safetensors", "*.safetensors.index.json")  # files of a saved transformer's folder
 PICKLED = (".pt", ".pth", ".bin")
-# What an optimizer's checkpoint leaves beside the weights.
+# Files that a checkpoint holds besides the weights.
 _NO_WEIGHTS = re.compile(r"optimizer|scheduler|random_states|ema_state|training_args")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Where weights lie.
+    """The location of weights.
 
     Attributes:
         path: the file of a released checkpoint, or the folder of a transformer that diffusers loads.
@@ -56,16 +57,16 @@ class Weights:
 
     @property
     def released(self) -> bool:
-        """Whether they are a plain state dict with the authors' keys."""
+        """Whether the weights are a released checkpoint: a plain state dict in one file."""
         return self.path.is_file()
 
 
 @contextmanager
 def found_weights(name: str, field: str = FIELD) -> Iterator[Weights]:
-    """The weights that ``name`` stands for, for as long as the context; fetched if they are elsewhere.
+    """A context with the weights called ``name``, which are downloaded if necessary.
 
     Raises:
-        RecipeError: there are none, or several; names ``field``.
+        RecipeError: no weights or several were found; names ``field``.
         RegistryError, ServiceError: the registry has no such model, or cannot be reached.
     """
     if name.startswith(REGISTERED):
@@ -80,7 +81,7 @@ def found_weights(name: str, field: str = FIELD) -> Iterator[Weights]:
 
 
 def weights_identity(name: str) -> str:
-    """What a fingerprint says about weights: a hash of their bytes, or the hub id with its revision.
+    """The identity of weights in a fingerprint: a hash of their bytes, or the hub id with its revision.
 
     Raises:
         RecipeError, RegistryError, ServiceError: see :func:`found_weights`.
@@ -97,12 +98,12 @@ def weights_identity(name: str) -> str:
 
 
 def pin(name: str) -> str:
-    """``models:/NAME@ALIAS`` as the version that holds the alias now, and a hub id at its present commit.
+    """Replaces an alias by the version that holds it now, and a hub id by its current commit.
 
-    So they stay the same for a whole run.
+    So the weights stay the same for a whole run.
 
     Raises:
-        RecipeError, RegistryError, ServiceError: there is no such model, or nobody says which it is now.
+        RecipeError, RegistryError, ServiceError: the model does not exist, or the version or commit cannot be found.
     """
     if not name.startswith(REGISTERED):
         return name if _is_local(name) else hub.pin(name, FIELD)
@@ -113,14 +114,14 @@ def pin(name: str) -> str:
 
 
 def pin_start(recipe: Recipe) -> Recipe:
-    """The recipe with the alias in ``train.start`` pinned, since another run may move it meanwhile.
+    """The recipe with ``train.start`` pinned by :func:`pin`, because another run may move the alias in the meantime.
 
-    Where the recipe goes on from the champion of its own model and there is none yet, training starts from scratch: the
-    first run of a schedule makes the first champion.
+    If the recipe starts from the champion of its own model and there is no champion yet, training starts from scratch,
+    so that the first run of a schedule can make the first champion.
     """
     start, name = recipe.train.start, recipe.serve.model_name
     if start == f"{REGISTERED}{name}@{CHAMPION}" and get_alias(name, CHAMPION) is None:
-        log.info("train: %s has no %s yet; starting from scratch", name, CHAMPION)
+        log.info("train: %s has no %s yet; training starts from scratch", name, CHAMPION)
         pinned = SCRATCH
     else:
         pinned = pin(start)
@@ -128,15 +129,16 @@ def pin_start(recipe: Recipe) -> Recipe:
 
 
 def registered(name: str, field: str = FIELD) -> tuple[str, str]:
-    """Model and alias or version of ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``."""
+    """Parses ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: the model, and the alias or version."""
     match = re.fullmatch(r"models:/([^/@]+)(?:@|/)([^/@]+)", name)
     if match is None:
-        raise RecipeError(f"{name!r}: write models:/NAME@ALIAS or models:/NAME/VERSION", field=field)
+        message = f"{name!r} is not a registered model: write models:/NAME@ALIAS or models:/NAME/VERSION"
+        raise RecipeError(message, field=field)
     return match[1], match[2]
 
 
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file in hex; a file that did not change is read once."""
+    """SHA-256 of a file in hex, cached until size or time of the file change."""
     stat = file.stat()
     return _file_hash(file.absolute(), stat.st_size, stat.st_mtime_ns)
 
@@ -148,7 +150,7 @@ def _file_hash(file: Path, size: int, modified: int) -> str:
 
 
 def _look(folder: Path, field: str) -> Path:
-    """The weights in a folder: a transformer's folder or a released file."""
+    """Finds the weights in a folder: the folder of a transformer, or the file of a released checkpoint."""
     for place in (folder / "transformer", folder):
         if _is_transformer(place / "config.json"):
             return place
@@ -159,11 +161,11 @@ def _look(folder: Path, field: str) -> Path:
     ):
         if len(candidates) > 1:
             named = ", ".join(path.relative_to(folder).as_posix() for path in candidates[:4])
-            raise RecipeError(f"{folder} holds several weights: {named}; name one file", field=field)
+            raise RecipeError(f"{folder} holds several weight files: {named}; name one of them", field=field)
         if candidates:
             return candidates[0]
     wanted = f"a bundle, a transformer, {AUTHORS_FILE} or a single weight file"
-    raise RecipeError(f"{folder} holds no weights: {wanted} is looked for", field=field)
+    raise RecipeError(f"{folder} holds no weights; name a folder with {wanted}", field=field)
 
 
 def _is_transformer(config: Path) -> bool:
@@ -179,7 +181,7 @@ def _is_local(name: str) -> bool:
 
 def _download(name: str, field: str) -> Path:
     if _is_local(name):
-        message = f"no folder or file {name}; give scratch, weights, a bundle, models:/NAME@ALIAS or a hub id"
+        message = f"there is no folder or file {name}; use scratch, weights, a bundle, models:/NAME@ALIAS or a hub id"
         raise RecipeError(message, field=field)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -196,5 +198,5 @@ def _download(name: str, field: str) -> Path:
         )
     except (OSError, HFValidationError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise RecipeError(f"{name} is neither here nor on the hub ({reason})", field=field) from None
+        raise RecipeError(f"{name} is not a local path and was not found on the hub ({reason})", field=field) from None
     return Path(root) / folder

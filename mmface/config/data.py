@@ -1,4 +1,4 @@
-"""Where photographs come from, how they are prepared, and which frozen networks do it."""
+"""Recipe sections about photographs: where they come from and how they are prepared."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmface.config.prompts import PROMPTS
 from mmface.config.section import Fraction, Limits, PositiveFloat, PositiveInt, Section
 
 TextPadding = Literal["exact", "masked"]  # see mmface.networks.text_encoder
@@ -23,33 +22,53 @@ OWN_SIDECARS: dict[Layout, tuple[str, ...]] = {
 
 
 class Portraits(Section):
-    """The drawn collection that stands in when ``sources`` is empty."""
+    """Section ``portraits``: how the drawn collection is made."""
 
-    n: PositiveInt = 400
-    size: Annotated[int, Field(ge=32, le=1024)] = 128
+    n: PositiveInt = Field(default=400, description="Number of portraits to draw.")
+    size: Annotated[int, Field(ge=32, le=1024)] = Field(
+        default=128,
+        description="Side of the square portraits, in pixels; use at least the resolution of the last phase.",
+    )
 
 
 class Collection(Section):
-    """One collection of photographs: where it is, what it is called, and under which licence it may be used.
+    """One entry of ``sources``: a collection of photographs; see :mod:`mmface.data.sources` for the layouts."""
 
-    ``images`` is a folder or ``s3://`` prefix; linked folders are followed. ``masks`` (a folder), ``captions`` (a
-    ``.jsonl`` file, or a folder with one ``.txt`` or ``.caption`` a picture) and ``split`` (a folder with
-    ``train.txt``, ``val.txt``, ``test.txt``) are optional; a layout that brings its own refuses them. Lists and
-    captions are text in UTF-8, or UTF-16 with a byte order mark. Names are compared as composed Unicode (NFC), with
-    ``\\`` as ``/``, without ``./``, and with suffixes in any case. See :mod:`mmface.data.sources` and
-    ``data.min_matched``.
-    """
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    licence: Annotated[str, Field(min_length=1)] = "not stated"
-    layout: Layout = "folder"
-    images: Annotated[str, Field(min_length=1)]
-    masks: str | None = None
-    captions: str | None = None
-    split: str | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="Name of the collection, unique among `sources`. Manifests, reports and `train.balance` use it."
+    )
+    licence: Annotated[str, Field(min_length=1)] = Field(
+        default="not stated",
+        description="Licence under which the photographs may be used. It is recorded in the manifest, the lineage and "
+        "the model card; nothing checks it.",
+    )
+    layout: Layout = Field(
+        default="folder",
+        description="How the files are arranged. `folder`: pictures at any depth; `ffhq`, `celebamask-hq` and "
+        "`authors`: the folders of those data sets; `parquet`: Parquet files with a column `image`.",
+    )
+    images: Annotated[str, Field(min_length=1)] = Field(
+        description="Local folder or `s3://` prefix of the photographs. Linked folders are followed."
+    )
+    masks: str | None = Field(
+        default=None,
+        description="Folder of label masks, matched to photographs by name (`ffhq`: by number). Without it the parser "
+        "makes them. Layouts that contain masks (`celebamask-hq`, `parquet`, `authors`) refuse this key.",
+    )
+    captions: str | None = Field(
+        default=None,
+        description='A `.jsonl` file of `{"file", "captions"}` lines, or a folder with one `.txt` or `.caption` file '
+        "for each photograph and one caption on each line; UTF-8, or UTF-16 with a byte order mark. Without it the "
+        "captioner makes them. Layouts that contain captions (`parquet`, `authors`) refuse this key.",
+    )
+    split: str | None = Field(
+        default=None,
+        description="Folder with `train.txt`, `val.txt` and `test.txt`: lists of file names, each file optional. "
+        "`val` is held out like `test`. Photographs in no list are assigned by their hash (see `data.holdout`).",
+    )
 
     @model_validator(mode="after")
-    def _brings_its_own(self) -> Collection:
+    def _leaves_out_what_the_layout_contains(self) -> Collection:
         for name in OWN_SIDECARS[self.layout]:
             if getattr(self, name) is not None:
                 raise ValueError(f"layout {self.layout} brings its own {name}; leave {name} out")
@@ -57,66 +76,104 @@ class Collection(Section):
 
 
 class Quality(Section):
-    """Usual figures of a picture, as shares; a row outside of one is flagged as an outlier and kept."""
+    """Section ``data.quality``: usual ranges of a row's figures."""
 
-    face_area: Limits = (0.05, 0.8)
-    label_coverage: Limits = (0.25, 1.0)
-    edge_density: Limits = (0.001, 0.4)
+    face_area: Limits = Field(
+        default=(0.05, 0.8),
+        description="Lowest and highest usual share of the picture that the mask labels as face, from skin to lower "
+        "lip.",
+    )
+    label_coverage: Limits = Field(
+        default=(0.25, 1.0), description="Lowest and highest usual share of the 19 labels that occur in the mask."
+    )
+    edge_density: Limits = Field(
+        default=(0.001, 0.4), description="Lowest and highest usual share of the sketch's pixels that are dark."
+    )
 
 
 class Data(Section):
-    """Preparation: what is kept, what is set aside, how rows are grouped."""
+    """Section ``data``: preparation of the rows."""
 
-    min_size: PositiveInt = 64
-    max_megapixels: PositiveFloat = 40.0
-    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = 0
-    min_face_area: Fraction = 0.0  # share of the centre square that the mask calls face
-    holdout: Fraction = 0.15
-    max_quarantined: Fraction = 0.01
-    # Least share of a collection's pictures that must have an entry in each sidecar that is given; lower it where masks
-    # or captions are meant for some pictures alone. Lists of a larger collection and lists of the held-out pictures
-    # alone are sound: of lists, and of CelebAMask-HQ's parts, the share of entries that have a picture will do as well.
-    min_matched: Fraction = 0.9
-    shard_rows: PositiveInt = 64
-    workers: PositiveInt = 2
-    captions_per_image: Annotated[int, Field(ge=1, le=20)] = 10
-    parse_flip: bool = False
-    quality: Quality = Quality()
-    mask_resize: Literal["nearest", "lanczos"] = "nearest"
-    # Latents of each photograph: as it is, then cropped and half of them mirrored, drawings alike.
-    views: Annotated[int, Field(ge=1, le=64)] = 1
-    text_padding: TextPadding = "exact"
-    # Further attempts at rows that were set aside; mmface quarantine replay counts them.
-    replay: dict[RowStage, PositiveInt] = Field(default={})
-
-
-class Components(Section):
-    """Frozen networks by hub id, local folder or ``zoo:<name>`` (§7).
-
-    A hub id is ``owner/name[/folder][@revision]``; without a revision a run pins it to its present commit.
-    """
-
-    vae: str = "zoo:vae"
-    text_encoder: str = "zoo:clip"
-    clip: str = "zoo:clip"
-    parser: str = "zoo:parser"
-    sketcher: str = "zoo:sketch"
-    captioner: str = "facts"
-    rewriter: str | None = None
-
-    @model_validator(mode="after")
-    def _rewriter(self) -> Components:
-        if self.rewriter is not None and self.captioner == "facts":
-            raise ValueError("rewriter has nothing to rewrite: measured facts agree; set captioner to a model")
-        return self
-
-
-class Captioning(Section):
-    """How a captioning model is asked and what its answers must be (paper §3.1). Measured facts ask nothing."""
-
-    prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = PROMPTS
-    max_new_tokens: PositiveInt = 128
-    min_words: PositiveInt = 4
-    retries: Annotated[int, Field(ge=0, le=5)] = 2
-    batch_size: PositiveInt = 8
-    engine: Literal["transformers", "vllm"] = "transformers"
+    min_size: PositiveInt = Field(
+        default=64, description="Shortest allowed side of a photograph, in pixels; smaller photographs are quarantined."
+    )
+    max_megapixels: PositiveFloat = Field(
+        default=40.0,
+        description="Largest allowed photograph, in millions of pixels; larger ones are quarantined before they are "
+        "decoded.",
+    )
+    near_duplicate_bits: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0,
+        description="Two photographs are duplicates if their 64-bit perceptual hashes differ in at most this many "
+        "bits. One copy is kept; a copy of a held-out photograph is never used for training. Values above 0 make the "
+        "search slower on large collections.",
+    )
+    min_face_area: Fraction = Field(
+        default=0.0,
+        description="Smallest share of the centre square that the mask labels as face. Photographs below it are "
+        "filtered; they do not count as quarantined.",
+    )
+    holdout: Fraction = Field(
+        default=0.15,
+        description="Share of the photographs that is held out for evaluation, among those that no list of `split` "
+        "names. The hash of the file decides, so that a growing collection never moves a photograph to the other "
+        "side.",
+    )
+    max_quarantined: Fraction = Field(
+        default=0.01,
+        description="Largest share of a stage's rows that may be quarantined. Above it the stage fails and names the "
+        "commonest reasons (§6).",
+    )
+    min_matched: Fraction = Field(
+        default=0.9,
+        description="Smallest share of a collection's photographs that must have an entry in each of its masks and "
+        "captions; below it the run stops and names examples. For lists, and for the mask parts of CelebAMask-HQ, it "
+        "is enough if this share of the entries has a photograph. Lower it if only some photographs have masks or "
+        "captions.",
+    )
+    shard_rows: PositiveInt = Field(
+        default=64,
+        description="Rows in one part (file) of a dataset. A part is the unit of work and of resuming: smaller parts "
+        "lose less work when a process dies and cost more files.",
+    )
+    workers: PositiveInt = Field(
+        default=2,
+        description="Workers that a stage uses at the same time, each with its own copy of the networks; with "
+        "`captioning.engine: vllm` also the number of vLLM engines. It does not change the result.",
+    )
+    captions_per_image: Annotated[int, Field(ge=1, le=20)] = Field(
+        default=10,
+        description="Captions that each row gets; training draws one of them for each sample (paper: ten, §5). "
+        "Supplied captions are repeated until there are enough.",
+    )
+    parse_flip: bool = Field(
+        default=False,
+        description="Run the parser on each photograph and on its mirror image and average the two: better masks in "
+        "twice the time. Supplied masks are not affected.",
+    )
+    quality: Quality = Field(
+        default=Quality(),
+        description="Usual ranges of a row's figures, as shares. A row outside of one is flagged in the column "
+        "`outlier` and kept.",
+    )
+    mask_resize: Literal["nearest", "lanczos"] = Field(
+        default="nearest",
+        description="How masks are scaled to the resolution of a phase. `nearest` keeps the palette's colours; "
+        "`lanczos` blends them at edges, as the released models were trained with (§6).",
+    )
+    views: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="Versions of each photograph whose latents are stored: the photograph itself, then random crops "
+        "(at least 0.75 of its side), every second one mirrored; its drawings are cropped and mirrored alike. More "
+        "views delay overfitting on small collections and cost time and storage in proportion.",
+    )
+    text_padding: TextPadding = Field(
+        default="exact",
+        description="How padding after a caption is treated. `exact`: attended to like words, which the released "
+        "models need; `masked`: ignored, so that it is neither stored nor computed (§4).",
+    )
+    replay: dict[RowStage, PositiveInt] = Field(
+        default={},
+        description="Number of further attempts at the quarantined rows of a stage, such as `{captions: 1}`. `mmface "
+        "quarantine replay` says which number to write; each number makes a new dataset.",
+    )

@@ -1,4 +1,4 @@
-"""How the stages run on a cluster; nothing of it changes what they make."""
+"""The recipe section about jobs on a cluster; it does not change what the stages make."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mmface.config.section import PositiveFloat, PositiveInt, Section
 
-# All but the last make a dataset; ``warm`` loads a version before champion moves to it, on a GPU if it is given one.
+# All but the last make a dataset; ``warm`` loads a version before it becomes champion, on a GPU if it is given one.
 Entrypoint = Literal[
     "portraits", "images", "conditions", "captions", "text", "latents", "train", "samples", "bundle", "warm"
 ]
@@ -16,26 +16,36 @@ Amount = Annotated[float, Field(ge=0)]
 
 
 class Resources(Section):
-    """What Ray reserves for an entrypoint itself, besides the actors it starts; nothing keeps it on the head node."""
+    """One entry of ``jobs.resources``: what Ray reserves for an entrypoint."""
 
-    cpus: Amount = 0
-    gpus: Amount = 0
-    memory_gib: Amount = 0
+    cpus: Amount = Field(default=0, description="CPU cores to reserve for the entrypoint's own process.")
+    gpus: Amount = Field(default=0, description="GPUs to reserve for the entrypoint's own process.")
+    memory_gib: Amount = Field(default=0, description="Memory to reserve for the entrypoint's own process, in GiB.")
 
 
 class Jobs(Section):
-    """Ray jobs and their watching.
+    """Section ``jobs``: how stages run as Ray jobs."""
 
-    Attributes:
-        resources: by entrypoint.
-        timeout_s: by entrypoint; a stage that takes longer is stopped. Without one it may take any time.
-        attempts: how often in one run of a flow a stage is started whose job, or a service it needs, was lost.
-        patience_s: how long a head that does not answer is waited for.
-        autoscaling: the cluster can get nodes that it does not have now, so a lack of GPUs is no reason to refuse.
-    """
-
-    resources: dict[Entrypoint, Resources] = Field(default={})
-    timeout_s: dict[Entrypoint, PositiveInt] = Field(default={})
-    attempts: PositiveInt = 3
-    patience_s: PositiveFloat = 600.0
-    autoscaling: bool = False
+    resources: dict[Entrypoint, Resources] = Field(
+        default={},
+        description="What Ray reserves for an entrypoint itself, besides the actors that it starts, such as "
+        "`{samples: {gpus: 1}}`. Nothing keeps an entrypoint on the head node.",
+    )
+    timeout_s: dict[Entrypoint, PositiveInt] = Field(
+        default={},
+        description="Longest time of a stage, in seconds, such as `{train: 86400}`; a stage that takes longer is "
+        "stopped. Stages that are not named have no limit.",
+    )
+    attempts: PositiveInt = Field(
+        default=3,
+        description="Largest number of times that one run of a flow starts a stage whose job, or a service that it "
+        "needs, was lost.",
+    )
+    patience_s: PositiveFloat = Field(
+        default=600.0, description="How long to wait for a Ray head that does not answer, in seconds."
+    )
+    autoscaling: bool = Field(
+        default=False,
+        description="Whether the cluster can add nodes; if so, a run does not refuse to start because there are too "
+        "few GPUs at present.",
+    )

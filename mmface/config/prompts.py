@@ -1,7 +1,6 @@
-"""The ten questions put to a captioning model about every photograph (paper §3.1).
+"""The ten default questions that a captioning model answers about each photograph (paper §3.1).
 
-Seven ask for a natural description, each of another side of the face; three for structured demographic cues. The
-recipe's defaults come from here, so this module imports nothing.
+Seven ask for a natural description, each of a different aspect of the face; three ask for structured demographic cues.
 """
 
 from __future__ import annotations

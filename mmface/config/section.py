@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of."""
+"""The base class of recipe sections, and number types that many keys share."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ Limits = Annotated[tuple[Fraction, Fraction], AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
-    """A frozen part of the recipe; unknown keys are errors."""
+    """A frozen section of the recipe that rejects unknown keys.
+
+    Every field has a ``description``: ``mmface recipe explain`` and the reference page of the docs print it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

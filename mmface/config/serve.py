@@ -1,4 +1,4 @@
-"""How pictures are painted, judged and served."""
+"""Recipe sections about painting: the sampler, the evaluation, the gate and the HTTP service."""
 
 from __future__ import annotations
 
@@ -12,83 +12,182 @@ Sampler = Literal["euler", "heun", "dpmpp", "unipc"]
 
 
 class Sampling(Section):
-    """How pictures are made in evaluation and by default in serving."""
+    """Section ``sampling``: settings of the sampler."""
 
-    sampler: Sampler = "euler"
-    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    guidance_scale: Annotated[float, Field(ge=0)] = 2.0
-    precision: Literal["fp32", "bf16", "auto"] = "auto"  # of the transformer; see mmface.networks.precision
+    sampler: Sampler = Field(
+        default="euler",
+        description="Method that integrates from noise to picture: `euler`, `heun` (two evaluations in each step), "
+        "`dpmpp` (DPM-Solver++) or `unipc`.",
+    )
+    num_inference_steps: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=20, description="Denoising steps of a picture; more steps take longer and are more exact."
+    )
+    guidance_scale: Annotated[float, Field(ge=0)] = Field(
+        default=2.0,
+        description="Strength of classifier-free guidance towards the prompt; 1 turns it off and halves the time "
+        "(authors: 7.5).",
+    )
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="auto",
+        description="Number format of the transformer's matrix products. `auto`: bf16 where the device multiplies it "
+        "natively, else fp32.",
+    )
 
 
 class Evaluate(Section):
-    """Which held-out rows are painted and measured.
+    """Section ``evaluate``: size of the evaluation."""
 
-    Attributes:
-        batch_size: how many pictures are painted at once, at most the 32 of a part; it does not change them.
-    """
-
-    n: PositiveInt = 128
-    n_sketch: PositiveInt = 64
-    batch_size: PositiveInt = 16
-    grid: PositiveInt = 16
+    n: PositiveInt = Field(
+        default=128, description="Held-out rows painted from their masks, the first by id; fewer if fewer are held out."
+    )
+    n_sketch: PositiveInt = Field(
+        default=64, description="Held-out rows painted from their sketches, and once more without them as the baseline."
+    )
+    batch_size: PositiveInt = Field(
+        default=16,
+        description="Pictures painted at the same time, at most the 32 of a part; larger needs more memory. It does "
+        "not change the pictures.",
+    )
+    grid: PositiveInt = Field(
+        default=16, description="Pictures of each kind of drawing in the grid of the report, the first by id."
+    )
 
 
 class Gate(Section):
-    """Thresholds a candidate must pass to become champion. ``None`` does not ask.
+    """Section ``gate``: limits for becoming champion (§8)."""
 
-    Attributes:
-        max_frechet_ratio_to_champion: of the candidate's Fréchet distance to the champion's. A candidate whose distance
-            was measured on other rows, at another resolution or with other weights than the champion's is refused.
-    """
-
-    min_mask_miou: Fraction | None = None
-    min_mask_accuracy: Fraction | None = None
-    min_hair_colour: Fraction | None = None
-    max_clip_distance: float | None = None
-    min_edge_agreement_gain: float | None = None
-    max_frechet_ratio_to_champion: PositiveFloat | None = None
+    min_mask_miou: Fraction | None = Field(
+        default=None,
+        description="Smallest mean intersection over union of the given mask and the mask parsed from the painted "
+        "picture (`mask/miou`).",
+    )
+    min_mask_accuracy: Fraction | None = Field(
+        default=None,
+        description="Smallest share of pixels that are parsed as the label the mask asks for (`mask/accuracy`).",
+    )
+    min_hair_colour: Fraction | None = Field(
+        default=None,
+        description="Smallest share of pictures whose hair has the colour that the prompt names "
+        "(`mask/hair_colour_accuracy`).",
+    )
+    max_clip_distance: float | None = Field(
+        default=None,
+        description="Largest mean distance, 1 - cosine of CLIP embeddings, between painted pictures and their source "
+        "photographs (`mask/clip_distance`).",
+    )
+    min_edge_agreement_gain: float | None = Field(
+        default=None,
+        description="Smallest gain in sketch edge agreement (F1 within 2 px) over the same rows painted without the "
+        "sketch (`sketch/edge_agreement_gain`).",
+    )
+    max_frechet_ratio_to_champion: PositiveFloat | None = Field(
+        default=None,
+        description="Largest ratio of the candidate's Fréchet distance to the champion's. A candidate measured on "
+        "other rows, at another resolution or with another extractor than the champion is refused.",
+    )
 
 
 class Serve(Section):
-    """The HTTP service (§9)."""
+    """Section ``serve``: settings of the HTTP service (§9)."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    model_name: str = "mmface-dit"
-    alias: str = "champion"
-    follow_s: PositiveFloat = 5.0  # how often replicas look where the alias points
-    max_preview_error: PositiveFloat = 4.0  # mean difference, 0 ... 255, from the registered preview
-    canary: str | None = None  # an alias that answers canary_share of the seeds
-    canary_share: Fraction = 0.05
-    max_batch: PositiveInt = 8  # images that a replica denoises at once
-    # GiB that those may take beside the weights, as serve.footprint predicts from their shapes. By default what a GPU
-    # has beside the weights of the served versions, or half of a machine's memory divided by its replicas. One image is
-    # always let in.
-    max_memory_gib: PositiveFloat | None = None
-    max_queued: PositiveInt = 32
-    max_upload_bytes: PositiveInt = 8_000_000
-    upload_timeout_s: PositiveFloat = 30.0  # within which a body must have arrived
-    max_condition_megapixels: PositiveFloat = 40.0
-    max_steps: PositiveInt = 100
-    timeout_s: PositiveFloat = 120.0
-    replicas: PositiveInt = 1
-    max_replicas: PositiveInt | None = None  # more than replicas when more than max_batch requests wait for each
-    use_gpu: bool = False
-    api_keys_env: str | None = None  # the variable that holds NAME:SHA256 of each key, separated by commas
-    requests_per_minute: PositiveInt | None = None  # of each key
-    cors_origins: tuple[str, ...] = ()  # whose pages may call the service from a browser; "*" for all
-    log_prompts: bool = False
-    traces: str | None = None  # where spans of requests go: an OTLP address, http://HOST:4318/v1/traces
-    watermark: bool = False  # an invisible mark in every picture; mmface watermark check finds it
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address that the service listens on; `0.0.0.0` listens on all addresses of the machine.",
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        default=8000, description="TCP port that the service listens on."
+    )
+    model_name: str = Field(
+        default="mmface-dit",
+        description="Name of the registered model in MLflow, both for registering and for serving.",
+    )
+    alias: str = Field(default="champion", description="Alias of the version to serve.")
+    follow_s: PositiveFloat = Field(
+        default=5.0,
+        description="Time between two looks at the alias, in seconds. When it points to another version, replicas "
+        "load that version without a restart.",
+    )
+    max_preview_error: PositiveFloat = Field(
+        default=4.0,
+        description="Largest mean difference, on the scale 0 to 255, between the preview registered with a version "
+        "and the same preview painted by a replica. A version above it is refused.",
+    )
+    canary: str | None = Field(
+        default=None,
+        description="A second alias whose version answers `canary_share` of the requests; null: no canary.",
+    )
+    canary_share: Fraction = Field(
+        default=0.05,
+        description="Share of seeds that the canary answers. The same seeds always go to the canary.",
+    )
+    max_batch: PositiveInt = Field(
+        default=8,
+        description="Images that a replica denoises at the same time; more give more throughput and need more memory.",
+    )
+    max_memory_gib: PositiveFloat | None = Field(
+        default=None,
+        description="Memory that images may take at the same time beside the weights, in GiB, predicted from their "
+        "shapes; one image is always accepted. null: what a GPU has left beside the served versions, or half of the "
+        "machine's memory divided by its replicas.",
+    )
+    max_queued: PositiveInt = Field(
+        default=32, description="Requests that may wait at a replica; further ones get 429 with `Retry-After`."
+    )
+    max_upload_bytes: PositiveInt = Field(
+        default=8_000_000, description="Largest body of a request, in bytes; a larger one gets 413."
+    )
+    upload_timeout_s: PositiveFloat = Field(
+        default=30.0, description="Time within which the body of a request must have arrived, in seconds."
+    )
+    max_condition_megapixels: PositiveFloat = Field(
+        default=40.0, description="Largest uploaded drawing or photograph, in millions of pixels."
+    )
+    max_steps: PositiveInt = Field(
+        default=100, description="Largest number of denoising steps that a request may ask for."
+    )
+    timeout_s: PositiveFloat = Field(
+        default=120.0, description="Deadline of a request, in seconds; after it the client gets 408 and the work stops."
+    )
+    replicas: PositiveInt = Field(
+        default=1, description="Number of replicas (processes with the model); with `max_replicas` the smallest number."
+    )
+    max_replicas: PositiveInt | None = Field(
+        default=None,
+        description="Largest number of replicas. Ray Serve adds some when more than `max_batch` requests wait for "
+        "each; null: always `replicas`.",
+    )
+    use_gpu: bool = Field(default=False, description="Give each replica a GPU.")
+    api_keys_env: str | None = Field(
+        default=None,
+        description="Name of the environment variable that holds `NAME:SHA256` of each API key, separated by commas. "
+        "null: the service asks for no key.",
+    )
+    requests_per_minute: PositiveInt | None = Field(
+        default=None,
+        description="Largest number of requests per minute with one API key; further ones get 429. Needs "
+        "`api_keys_env`.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        default=(), description='Origins whose pages may call the service from a browser; `"*"` for all.'
+    )
+    log_prompts: bool = Field(default=False, description="Write prompts to the access log.")
+    traces: str | None = Field(
+        default=None,
+        description="OTLP address that spans of requests are sent to, such as `http://HOST:4318/v1/traces`; needs "
+        "`pip install 'mmface[traces]'`. null: none.",
+    )
+    watermark: bool = Field(
+        default=False, description="Put an invisible mark into every picture; `mmface watermark check` finds it."
+    )
 
     @model_validator(mode="after")
-    def _limits_have_keys(self) -> Serve:
+    def _rate_limits_have_keys(self) -> Serve:
         if self.requests_per_minute is not None and self.api_keys_env is None:
-            raise ValueError("serve.requests_per_minute counts by key: set serve.api_keys_env too")
+            raise ValueError("serve.requests_per_minute limits each API key: set serve.api_keys_env too")
         return self
 
     @model_validator(mode="after")
-    def _scales_up(self) -> Serve:
+    def _replica_counts_are_ordered(self) -> Serve:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError("max_replicas must not be below replicas")
         return self

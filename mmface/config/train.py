@@ -1,4 +1,4 @@
-"""The transformer, what it learns and how."""
+"""Recipe sections about training: its phases, the optimizer and the workers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmface.config.section import Fraction, PositiveFloat, PositiveInt, Section
 
-Objective = Literal["flow", "ddpm"]
 Precision = Literal["fp32", "bf16", "bf16-pure", "auto"]
 
 
 def _shares(value: object) -> object:
-    """Before pydantic tries the forms one by one, whose names would stand in its message."""
+    """Checks ``train.balance`` before pydantic does, whose error would list each form of the value."""
     weights = value.values() if isinstance(value, dict) else ()
     if value not in ("none", "sources") and not (
         weights and all(isinstance(one, int | float) and 0 < one < math.inf for one in weights)
@@ -26,53 +25,45 @@ def _shares(value: object) -> object:
 Balance = Annotated[Literal["none", "sources"] | dict[str, float], BeforeValidator(_shares)]
 
 
-class Model(Section):
-    """The trained transformer (§4); channels and text width follow from the components."""
-
-    patch_size: PositiveInt = 2
-    hidden_size: PositiveInt = 1152
-    depth: PositiveInt = 28
-    num_heads: PositiveInt = 16
-    mlp_ratio: PositiveFloat = 4.0
-    text_rope: Literal["sequential", "zero"] = "sequential"
-    modality_embedder: bool = True
-    dual_stream: bool = True
-    rope: bool = True
-
-    @model_validator(mode="after")
-    def _head_dim(self) -> Model:
-        # Rotary embedding splits a head into (row, column) halves of interleaved pairs.
-        if self.hidden_size % (4 * self.num_heads):
-            raise ValueError("hidden_size must be a multiple of 4 x num_heads (rotary halves of pairs)")
-        return self
-
-
-class ObjectiveConfig(Section):
-    """What the transformer learns to predict (§5)."""
-
-    name: Objective = "flow"
-    timestep_sampling: Literal["uniform", "logit_normal"] = "uniform"
-    min_snr_gamma: PositiveFloat | None = 5.0
-
-
 class Phase(Section):
-    """One stretch of training at one resolution; it starts from the previous phase's EMA.
+    """One entry of ``phases``: training at one resolution (§5)."""
 
-    An epoch is every stored view of every training row (``data.views``) once. Above 512 pixels the stages store
-    photographs and drawings as large as the largest phase needs.
-    """
-
-    resolution: Annotated[int, Field(ge=16, le=2048)]
-    steps: PositiveInt | None = None
-    epochs: PositiveFloat | None = None
-    batch_size: PositiveInt = 32
-    accumulation: PositiveInt = 1
-    learning_rate: PositiveFloat = 1e-4
-    final_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    resolution: Annotated[int, Field(ge=16, le=2048)] = Field(
+        description="Side of the square pictures, in pixels. Above 512 all stages store photographs and drawings as "
+        "large as the largest phase needs."
+    )
+    steps: PositiveInt | None = Field(
+        default=None, description="Length of the phase in optimizer steps. Give exactly one of `steps` and `epochs`."
+    )
+    epochs: PositiveFloat | None = Field(
+        default=None,
+        description="Length of the phase in epochs; an epoch is every stored view of every training row once (see "
+        "`data.views`). Give exactly one of `steps` and `epochs`.",
+    )
+    batch_size: PositiveInt = Field(
+        default=32,
+        description="Samples in one optimizer step, over all workers and all parts of `accumulation`; a multiple of "
+        "`accumulation`.",
+    )
+    accumulation: PositiveInt = Field(
+        default=1,
+        description="Number of parts in which a batch is computed, one after the other. Raise it to train the same "
+        "batch with less memory.",
+    )
+    learning_rate: PositiveFloat = Field(
+        default=1e-4, description="Highest learning rate, reached at the end of the warm-up."
+    )
+    final_learning_rate: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="Learning rate at the last step; a cosine leads to it from `learning_rate`."
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Optimizer steps over which the learning rate rises linearly to `learning_rate`; at most half of "
+        "the phase is used.",
+    )
 
     @model_validator(mode="after")
-    def _length(self) -> Phase:
+    def _has_one_length_and_whole_parts(self) -> Phase:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
         if self.batch_size % self.accumulation:
@@ -88,49 +79,100 @@ class Phase(Section):
 
 
 class Train(Section):
-    """The optimiser and the machinery around it (§5).
+    """Section ``train``: settings that all phases share (§5)."""
 
-    Attributes:
-        parallel: what several workers hold: ``ddp`` each the whole model, ``fsdp`` each a part of every weight, its
-            average and its moments.
-        precision: ``bf16`` multiplies in bfloat16 and keeps fp32 weights; ``auto`` does so where the device
-            multiplies it natively. ``bf16-pure`` keeps the weights, and torch's moments, in bfloat16 too (the average
-            stays fp32): half the memory, but a step smaller than 1/512 of a weight is lost, so small rates stand still.
-        gradient_checkpointing: which blocks forget their activations and compute them again in the backward pass:
-            none, all, or the first so many.
-        compile: run each block through torch.compile; needs a C++ compiler.
-        optimizer: AdamW with full moments or bitsandbytes' 8-bit ones; ``-paged`` moves them to the host when the GPU
-            is full.
-    """
-
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    precision: Precision = "fp32"
-    gradient_checkpointing: bool | PositiveInt = False
-    compile: bool = False
-    optimizer: Literal["adamw", "adamw8bit", "adamw8bit-paged"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    gradient_clip: PositiveFloat = 0.5
-    ema_decay: Fraction = 0.9999
-    start: Annotated[str, Field(min_length=1)] = "scratch"  # see mmface.bundles.weights
-    balance: Balance = "none"  # see mmface.train.rows.balance
-    condition_dropout: Fraction = 0.05
-    text_dropout: Fraction = 0.05
-    checkpoint_every: PositiveInt = 500
-    keep_last: PositiveInt = 2  # checkpoints of a run; the last step's weights are published, then all are removed
-    log_every: PositiveInt = 10
-    num_workers: PositiveInt = 1
-    min_workers: PositiveInt | None = None  # go on with fewer workers, down to this many, when some are lost
-    use_gpu: bool = False
+    parallel: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="What each of several workers holds. `ddp`: the whole model; `fsdp`: a shard of every weight, its "
+        "average and its moments, for models that do not fit on one GPU.",
+    )
+    precision: Precision = Field(
+        default="fp32",
+        description="Number format. `bf16`: matrix products in bfloat16, weights in fp32; `auto`: `bf16` where the "
+        "device multiplies it natively, else `fp32`; `bf16-pure`: weights and torch's moments in bfloat16 too (the "
+        "average stays fp32): half the memory, but updates below 1/512 of a weight are lost, so small learning rates "
+        "learn nothing.",
+    )
+    gradient_checkpointing: bool | PositiveInt = Field(
+        default=False,
+        description="Which blocks drop their activations and recompute them in the backward pass: false: none; true: "
+        "all; a number: that many, from the first. It saves memory, costs time and does not change the result.",
+    )
+    compile: bool = Field(default=False, description="Run each block through torch.compile; needs a C++ compiler.")
+    optimizer: Literal["adamw", "adamw8bit", "adamw8bit-paged"] = Field(
+        default="adamw",
+        description="AdamW with full moments, or with the 8-bit moments of bitsandbytes (paper: 8-bit). "
+        "`adamw8bit-paged` moves them to the host's memory when the GPU is full, and needs `use_gpu`.",
+    )
+    betas: tuple[float, float] = Field(
+        default=(0.9, 0.999), description="Decay of AdamW's first and second moment (paper: 0.9 and 0.999, §5)."
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        default=0.01, description="Weight decay of AdamW (paper: 0.01, §5)."
+    )
+    gradient_clip: PositiveFloat = Field(
+        default=0.5, description="Largest norm of the gradient; larger ones are scaled down to it (paper: 0.5, §5)."
+    )
+    ema_decay: Fraction = Field(
+        default=0.9999,
+        description="Decay of the moving average of the weights (EMA), which is what is evaluated and served (paper: "
+        "0.9999, §5). It starts lower, at (1 + step) / (10 + step); short runs want a smaller value.",
+    )
+    start: Annotated[str, Field(min_length=1)] = Field(
+        default="scratch",
+        description="Weights that the first phase starts from: `scratch` (random), a released checkpoint (file, "
+        "folder or hub id), the folder of a bundle, or `models:/NAME@ALIAS`. Weights of another architecture are "
+        "refused before anything is computed.",
+    )
+    balance: Balance = Field(
+        default="none",
+        description="Share of each collection in the batches. `none`: every row equally often; `sources`: every "
+        "collection equally often; or a weight above 0 for each collection, `{ours: 3, celeba: 1}`. Shares are kept "
+        "to 1/1000, and each collection runs through its own epochs.",
+    )
+    condition_dropout: Fraction = Field(
+        default=0.05,
+        description="Share of samples whose drawing is replaced by a zero latent, drawn independently of "
+        "`text_dropout` (paper: 0.05, §4).",
+    )
+    text_dropout: Fraction = Field(
+        default=0.05,
+        description="Share of samples whose caption is replaced by the empty prompt; classifier-free guidance needs "
+        "it (paper: 0.05, §4).",
+    )
+    checkpoint_every: PositiveInt = Field(
+        default=500,
+        description="Optimizer steps between two checkpoints, from which a stopped run resumes. It does not change "
+        "the result.",
+    )
+    keep_last: PositiveInt = Field(
+        default=2,
+        description="Checkpoints to keep while a phase trains, the newest ones. After its last step the weights are "
+        "published and all checkpoints are removed.",
+    )
+    log_every: PositiveInt = Field(
+        default=10, description="Optimizer steps between two lines of metrics in the log and in MLflow."
+    )
+    num_workers: PositiveInt = Field(
+        default=1,
+        description="Workers (processes) that share each global batch; with `use_gpu` each has a GPU. Any number sees "
+        "the same global batches.",
+    )
+    min_workers: PositiveInt | None = Field(
+        default=None,
+        description="Smallest number of workers to resume with when some are lost, at most `num_workers`; null: wait "
+        "until all `num_workers` are there.",
+    )
+    use_gpu: bool = Field(default=False, description="Train on GPUs, one for each worker.")
 
     @model_validator(mode="after")
-    def _paged_on_gpu(self) -> Train:
+    def _pages_out_of_a_gpu(self) -> Train:
         if self.optimizer == "adamw8bit-paged" and not self.use_gpu:
             raise ValueError("adamw8bit-paged pages out of a GPU: set use_gpu, or optimizer adamw8bit")
         return self
 
     @model_validator(mode="after")
-    def _elastic(self) -> Train:
+    def _worker_counts_are_ordered(self) -> Train:
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError("min_workers must not be above num_workers")
         return self

@@ -1,4 +1,4 @@
-"""How training is watched."""
+"""The recipe section about what is measured and shown while training."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from mmface.config.section import PositiveInt, Section
 
 
 class Watch(Section):
-    """What is measured, painted and refused while a phase trains; nothing of it changes what is learnt.
+    """Section ``watch``: measurements and previews of training, and when it stops by itself."""
 
-    Attributes:
-        held_out_rows: rows of the split ``test``, the first by id, whose loss is measured; 0 measures none.
-        held_out_every: steps between two measurements; null measures at each checkpoint. The last step is always
-            measured.
-        preview_every: steps between two sheets of painted pictures; 0 paints none. The last step is always painted.
-        preview_rows: how many of the held-out rows a sheet shows, each as mask and as sketch.
-        max_loss_ratio: training stops at a step whose loss is on average more than this many times what its samples'
-            times have usually cost in the last 100 steps (:mod:`mmface.train.watch.guard`); null never does.
-    """
-
-    held_out_rows: Annotated[int, Field(ge=0)] = 64
-    held_out_every: PositiveInt | None = None
-    preview_every: Annotated[int, Field(ge=0)] = 0
-    preview_rows: PositiveInt = 4
-    max_loss_ratio: Annotated[float, Field(gt=1)] | None = 10.0
+    held_out_rows: Annotated[int, Field(ge=0)] = Field(
+        default=64,
+        description="Held-out rows, the first by id, whose loss is measured on fixed noise at eight times; 0 measures "
+        "none.",
+    )
+    held_out_every: PositiveInt | None = Field(
+        default=None,
+        description="Optimizer steps between two measurements of the held-out loss; null: at each checkpoint. The "
+        "last step is always measured.",
+    )
+    preview_every: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Optimizer steps between two previews (sheets of painted held-out rows, in MLflow); 0 paints "
+        "none. Otherwise the last step is always painted. Needs `held_out_rows`.",
+    )
+    preview_rows: PositiveInt = Field(
+        default=4, description="Held-out rows on a preview, each painted from its mask and from its sketch."
+    )
+    max_loss_ratio: Annotated[float, Field(gt=1)] | None = Field(
+        default=10.0,
+        description="Training stops before a step whose loss is more than this many times the usual loss at its "
+        "times, taken from the last 100 steps; null never stops for that. A loss that is not finite always stops it.",
+    )

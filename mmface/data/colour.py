@@ -1,4 +1,4 @@
-"""Words for colours: the nearest reference in CIELAB, where distance is what the eye sees."""
+"""Names a colour by the nearest reference in CIELAB, where distances match perceived differences."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The ``conditions`` stage: a 19-label mask and a pencil sketch for every photograph (§6).
 
-Both are stored for the centre square of the photograph, at most ``Recipe.picture_side`` pixels a side: the mask as a
-palette PNG of label indices, the sketch as a grey PNG with dark lines on white paper.
+Both cover the centre square of the photograph, with sides of at most ``Recipe.picture_side`` pixels. The mask is stored
+as a palette PNG of label indices, the sketch as a grey PNG with dark lines on white.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from mmface.networks.components import accelerator, load_parser, load_sketcher
 
 FACE_LABELS = tuple(range(1, 13))  # skin to lower lip
 PARSE_BATCH = 8
-SKETCH_SIDE = 320  # what public U²-Net checkpoints were trained at; smaller pictures are kept at their size
+SKETCH_SIDE = 320  # training size of the public U²-Net checkpoints; smaller photographs are not enlarged
 
 
 class Parser:
     """Photograph to label mask, by a SegFormer.
 
     Args:
-        flip: average the logits with those of the mirrored picture, left and right labels swapped back.
-        batch: pictures in each pass. A short last batch is filled up, because what a convolution rounds to can depend
-            on the size of the batch, and a mask must not depend on how many pictures came with it.
-        device: where the network runs.
+        flip: average the logits with those of the mirrored photograph, left and right labels swapped back.
+        batch: photographs per pass. A short last batch is filled up: rounding in convolutions can depend on the batch
+            size, and a mask must not depend on the number of photographs in the call.
+        device: the device of the network.
     """
 
     def __init__(self, name: str, *, flip: bool = False, batch: int = 1, device: str = "cpu") -> None:
@@ -49,7 +49,7 @@ class Parser:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-        """Label masks [H, W], each at its picture's size."""
+        """Label masks [H, W], each of the size of its photograph."""
         masks: list[NDArray[np.uint8]] = []
         for start in range(0, len(images), self.batch):
             some = list(images[start : start + self.batch])
@@ -70,10 +70,10 @@ class Parser:
 
 
 class Sketcher:
-    """Photograph to pencil sketch, by a U²-Net that answers dark lines on white.
+    """Photograph to pencil sketch with dark lines on white, by a U²-Net.
 
     Args:
-        device: where the network runs.
+        device: the device of the network.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -81,9 +81,9 @@ class Sketcher:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-        """Grey sketches [H, W] of square pictures, each at its picture's size.
+        """Grey sketches [H, W] of square photographs, each of the size of its photograph.
 
-        One by one: a sketch must not depend on the pictures beside it, and a CPU is faster so.
+        Photographs are processed one by one: a sketch must not depend on its batch, and this is faster on a CPU.
         """
         return [self._draw(image) for image in images]
 
@@ -96,7 +96,7 @@ class Sketcher:
 
 
 class Conditions:
-    """Rows of ``images`` to rows of :data:`CONDITIONS`; a supplied mask is validated and kept instead of parsing."""
+    """Rows of ``images`` to rows of :data:`CONDITIONS`; a supplied mask is validated and replaces the parser's."""
 
     name = "conditions"
     schema: pa.Schema = CONDITIONS
@@ -113,7 +113,7 @@ class Conditions:
         self.sketcher = Sketcher(recipe.components.sketcher, device)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """Decodes row by row, runs the networks on what decoded."""
+        """Decodes each row, then runs the networks on the rows that could be decoded."""
         decoded = map_rows(self.name, rows, self._decode)
         parsed = iter(self.parser([row["picture"] for row in decoded.rows if row["labels"] is None]))
         sketches = self.sketcher([row["picture"] for row in decoded.rows])
@@ -123,7 +123,9 @@ class Conditions:
             labels = row["labels"] if supplied else next(parsed)
             figures = measure(labels, sketch)
             if figures["face_area"] < self.min_face_area:
-                message = f"a face of {figures['face_area']:.1%} of the picture is below {self.min_face_area:.1%}"
+                message = (
+                    f"the face covers {figures['face_area']:.1%}, less than the minimum of {self.min_face_area:.1%}"
+                )
                 unwanted = FilteredError(message, field="data.min_face_area")
                 result.quarantined.append(quarantine_row(self.name, row, unwanted))
                 continue
@@ -147,14 +149,14 @@ class Conditions:
         labels = mask_from_png(row["mask"])
         height, width = labels.shape
         if abs(width / height - row["width"] / row["height"]) > 0.01:
-            message = f"{width}x{height} has another aspect than its picture {row['width']}x{row['height']}"
+            message = f"{width}x{height} has another aspect ratio than its photograph {row['width']}x{row['height']}"
             raise InputError(message, field="mask")
         square = center_square(Image.fromarray(labels))
         return np.asarray(square.resize(picture.size, Image.Resampling.NEAREST))
 
 
 def measure(labels: NDArray[np.uint8], sketch: NDArray[np.uint8]) -> dict[str, float]:
-    """The figures of :data:`CONDITIONS` for a mask [H, W] and a sketch [H, W], each a share of 1."""
+    """The figures of :data:`CONDITIONS` for a mask [H, W] and a sketch [H, W], each from 0 to 1."""
     return {
         "face_area": float(np.isin(labels, FACE_LABELS).mean()),
         "label_coverage": len(np.unique(labels)) / len(LABELS),
@@ -163,17 +165,17 @@ def measure(labels: NDArray[np.uint8], sketch: NDArray[np.uint8]) -> dict[str, f
 
 
 def outlier(figures: Mapping[str, float], usual: Quality) -> str | None:
-    """Name of the first figure outside its limits.
+    """The name of the first figure outside its limits, or None.
 
-    The limits stand in the recipe, rather than in the other rows of the dataset: so a row keeps its flag when the
-    collection grows, and a part can be written once.
+    The limits come from the recipe, not from the other rows: a row keeps its flag when the collection grows, and each
+    part is written once.
     """
     limits: dict[str, tuple[float, float]] = usual.model_dump()
     return next((name for name, (low, high) in limits.items() if not low <= figures[name] <= high), None)
 
 
 def square_picture(data: bytes, max_megapixels: float, side: int = PICTURE_SIDE) -> Image.Image:
-    """The centre square of an encoded picture, at most ``side`` pixels a side."""
+    """Decodes an image file and returns its centre square, with sides of at most ``side`` pixels."""
     square = center_square(open_image(data, max_megapixels))
     if square.width <= side:
         return square
@@ -181,7 +183,7 @@ def square_picture(data: bytes, max_megapixels: float, side: int = PICTURE_SIDE)
 
 
 def grey_png(sketch: NDArray[np.uint8]) -> bytes:
-    """A grey picture [H, W] as PNG."""
+    """A grey image [H, W] as PNG."""
     sink = BytesIO()
     Image.fromarray(sketch).save(sink, "PNG")
     return sink.getvalue()

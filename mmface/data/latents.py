@@ -28,14 +28,14 @@ SMALLEST_CROP = 0.75  # side of a further view, as a share of the photograph's
 
 @dataclass(frozen=True)
 class Original:
-    """A row's pictures at the size they are stored in, at most ``Recipe.picture_side`` pixels a side."""
+    """Photograph, mask and sketch of a row, with sides of at most ``Recipe.picture_side`` pixels."""
 
     image: Image.Image
     mask: NDArray[np.uint8]
     sketch: Image.Image
 
     def views(self, key: str, count: int) -> Iterator[Original]:
-        """``count`` views: this one, then squares of it, every second one mirrored, that only ``key`` decides."""
+        """``count`` views: this one, then random square crops, every second one mirrored; ``key`` is the seed."""
         yield self
         random = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
         for place in range(1, count):
@@ -45,7 +45,7 @@ class Original:
             yield view._mirror() if place % 2 else view
 
     def _crop(self, left: float, top: float, side: float) -> Original:
-        """The square with these shares of each picture's side."""
+        """A square crop; the arguments are shares of the side, 0..1."""
 
         def box(size: int) -> tuple[int, int, int, int]:
             x, y, length = round(left * size), round(top * size), round(side * size)
@@ -59,21 +59,21 @@ class Original:
         )
 
     def _mirror(self) -> Original:
-        """Left and right exchanged, in the labels too."""
+        """Mirrored left to right; left and right labels are exchanged."""
         flip = Image.Transpose.FLIP_LEFT_RIGHT
         labels = MIRRORED[self.mask[:, ::-1]].astype(np.uint8)
         return Original(self.image.transpose(flip), labels, self.sketch.transpose(flip))
 
 
 class Originals:
-    """Decodes rows, each once until :meth:`forget`, however many resolutions ask for it."""
+    """Decodes rows and caches them until :meth:`forget`, so that all resolutions share one decoding."""
 
     def __init__(self, max_megapixels: float, side: int = PICTURE_SIDE) -> None:
         self.max_megapixels, self.side = max_megapixels, side
         self._kept: dict[str, Original] = {}
 
     def __call__(self, row: Row) -> Original:
-        """The row's pictures. Raises InputError if one cannot be decoded."""
+        """Photograph, mask and sketch of the row. Raises InputError if one cannot be decoded."""
         if row["id"] not in self._kept:
             self._kept[row["id"]] = Original(
                 square_picture(row["image"], self.max_megapixels, self.side),
@@ -83,19 +83,19 @@ class Originals:
         return self._kept[row["id"]]
 
     def forget(self) -> None:
-        """Frees what was decoded."""
+        """Empties the cache."""
         self._kept.clear()
 
 
 class Latents:
     """Rows of ``images`` joined with ``conditions`` to rows of :data:`LATENTS`, in float32.
 
-    The three pictures of a view go through the encoder together and without those of others: what a convolution rounds
-    to can depend on the size of the batch, and a row's bytes must not depend on its neighbours.
+    Each encoder pass has the three images of one view: rounding in convolutions can depend on the batch size, and the
+    bytes of a row must not depend on other rows.
 
     Args:
-        resolution: side of the square pictures that are encoded, in pixels.
-        vae, originals: those of other resolutions, to share them.
+        resolution: side of the encoded square images, in pixels.
+        vae, originals: from the stage of another resolution, to share them.
     """
 
     schema: pa.Schema = LATENTS
@@ -110,7 +110,7 @@ class Latents:
         self.vae: Any = vae or load_vae(recipe.components.vae).to(accelerator())
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """One encoder pass a view."""
+        """Encodes each row, with one encoder pass per view."""
         return map_rows(self.name, rows, self._encode)
 
     def extra(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class Latents:
         }
 
     def _moments(self, view: Original) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """[3, C, H, W] each: photograph, mask and sketch."""
+        """Means and log-variances [3, C, H, W] of photograph, mask and sketch; None for a VAE without variance."""
         pixels = [
             to_tensor(view.image, self.resolution),
             mask_to_tensor(view.mask, self.resolution, resize=self.mask_resize),

@@ -1,4 +1,4 @@
-"""What a published collection is too small for: said before anything is computed of its photographs."""
+"""Checks whether an ``images`` dataset is large enough for a recipe, before further stages run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SPLITS = "splits"  # key of the manifest's ``extra``: rows by split
 
 @dataclass(frozen=True)
 class Shortage:
-    """What there is too little of, as one line with the counts and the remedy."""
+    """Too few rows for training, evaluation or a batch: one line with the counts and what to do."""
 
     of: Literal["train", "test", "batch"]
     message: str
 
 
 def shortages(images: Dataset, recipe: Recipe) -> Iterator[Shortage]:
-    """Compares an ``images`` dataset with what training and evaluation need: rows of both splits, and a full batch."""
+    """Yields what an ``images`` dataset lacks for training and evaluation: rows of both splits, and a full batch."""
     counts = split_counts(images)
     train, test, holdout = counts["train"], counts["test"], recipe.data.holdout
     if not train:
@@ -35,11 +35,11 @@ def shortages(images: Dataset, recipe: Recipe) -> Iterator[Shortage]:
         rows = train * recipe.data.views
         if 0 < rows < phase.batch_size:
             remedy = "lower it, raise data.views, or add photographs"
-            told = f"{rows} training rows are fewer than phases.{number}.batch_size {phase.batch_size}"
-            yield Shortage("batch", f"{told}, so that each step repeats some; {remedy}")
+            fewer = f"{rows} training rows are fewer than phases.{number}.batch_size {phase.batch_size}"
+            yield Shortage("batch", f"{fewer}, so that each step repeats some; {remedy}")
 
 
 def split_counts(images: Dataset) -> Counter[str]:
-    """Rows by split: from the manifest, or from the rows where an earlier release made the dataset."""
-    told = images.manifest.extra.get(SPLITS)
-    return Counter(told) if told is not None else Counter(images.table(["split"])["split"].to_pylist())
+    """Number of rows by split: from the manifest, or from the rows if an earlier release made the dataset."""
+    counts = images.manifest.extra.get(SPLITS)
+    return Counter(counts) if counts is not None else Counter(images.table(["split"])["split"].to_pylist())

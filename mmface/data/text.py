@@ -1,10 +1,10 @@
-"""The ``text`` stage: every caption through the text encoder once, so that training never runs it (§6).
+"""The ``text`` stage: runs the text encoder once on every caption, so that training never runs it (§6).
 
-What is stored gives back what :func:`mmface.networks.text_encoder.encode_text` returned, bit for bit. Captions that a
-picture has twice are kept once, and of a caption only a beginning: with ``padding="masked"`` its own tokens, else what
-stands before the tokens at its end that equal the empty prompt's.
+The stored values reproduce the output of :func:`mmface.networks.text_encoder.encode_text` bit for bit. Equal captions
+of a photograph are stored once. Of each caption only the first tokens are stored: with ``padding="masked"`` those of
+the caption itself, otherwise those before the trailing tokens that equal the tokens of the empty prompt.
 
-Shapes: S different captions of a picture, L text tokens, D text width.
+Shapes: S different captions of a photograph, L text tokens, D text width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 
 
 class Encoded(NamedTuple):
-    """Captions [S, L, D] and [S, D], and how many tokens of each are attended to, where not all are."""
+    """Encoded captions: tokens [S, L, D], pooled [S, D], and the number of unmasked tokens of each (None: all)."""
 
     sequence: Floats
     pooled: Floats
@@ -39,8 +39,8 @@ class Encoded(NamedTuple):
 class Text:
     """Rows of ``captions`` to rows of :data:`TEXT`, in float32.
 
-    A row's captions go through the encoder together and without those of other rows: what a matrix product rounds to
-    can depend on its size, and a row's bytes must not depend on its neighbours.
+    Each encoder pass has the captions of one row: rounding in matrix products can depend on their size, and the bytes
+    of a row must not depend on other rows.
     """
 
     name = "text"
@@ -59,8 +59,8 @@ class Text:
         return Result([self._row(row) for row in rows])
 
     def write_empty(self, store: Store) -> None:
-        """Leaves the empty prompt in the dataset, as safetensors: ``sequence`` [L, D], ``pooled`` [D], and how many
-        tokens of it are attended to, ``length`` [1]."""
+        """Writes the encoded empty prompt into the dataset as safetensors: ``sequence`` [L, D], ``pooled`` [D] and
+        ``length`` [1], its number of unmasked tokens."""
         sequence, pooled, lengths = self.empty.sequence[0], self.empty.pooled[0], self.empty.lengths
         length = np.array(lengths or [len(sequence)], np.int64)
         store.write(EMPTY_FILE, save({"sequence": sequence, "pooled": pooled, "length": length}), if_absent=True)
@@ -85,7 +85,7 @@ class Text:
 
 
 def own_lengths(sequence: Floats, empty: Floats) -> list[int]:
-    """How many tokens of each of [S, L, D] stand before those at its end that are ``empty`` [L, D], bit for bit."""
+    """The number of tokens of each caption in [S, L, D] before its trailing tokens that equal ``empty`` [L, D]."""
     differs = (sequence.view(np.int32) != empty.view(np.int32)).any(-1)
     return [int(np.flatnonzero(one).max(initial=-1)) + 1 for one in differs]
 

@@ -1,6 +1,6 @@
 """Published datasets (§6): ``datasets/<stage>/<fingerprint>/`` with ``manifest.json`` written last.
 
-A folder without a manifest does not exist for readers. Publishing is fenced: the first manifest wins.
+Readers ignore a folder without a manifest. If two processes publish the same dataset, the first manifest wins.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 
 from mmface.datasets.manifest import MANIFEST, File, Identity, Manifest
 from mmface.datasets.records import QUARANTINE
-from mmface.errors import DatasetError, ServiceError
+from mmface.errors import DatasetError, disk_error
 from mmface.store import Store
 from mmface.store.tables import read_table
 
 
 class Dataset:
-    """A published dataset; made by :func:`open_dataset`."""
+    """A published dataset; opened by :func:`open_dataset`."""
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store = store
@@ -43,37 +43,37 @@ class Dataset:
         return [file for file in self.manifest.files if file.path.startswith(f"{folder}/")]
 
     def part(self, path: str, columns: list[str] | None = None) -> pa.Table:
-        """One parquet file; of a file that is far away only ``columns`` travel."""
+        """One parquet file; from S3 only ``columns`` are fetched."""
         with self.store.open(path) as file:
             return read_table(file, columns)
 
     @cached_property
     def columns(self) -> list[str]:
-        """Names of the columns of ``data``."""
+        """Names of the columns in ``data``."""
         with self.store.open(self.parts()[0].path) as file:
             return list(pq.read_schema(file).names)
 
     def quarantine(self) -> pa.Table:
-        """Rows that were set aside, with their reasons."""
+        """The quarantined rows with their reasons."""
         tables = [self.part(file.path) for file in self.parts("quarantine")]
         return pa.concat_tables(tables) if tables else QUARANTINE.empty_table()
 
     def read(self, path: str) -> bytes:
-        """Bytes of a listed file. Raises DatasetError if the manifest does not list it or its checksum differs."""
+        """Bytes of a file. Raises DatasetError if the manifest does not list the file or the checksum differs."""
         entry = next((file for file in self.manifest.files if file.path == path), None)
         if entry is None:
             raise DatasetError(f"{path} is not in {self.uri}", field=self.manifest.stage)
         data = self.store.read(path)
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise DatasetError(f"{path} in {self.uri} is damaged (checksum differs)", field=self.manifest.stage)
+            raise DatasetError(f"{path} in {self.uri} is damaged (its checksum differs)", field=self.manifest.stage)
         return data
 
     def download(self, prefix: str, folder: Path) -> Path:
-        """Copies the listed files below ``prefix`` into ``folder``.
+        """Copies the dataset's files below ``prefix`` into ``folder``.
 
         Raises:
             DatasetError: a file is damaged.
-            ServiceError: ``folder`` cannot take them.
+            ServiceError: a file cannot be written to ``folder``.
         """
         for file in self.manifest.files:
             if file.path.startswith(f"{prefix}/"):
@@ -83,15 +83,15 @@ class Dataset:
                     target.write_bytes(data)
                 except OSError as error:
                     message = f"{target} cannot be written: {error.strerror}; make room or set TMPDIR"
-                    raise ServiceError(message, field="TMPDIR") from error
+                    raise disk_error(error, message, field="TMPDIR") from error
         return folder
 
 
 def open_dataset(uri: str) -> Dataset:
-    """Opens a published dataset; its manifest names inputs where they are now, should the home have been moved.
+    """Opens a published dataset. If the home was moved, the manifest's inputs are changed to their present place.
 
     Raises:
-        DatasetError: there is no manifest (never published, or still in work).
+        DatasetError: there is no manifest: the dataset was never published or its stage still runs.
     """
     store = Store(uri)
     if not store.exists(MANIFEST):
@@ -102,14 +102,14 @@ def open_dataset(uri: str) -> Dataset:
 
 
 def _locate(source: str, dataset: str) -> str:
-    """Where an input lies: in the home of the dataset that was made of it, or else where it was."""
+    """URI of the input ``source``: in the home of ``dataset`` if it is published there, otherwise ``source`` itself."""
     place, key = dataset.rsplit("/", 3)[0], source.rstrip("/").split("/")[-3:]
     here = "/".join([place, *key])  # below a home: datasets/<stage>/<fingerprint>
     return here if here != source and Store(here).exists(MANIFEST) else source
 
 
 def upstream(uri: str) -> dict[str, Dataset]:
-    """The dataset at ``uri`` and everything it was made from, by stage; inputs stand before what they feed."""
+    """The dataset at ``uri`` and everything it was made from, by stage; every dataset comes after its inputs."""
     found: dict[str, Dataset] = {}
 
     def visit(at: str) -> None:
@@ -125,16 +125,16 @@ def upstream(uri: str) -> dict[str, Dataset]:
 
 
 def published(home: Store, identity: Identity) -> str | None:
-    """URI of the dataset of this identity, if it is published."""
+    """URI of the dataset with this identity; None if it is not published."""
     store = home.child(identity.key)
     return store.uri if store.exists(MANIFEST) else None
 
 
 class Publisher:
-    """Writes the files of one dataset and, last of all, its manifest.
+    """Writes the files of one dataset and, last, its manifest.
 
-    Files of an unpublished folder that an earlier attempt wrote are kept: :meth:`finished` names them, so that a
-    resumed stage need not do them again. ``work/`` is for the attempt alone and goes when it is published.
+    Files that an earlier, interrupted attempt wrote are kept: :meth:`finished` lists them, so that a resumed stage
+    skips them. ``work/`` holds temporary files of the stage; publishing deletes it.
     """
 
     def __init__(self, home: Store, identity: Identity) -> None:
@@ -144,7 +144,7 @@ class Publisher:
         self.written: dict[str, File] = {}
 
     def finished(self, folder: str) -> set[str]:
-        """Paths already written below ``folder``."""
+        """Paths of the files that exist below ``folder``."""
         return {entry.key for entry in self.store.list(folder)}
 
     def write(self, path: str, data: bytes) -> None:
@@ -155,13 +155,15 @@ class Publisher:
     def publish(
         self, counts: Mapping[str, int], *, extra: Mapping[str, Any] | None = None, files: Iterable[File] = ()
     ) -> str:
-        """Lists what was written, with checksums, then writes the manifest; the first of two racers wins.
+        """Writes the manifest with all files and their checksums and returns the URI; the first of two publishers wins.
 
         Args:
-            files: entries that are known already; files that neither these nor :meth:`write` cover are read.
+            counts: rows by outcome.
+            extra: further facts for the manifest.
+            files: entries that are known already; files that were not written by :meth:`write` are otherwise read.
 
         Raises:
-            DatasetError: the counts do not reconcile: in = out + quarantined + duplicates + filtered.
+            DatasetError: the counts do not add up: in = out + quarantined + duplicates + filtered.
         """
         check_counts(self.identity.stage, counts)
         known = {file.path: file for file in files} | self.written
@@ -189,9 +191,11 @@ class Publisher:
 
 
 def check_counts(stage: str, counts: Mapping[str, int]) -> None:
-    """Every row that went in must have come out somewhere (§6)."""
+    """Raises DatasetError unless every input row is counted once (§6): in = out + quarantined + duplicates +
+    filtered."""
     if "in" not in counts:
         return
     out = sum(counts.get(name, 0) for name in ("out", "quarantined", "duplicates", "filtered"))
     if counts["in"] != out:
-        raise DatasetError(f"counts do not reconcile: {dict(counts)}; nothing was published", field=stage)
+        message = f"the counts do not add up: {dict(counts)}; nothing was published; this is a bug in the stage"
+        raise DatasetError(message, field=stage)

@@ -1,16 +1,13 @@
-"""What a home holds: its datasets, what refers to them, whether their files are whole, and what nothing needs (§6).
+"""The inventory of a home: its datasets, which others they refer to, and whether their files are intact (§6).
 
-A dataset refers to every ``datasets/<stage>/<fingerprint>`` that its manifest names: inputs, and places that config or
-``extra`` record. An unfinished one has no manifest; its entries in the ledger name the inputs of its job.
+A dataset refers to every ``datasets/<stage>/<fingerprint>`` that its manifest names: in ``inputs``, ``config`` or
+``extra``. An unfinished dataset has no manifest; its ledger entries name the inputs of its job.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +19,6 @@ from mmface.errors import DatasetError
 from mmface.store import Entry, Store
 
 FOLDER, LEDGER = "datasets", "ledger"
-DAY = 24 * 3600.0
 _NAMED = re.compile(rf"{FOLDER}/([\w.-]+)/([0-9a-f]{{16}})")
 
 State = Literal["published", "unfinished", "damaged"]
@@ -34,10 +30,10 @@ class Held:
 
     Attributes:
         key: ``datasets/<stage>/<fingerprint>``, relative to the home.
-        state: ``unfinished`` without a manifest, ``damaged`` when the manifest cannot be read.
+        state: ``unfinished`` without a manifest, ``damaged`` if the manifest cannot be read.
         size: bytes of all its files.
-        modified: when it was published, or its newest file was written, in seconds since the epoch.
-        references: keys of the datasets that it names.
+        modified: when it was published, or, if unfinished, when its newest file was written; seconds since the epoch.
+        references: keys of the datasets that it refers to.
     """
 
     key: str
@@ -49,17 +45,17 @@ class Held:
 
     @property
     def stage(self) -> str:
-        """Stage that made it."""
+        """The stage that made it."""
         return self.key.split("/")[1]
 
     @property
     def name(self) -> str:
-        """``<stage>/<fingerprint>``: how a person names it."""
+        """``<stage>/<fingerprint>``: its name on the command line."""
         return self.key.removeprefix(f"{FOLDER}/")
 
     @property
     def rows(self) -> int | None:
-        """Rows of ``data/``; None when unknown."""
+        """Number of rows in ``data/``; None without a readable manifest."""
         if self.manifest is None:
             return None
         return sum(file.rows or 0 for file in self.manifest.files if file.path.startswith("data/"))
@@ -67,14 +63,14 @@ class Held:
 
 @dataclass(frozen=True)
 class Damage:
-    """A listed file that is not what the manifest says."""
+    """A file that differs from its entry in the manifest."""
 
     path: str
     reason: str
 
 
 def scan(home: Store) -> list[Held]:
-    """Every dataset of ``home``, by stage, oldest first."""
+    """Every dataset of ``home``, sorted by stage, then oldest first."""
     files: dict[str, list[Entry]] = {}
     for entry in home.list(FOLDER):
         parts = entry.key.split("/")
@@ -86,10 +82,10 @@ def scan(home: Store) -> list[Held]:
 
 
 def find(held: Iterable[Held], name: str) -> Held:
-    """The dataset that ``name`` means: a URI, ``stage/fingerprint``, ``stage``, or a fingerprint's first digits.
+    """The dataset that ``name`` means: a URI, ``stage/fingerprint``, ``stage``, or the first digits of a fingerprint.
 
     Raises:
-        DatasetError: none or several fit.
+        DatasetError: no dataset or more than one matches.
     """
     held = list(held)
     named = _NAMED.search(name)
@@ -105,12 +101,12 @@ def find(held: Iterable[Held], name: str) -> Held:
         return fitting[0]
     if fitting:
         known = ", ".join(one.name for one in fitting[:6])
-        raise DatasetError(f"{name!r} fits {len(fitting)} datasets: {known}; name one", field="dataset")
-    raise DatasetError(f"no dataset {name!r} in this home; see mmface datasets list", field="dataset")
+        raise DatasetError(f"{name!r} matches {len(fitting)} datasets: {known}; name one of them", field="dataset")
+    raise DatasetError(f"no dataset {name!r} in this home; mmface datasets list shows all", field="dataset")
 
 
 def lineage(held: Iterable[Held], one: Held) -> Iterator[tuple[int, str, Held | None]]:
-    """What ``one`` was made from, depth first: (depth, key, dataset), None where the dataset was removed."""
+    """``one`` and everything it was made from, depth first: (depth, key, dataset or None if it was removed)."""
     known = {other.key: other for other in held}
     seen: set[str] = set()
 
@@ -125,7 +121,7 @@ def lineage(held: Iterable[Held], one: Held) -> Iterator[tuple[int, str, Held | 
 
 
 def damages(home: Store, one: Held) -> Iterator[Damage]:
-    """Listed files of a published dataset that are missing or changed; any size is read in pieces of 1 MiB."""
+    """Files of a published dataset that are missing or differ from the manifest; reads all files, 1 MiB at a time."""
     if one.state == "damaged":
         yield Damage(MANIFEST, "cannot be read")
     store = home.child(one.key)
@@ -135,118 +131,36 @@ def damages(home: Store, one: Held) -> Iterator[Damage]:
             yield Damage(file.path, reason)
 
 
-def needs(
-    held: Iterable[Held],
-    models: Mapping[str, object],
-    *,
-    in_work: Mapping[str, str] | None = None,
-    keep_days: float = 0.0,
-    now: float | None = None,
-) -> dict[str, str]:
-    """What must stay, by key, with the reason; everything that it refers to in turn stays for the same reason.
-
-    Roots are the datasets that the lineage of a registered model names, those that work which goes on now names, the
-    newest published dataset of each stage, and whatever was written in the last ``keep_days``: a finished dataset
-    perhaps waits for the next stage of a run that still goes on.
-
-    Args:
-        models: lineage by registered model version.
-        in_work: text that names datasets, by what is at work on them.
-    """
-    held = list(held)
-    newest = {one.stage: one for one in held if one.state == "published"}  # oldest first: the last one wins
-    since = (time.time() if now is None else now) - keep_days * DAY
-    reasons: dict[str, str] = {}
-    for model, tree in models.items():
-        _reach(held, _named_in(json.dumps(tree)), f"model {model}", reasons)
-    for work, text in (in_work or {}).items():
-        _reach(held, _named_in(text), work, reasons)
-    for one in newest.values():
-        _reach(held, [one.key], f"newest {one.stage}", reasons)
-    for one in held:
-        if one.modified > since:
-            _reach(held, [one.key], f"younger than {keep_days:g} days", reasons)
-    return reasons
-
-
-def removable(held: Iterable[Held], needed: Mapping[str, str]) -> list[Held]:
-    """What nothing refers to, in the order in which to remove it: a dataset stands before what it was made from.
-
-    Raises:
-        DatasetError: a manifest cannot be read, so that nobody knows what it refers to.
-    """
-    held = list(held)
-    damaged = [one.name for one in held if one.state == "damaged"]
-    if damaged:
-        message = f"the manifest of {', '.join(damaged)} cannot be read: restore it, or delete that folder yourself"
-        raise DatasetError(message, field=MANIFEST)
-    rest = {one.key: one for one in held if one.key not in needed}
-    order: dict[str, Held] = {}
-
-    def visit(one: Held) -> None:
-        if one.key not in order:
-            for reference in one.references:
-                if reference in rest:
-                    visit(rest[reference])
-            order[one.key] = one
-
-    for one in rest.values():
-        visit(one)
-    return list(reversed(order.values()))
-
-
-def remove(home: Store, one: Held) -> None:
-    """Deletes a dataset, its manifest first: however this ends, no reader sees a manifest without its files."""
-    store = home.child(one.key)
-    store.delete(MANIFEST)
-    for entry in home.list(LEDGER):
-        if _job(one.key) in entry.key:
-            home.delete(entry.key)
-    for entry in store.list():
-        store.delete(entry.key)
-    if store.local_path is not None:
-        shutil.rmtree(store.local_path, ignore_errors=True)  # empty folders
-
-
 def _held(home: Store, key: str, entries: list[Entry], ledger: Mapping[str, str]) -> Held:
     size = sum(entry.size for entry in entries)
     published = next((entry for entry in entries if entry.key == f"{key}/{MANIFEST}"), None)
     if published is None:
-        told = "".join(text for name, text in ledger.items() if _job(key) in name)
-        return Held(key, "unfinished", size, max(entry.modified for entry in entries), None, _others(told, key))
+        jobs = "".join(text for name, text in ledger.items() if job_of(key) in name)
+        return Held(key, "unfinished", size, max(entry.modified for entry in entries), None, _others(jobs, key))
     try:
         manifest = Manifest.model_validate_json(home.read(published.key))
     except ValidationError:
         return Held(key, "damaged", size, published.modified)
-    told = manifest.model_dump_json(exclude={"files"})
-    return Held(key, "published", size, published.modified, manifest, _others(told, key))
+    text = manifest.model_dump_json(exclude={"files"})
+    return Held(key, "published", size, published.modified, manifest, _others(text, key))
 
 
 def _ledger(home: Store) -> dict[str, str]:
     return {entry.key: home.read(entry.key).decode() for entry in home.list(LEDGER)}
 
 
-def _job(key: str) -> str:
-    """What the names of a dataset's ledger entries have in common."""
+def job_of(key: str) -> str:
+    """The part of a job's name that is common to all ledger entries of the dataset ``key``."""
     return "-".join(key.split("/")[1:])
 
 
-def _named_in(text: str) -> list[str]:
+def named_in(text: str) -> list[str]:
+    """Keys of the datasets that ``text`` names."""
     return [match[0] for match in _NAMED.finditer(text)]
 
 
 def _others(text: str, key: str) -> tuple[str, ...]:
-    return tuple(other for other in dict.fromkeys(_named_in(text)) if other != key)
-
-
-def _reach(held: list[Held], keys: Iterable[str], reason: str, reasons: dict[str, str]) -> None:
-    known = {one.key: one for one in held}
-    waiting = list(keys)
-    while waiting:
-        key = waiting.pop()
-        if key in known and key not in reasons:
-            reasons[key] = reason
-            waiting.extend(known[key].references)
+    return tuple(other for other in dict.fromkeys(named_in(text)) if other != key)
 
 
 def _damage(store: Store, file: File) -> str:

@@ -1,11 +1,11 @@
-"""A note of what a process is busy with, so that whoever comes after its death knows what it died of (§6).
+"""The journal of a part: what a process is working on, so that after a crash the next process finds the cause (§6).
 
-A part that was being worked on when a process died is tried again as a whole; after :data:`WHOLE_TRIES` deaths it goes
-row by row, and a row that was alone at work in :data:`ROW_TRIES` deaths is set aside as poison.
+If a process dies while it works on a part, the whole part is retried. After :data:`WHOLE_TRIES` deaths its rows are
+mapped one by one, and a row during which :data:`ROW_TRIES` processes died is quarantined as poison.
 
-A part whose stage raises an exception that is not ours goes row by row at once, and a row that fails :data:`ROW_TRIES`
-times alone is poison too. Where the first :data:`ALIKE` rows of a part all fail with one exception, the cause is not in
-the rows: the stage fails, and no row of that part is set aside.
+If the stage raises an exception outside the mmface tree, the rows are mapped one by one at once, and a row that fails
+:data:`ROW_TRIES` times alone is poison too. If the first :data:`ALIKE` rows of a part all fail with the same exception
+type, the cause is not in the rows: the stage fails, and no row of that part is quarantined.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ POISON = "poison"
 
 
 class Record(BaseModel):
-    """The journal of one part: what is being done now, and how often a process died of what."""
+    """The stored content of a journal.
+
+    Attributes:
+        busy: what the process is working on; None between two tasks.
+        deaths: how many processes died, by what they were working on.
+        reused: rows of the part that were copied from an earlier dataset.
+    """
 
     busy: str | None = None
     deaths: dict[str, int] = {}
@@ -40,7 +46,7 @@ class Record(BaseModel):
 
 
 class Journal:
-    """Context of the work on one part. An error that the process survives is no death; a kill is."""
+    """Context manager around the work on one part. Only a kill counts as a death, not an exception."""
 
     def __init__(self, store: Store, part: str) -> None:
         self.store = store
@@ -49,7 +55,7 @@ class Journal:
         self.record = Record()
 
     def __enter__(self) -> Self:
-        with suppress(DatasetError):  # nobody was here before
+        with suppress(DatasetError):  # the first process on this part: there is no journal yet
             self.record = Record.model_validate_json(self.store.read(self.key))
         if self.record.busy is not None:
             self.record.deaths[self.record.busy] = self.deaths(self.record.busy) + 1
@@ -63,28 +69,28 @@ class Journal:
             self._note(None)
 
     def deaths(self, doing: str) -> int:
-        """How many processes died while they were busy with ``doing``."""
+        """How many processes died while they were working on ``doing``."""
         return self.record.deaths.get(doing, 0)
 
     def enter(self, doing: str) -> None:
-        """Notes that ``doing`` begins. Raises StageError when too many processes have died of it."""
+        """Notes that ``doing`` begins. Raises StageError if too many processes have died during it."""
         deaths = self.deaths(doing)
         if deaths >= OTHER_TRIES:
-            del self.record.deaths[doing]  # whoever runs it again has mended something
-            remedy = "give it more memory or fewer data.workers, and look for its end in the log of Ray"
-            raise StageError(f"{deaths} processes died one after the other while {doing}; {remedy}", field=self.part)
+            del self.record.deaths[doing]  # start counting again: the next run comes after a fix
+            remedy = "give the job more memory or lower data.workers, and look for the cause in the Ray logs"
+            raise StageError(f"{deaths} processes died in a row while {doing}; {remedy}", field=self.part)
         self._note(doing)
 
     def map(self, stage: Stage, rows: list[Row], key: str, *, reused: int = 0) -> Result:
-        """Maps ``rows`` with ``stage``, at once or, where that kills processes or fails, one by one without the poison.
+        """Maps ``rows`` with ``stage``: all together or, if that kills processes or fails, one by one without poison.
 
         Args:
             key: the column that names a row.
-            reused: how many rows of the part need no mapping; kept for whoever finds the part finished.
+            reused: rows of the part that need no mapping; kept so that a lost receipt can be rebuilt.
 
         Raises:
-            StageError: the first rows all fail alike.
-            MMFaceError: what the stage raised.
+            StageError: the first rows all fail with the same exception type.
+            MMFaceError: raised by the stage.
         """
         self.record.reused = reused
         if not rows:
@@ -96,8 +102,9 @@ class Journal:
                 return stage(rows)
             except MMFaceError:
                 raise
-            except Exception as error:  # any: a defect shows at a row that nobody thought of
-                log.warning("%s: %s: %s; going row by row", stage.name, self.part, describe(error), exc_info=True)
+            except Exception as error:  # any type: a bug in the stage or a library that one unusual row triggers
+                message = "%s: %s failed: %s; mapping its %d rows one by one"
+                log.warning(message, stage.name, self.part, describe(error), len(rows), exc_info=True)
         return self._one_by_one(stage, rows, key)
 
     def _one_by_one(self, stage: Stage, rows: list[Row], key: str) -> Result:
@@ -105,7 +112,7 @@ class Journal:
         for place, row in enumerate(rows, 1):
             deaths = self.deaths(row[key])
             if deaths >= ROW_TRIES:
-                reason = f"{deaths} processes died while this row alone was in {stage.name}"
+                reason = f"{deaths} processes died while {stage.name} mapped this row alone"
                 result.quarantined.append(_poison(stage, row, reason))
                 continue
             self._note(row[key])
@@ -116,9 +123,9 @@ class Journal:
                 continue
             failures.append(type(one).__name__)
             if len(failures) == place == ALIKE and len(set(failures)) == 1:
-                message = f"the first {ALIKE} rows of {self.part} all fail, the last is {_named(row)}: {describe(one)}"
+                message = f"the first {ALIKE} rows of {self.part} all fail; the last is {_named(row)}: {describe(one)}"
                 raise StageError(message, field=stage.name) from one
-            result.quarantined.append(_poison(stage, row, f"{ROW_TRIES} times {describe(one)}"))
+            result.quarantined.append(_poison(stage, row, f"failed {ROW_TRIES} times: {describe(one)}"))
         self._note(WHOLE)
         return result
 
@@ -128,7 +135,7 @@ class Journal:
 
 
 def _alone(stage: Stage, row: Row) -> Result | Exception:
-    """One row through the stage, or what it raises each time; raises what is of our own tree."""
+    """The result of one row, or the exception of its last try. Raises errors of the mmface tree."""
     failure: Exception | None = None
     for _ in range(ROW_TRIES):
         try:
@@ -136,7 +143,7 @@ def _alone(stage: Stage, row: Row) -> Result | Exception:
         except MMFaceError:
             raise
         except Exception as error:
-            log.warning("%s: %s: %s", stage.name, _named(row), describe(error), exc_info=True)
+            log.warning("%s: row %s failed: %s", stage.name, _named(row), describe(error), exc_info=True)
             failure = error
     assert failure is not None
     return failure

@@ -1,7 +1,7 @@
-"""What a dataset is named by and what its manifest says (§6).
+"""The identity of a dataset, which gives its name, and the manifest, which describes its content (§6).
 
-The fingerprint names the content: stage and version, canonical config, identity of the weights, fingerprints of the
-inputs.
+The fingerprint hashes the stage and its version, the canonical config, the identity of the weights and the
+fingerprints of the inputs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mmface.store.tables import count_rows
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
-REPLAY = "replay"  # key of a config: which further attempt at rows that were set aside
+REPLAY = "replay"  # key of a config: number of the replay of quarantined rows
 
 
 class File(BaseModel):
-    """One file of a dataset, with what is needed to verify it."""
+    """A manifest's entry of one file, with what is needed to verify the file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +39,7 @@ class File(BaseModel):
 
     @classmethod
     def stored(cls, store: Store, path: str) -> Self:
-        """The entry of a file that was written some other time; reads it in pieces."""
+        """The entry of a file that is stored already; reads it in pieces."""
         digest, size = hashlib.sha256(), 0
         for piece in store.chunks(path):
             digest.update(piece)
@@ -52,7 +52,7 @@ class File(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a dataset is, where it came from, and what it holds."""
+    """The content of ``manifest.json``: what a dataset is, what it was made from, and what it holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,10 +71,10 @@ class Manifest(BaseModel):
 
 
 class Identity(BaseModel):
-    """What a dataset will be named by, known before any work is done.
+    """Everything that determines a dataset's name, known before any work is done.
 
     Attributes:
-        listing: keys of ``config`` that say which rows there are, not how one is made.
+        listing: keys of ``config`` that select the rows and do not affect how a row is computed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -88,25 +88,26 @@ class Identity(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Inputs count by their fingerprints, not by where they are kept."""
+        """Hash of the identity, 16 hex digits; inputs enter by their fingerprints, not by where they are stored."""
         inputs = {name: uri.rstrip("/").rsplit("/", 1)[-1] for name, uri in self.inputs.items()}
         return fingerprint(self.stage, self.version, self.config, inputs, self.weights)
 
     @property
     def recipe_key(self) -> str:
-        """How a row is made, whatever rows there are: equal keys make equal rows of equal input rows."""
+        """Hash of how a row is computed, without inputs and ``listing``: with equal keys, equal input rows give equal
+        output rows."""
         config = {name: value for name, value in self.config.items() if name not in self.listing}
         return fingerprint(self.stage, self.version, config, self.weights)
 
     @property
     def key(self) -> str:
-        """Folder of the dataset below the home."""
+        """The dataset's folder, relative to the home."""
         return f"datasets/{self.stage}/{self.fingerprint}"
 
     def attempt(self, number: int) -> Identity:
-        """The identity of the ``number``-th replay; 0 is the first run, whose config does not speak of it.
+        """The identity of the ``number``-th replay; 0 is the first run, whose config has no ``replay`` key.
 
-        A replay makes rows as the first run did: those that came out are known (``listing``), the others are not.
+        ``replay`` is in ``listing``: a replay reuses the output rows of the first run and computes only the others.
         """
         config = {name: value for name, value in self.config.items() if name != REPLAY}
         listing = tuple(name for name in self.listing if name != REPLAY)

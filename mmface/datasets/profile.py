@@ -1,4 +1,4 @@
-"""What the rows of a dataset look like: the range of every figure, the share of every category."""
+"""The profile of a dataset: the range of every figure and the frequency of every category over its rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
 def profile(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    """Column and one line about it, for the figures and categories that the dataset has; reads no other column."""
+    """(column, one line that describes it) for each figure and category of the dataset; reads no other column."""
     if not dataset.parts():
         return
     names = [name for name in (*FIGURES, *CATEGORIES) if name in dataset.columns]

@@ -1,10 +1,10 @@
-"""Rows that were set aside (§6): which, why, and doing them again.
+"""Quarantined rows (§6): listing them, grouping them by reason, and replaying them.
 
-Datasets never change once published, so a replay is one of two things. An *unfinished* dataset loses the parts that
-hold such rows, and the next run of its stage does these parts again. A *published* one gets a successor: the same
-identity with the next ``replay`` number (``data.replay`` of the recipe). Its run copies every row that came out before,
-as a grown collection does, and so does the rows that were set aside, and only these. A source file that was mended
-needs neither: its bytes are part of the identity of ``images``, and the next run makes a new dataset.
+Published datasets never change, so a replay is one of two things. From an *unfinished* dataset the parts that contain
+quarantined rows are deleted, and the next run of its stage computes these parts again. A *published* dataset gets a
+successor: the same identity with the next ``replay`` number (recipe key ``data.replay``). The successor's run reuses
+every output row and computes only the quarantined rows again. A source file that was repaired needs no replay: its
+bytes are part of the identity of ``images``, so the next run makes a new dataset.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ COLUMNS = ["id", "uri", "stage", "error", "message"]
 
 @dataclass(frozen=True)
 class Reason:
-    """Rows that were set aside alike; messages that differ in numbers alone count as one, ``message`` is the first."""
+    """Rows that were quarantined for the same reason.
+
+    Messages that differ only in numbers count as the same reason; ``message`` is the first of them.
+    """
 
     error: str
     message: str
@@ -37,12 +40,12 @@ class Reason:
 
 @dataclass(frozen=True)
 class Replay:
-    """What the next run will do again.
+    """What the next run will replay.
 
     Attributes:
-        key: the dataset that it will work on.
-        rows: how many had been set aside.
-        number: ``data.replay`` of the stage that makes the recipe mean this dataset; 0 when it does already.
+        key: the dataset that the next run will make.
+        rows: number of quarantined rows that it will compute again.
+        number: value of ``data.replay`` for the stage that selects this dataset; 0 if the recipe needs no change.
     """
 
     key: str
@@ -51,7 +54,7 @@ class Replay:
 
 
 def set_aside(home: Store, one: Held) -> dict[str, list[Row]]:
-    """Rows {id, uri, stage, error, message} that ``one`` set aside, by part; parts without such rows are left out."""
+    """The quarantined rows {id, uri, stage, error, message} of ``one``, by part; only parts that have some."""
     store = home.child(one.key)
     keys = [entry.key for entry in store.list("quarantine") if entry.key.endswith(".parquet")]
     found = {PurePosixPath(key).name: read_rows(store.read(key), COLUMNS) for key in keys}
@@ -59,7 +62,7 @@ def set_aside(home: Store, one: Held) -> dict[str, list[Row]]:
 
 
 def by_reason(rows: Iterable[Row]) -> list[Reason]:
-    """Rows grouped by why they were set aside, the commonest first."""
+    """Quarantined rows grouped by reason, the most frequent reason first."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["error"], re.sub(r"\d+", "#", row["message"])), []).append(row)
@@ -71,21 +74,21 @@ def by_reason(rows: Iterable[Row]) -> list[Reason]:
 
 
 def replay(home: Store, one: Held) -> Replay:
-    """Prepares another attempt at the rows that ``one`` set aside; see the module for what that means.
+    """Prepares a replay of the quarantined rows of ``one``; the module's docstring says what that means.
 
-    Must not run while the stage does. May be repeated, whenever it was interrupted.
+    Must not run while the stage runs. Safe to repeat if it was interrupted.
 
     Raises:
-        DatasetError: no unusable row was set aside, the replay is published already, or the stage's code has changed
-            since (then the next run makes a new dataset anyway).
+        DatasetError: no row is quarantined as unusable, the replay is published already, or the code of the stage has
+            changed (then the next run makes a new dataset anyway).
     """
-    # A filtered row is sound and not wanted: another attempt would filter it again.
+    # A filtered row is valid but unwanted: a replay would filter it again.
     unusable = {
         part: sum(not is_filtered(row["error"]) for row in found) for part, found in set_aside(home, one).items()
     }
     rows = sum(unusable.values())
     if not rows:
-        raise DatasetError(f"{one.name} set no unusable row aside: there is nothing to replay", field="dataset")
+        raise DatasetError(f"{one.name} has no unusable rows in quarantine: nothing to replay", field="dataset")
     if one.manifest is not None:
         return _succeed(home, one.manifest, rows)
     _drop(home.child(one.key), [part for part, count in unusable.items() if count])
@@ -93,10 +96,11 @@ def replay(home: Store, one: Held) -> Replay:
 
 
 def _drop(store: Store, parts: Sequence[str]) -> None:
-    """Removes finished parts of an unfinished dataset. The reasons go last: until then a replay can be repeated."""
+    """Deletes finished parts of an unfinished dataset; ``quarantine/`` last, so that an interrupted replay can be
+    repeated."""
     folders = [DATA]
     if store.list(READ):
-        # Which rows are duplicates was decided over all parts: what was read stays, the decision does not.
+        # Duplicates are decided over all parts: every output part goes, but other parts need not be read again.
         folders = [READ]
         for entry in store.list(DATA):
             discard(store, entry.key)
@@ -115,12 +119,13 @@ def _succeed(home: Store, manifest: Manifest, rows: int) -> Replay:
     )
     if now.fingerprint != manifest.fingerprint:
         message = (
-            f"{manifest.fingerprint} was made by other code: the next run makes a new dataset, no replay is needed"
+            f"{manifest.fingerprint} was made by another version of the code: the next run makes a new dataset, "
+            "no replay is needed"
         )
         raise DatasetError(message, field=manifest.stage)
     successor = now.attempt(manifest.config.get(REPLAY, 0) + 1)
     number = successor.config[REPLAY]
     if published(home, successor):
-        message = f"it was replayed already: set data.replay={{{manifest.stage}: {number}}}, or replay {successor.key}"
+        message = f"already replayed: set data.replay={{{manifest.stage}: {number}}}, or replay {successor.key}"
         raise DatasetError(message, field=manifest.fingerprint)
     return Replay(successor.key, rows, number)

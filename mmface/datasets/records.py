@@ -1,7 +1,8 @@
-"""Row schemas of every dataset: the only home of column names (§6).
+"""Row schemas of every dataset: the only place that defines column names (§6).
 
-Arrays travel as raw little-endian bytes; their shapes stand in the manifest's ``extra``. Rows of a mapping stage end
-with ``origin``: SHA-256 over what the stage read of its input row, by which a grown collection reuses them.
+Arrays are stored as raw little-endian bytes; their shapes are in ``extra`` of the manifest. The last column of stages
+that map rows is ``origin``: SHA-256 over the columns that the stage read of the input row. By it a grown collection
+finds the rows that it can reuse.
 """
 
 from __future__ import annotations
@@ -9,23 +10,23 @@ from __future__ import annotations
 import pyarrow as pa
 
 ORIGIN = ("origin", pa.binary(32))
-ADDED = {"note"}  # nullable columns that datasets of earlier releases lack
+ADDED = {"note"}  # nullable columns that are missing in datasets of earlier releases
 
-# One row an image. ``image`` holds the source file's bytes; ``id`` is their SHA-256.
+# One row per photograph. ``image`` holds the bytes of the source file; ``id`` is their SHA-256.
 IMAGES = pa.schema(
     [
         ("id", pa.string()),
         ("uri", pa.string()),
         ("source", pa.string()),  # name of the collection
         ("split", pa.string()),  # "train" | "test"
-        ("listed", pa.bool_()),  # the split comes from the collection's list, not from the hash
+        ("listed", pa.bool_()),  # whether the split comes from a list of the collection instead of the hash
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("perceptual_hash", pa.string()),  # 64 bits as hex
         ("image", pa.binary()),
         ("mask", pa.binary()),  # supplied label-index PNG, or null
         ("captions", pa.list_(pa.string())),  # supplied captions, or null
-        ("note", pa.string()),  # what of the file could not be followed (its colour profile), or null
+        ("note", pa.string()),  # what in the file was ignored (its colour profile), or null
         ORIGIN,
     ]
 )
@@ -36,9 +37,9 @@ CONDITIONS = pa.schema(
         ("id", pa.string()),
         ("mask", pa.binary()),
         ("sketch", pa.binary()),
-        ("face_area", pa.float32()),  # share of the picture from skin to lower lip
-        ("label_coverage", pa.float32()),  # share of the 19 labels that the mask holds
-        ("edge_density", pa.float32()),  # share of the sketch that is dark
+        ("face_area", pa.float32()),  # fraction of pixels with a face label (skin to lower lip)
+        ("label_coverage", pa.float32()),  # fraction of the 19 labels that occur in the mask
+        ("edge_density", pa.float32()),  # fraction of dark pixels in the sketch
         ("outlier", pa.string()),  # the first of these figures outside data.quality, or null
         ("mask_origin", pa.string()),  # "supplied" | the parser's name
         ORIGIN,
@@ -51,13 +52,13 @@ CAPTIONS = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("hair_colour", pa.string()),  # measured from the mask's hair pixels, or null
         ("captioner", pa.string()),  # "supplied" | "facts" | a model's name
-        ("rejections", pa.map_(pa.string(), pa.int32())),  # answers that the rules or the check refused, by reason
+        ("rejections", pa.map_(pa.string(), pa.int32())),  # number of rejected answers of the model, by reason
         ORIGIN,
     ]
 )
 
-# Raw moments, float32 [V, C, H, W] each (``extra.latent_views``, ``extra.latent_shape``), the first view being the
-# photograph as it is; ``image_logvar`` is null for a VAE without a posterior.
+# Raw VAE moments, float32 [V, C, H, W] each (V: ``extra.latent_views``, the rest: ``extra.latent_shape``). View 0 is
+# the unchanged photograph; ``image_logvar`` is null for a VAE without a posterior.
 LATENTS = pa.schema(
     [
         ("id", pa.string()),
@@ -71,21 +72,21 @@ LATENTS = pa.schema(
     ]
 )
 
-# A row's different captions, each without the tokens at its end that are the empty prompt's, bit for bit
-# (:data:`EMPTY_FILE`); ``extra.text_shape`` = [captions, L, D]. float32.
+# Embeddings of a row's distinct captions, float32. Trailing tokens that equal the empty prompt's bit for bit are not
+# stored; readers take them from :data:`EMPTY_FILE`. ``extra.text_shape`` = [captions, L, D].
 EMPTY_FILE = "empty.safetensors"
 TEXT = pa.schema(
     [
         ("id", pa.string()),
-        ("places", pa.list_(pa.int32())),  # of each caption among the different ones
-        ("lengths", pa.list_(pa.int32())),  # stored tokens of each different caption
+        ("places", pa.list_(pa.int32())),  # of each caption: its index among the distinct captions
+        ("lengths", pa.list_(pa.int32())),  # of each distinct caption: the number of stored tokens
         ("sequence", pa.binary()),  # [sum of lengths, D]
-        ("pooled", pa.binary()),  # [different captions, D]
+        ("pooled", pa.binary()),  # [distinct captions, D]
         ORIGIN,
     ]
 )
 
-# One painted held-out row: what was asked, what came out, and its figures.
+# One image generated for a held-out photograph: the request, the result, and its metrics.
 SAMPLES = pa.schema(
     [
         ("id", pa.string()),  # "<image id>-<modality>"
@@ -97,7 +98,7 @@ SAMPLES = pa.schema(
         ("generated", pa.binary()),
         ("source", pa.binary()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
-        ("features_generated", pa.binary()),  # float32, the Fréchet extractor's
+        ("features_generated", pa.binary()),  # float32, from the extractor of the Fréchet distance
         ("features_source", pa.binary()),
     ]
 )

@@ -1,7 +1,7 @@
-"""Rows of earlier datasets that were made in the same way of the same input: a grown collection copies them (§6).
+"""Reuse: a new dataset copies the rows that an earlier dataset computed in the same way from the same input (§6).
 
-A row is known by its ``origin``, SHA-256 over what the stage read of its input row, among datasets with the same
-``recipe_key``. The driver gathers where known rows lie, 16 bytes a row, into ``work/``; every worker looks there.
+Among datasets with the same ``recipe_key`` a row is identified by its ``origin``, SHA-256 over the columns that the
+stage read of the input row. The driver writes an index of these rows (16 bytes each) to ``work/``; workers read it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FIELDS = pa.schema([("key", pa.uint64()), ("file", pa.uint32()), ("row", pa.uin
 
 
 def origin_of(row: Row, reads: Sequence[str]) -> bytes:
-    """SHA-256 over the columns ``reads`` of an input row, or over all of it; the image counts by its id."""
+    """SHA-256 over the columns ``reads`` of an input row, by default all; ``image`` is represented by the row's id."""
     digest = hashlib.sha256()
     for name in sorted(set(reads or row) - {NAMED_BY_ID}):
         for piece in (name, *_pieces(row[name])):
@@ -48,9 +48,9 @@ def origin_of(row: Row, reads: Sequence[str]) -> bytes:
 
 
 def gather(home: Store, identity: Identity) -> None:
-    """Writes to the dataset's ``work/`` where the rows lie that the latest datasets of the same ``recipe_key`` hold.
+    """Writes to the dataset's ``work/`` an index of the rows of the latest datasets with the same ``recipe_key``.
 
-    An index that an interrupted attempt wrote is kept.
+    Keeps the index of an interrupted attempt.
     """
     work = home.child(identity.key)
     if work.exists(KNOWN):
@@ -61,7 +61,7 @@ def gather(home: Store, identity: Identity) -> None:
         try:
             return _keys(at[0].part(at[1], [ORIGIN[0]])[ORIGIN[0]].to_pylist())
         except (DatasetError, pa.ArrowInvalid) as error:
-            log.warning("%s of %s: %s; its rows are computed again", at[1], at[0].uri, error)
+            log.warning("cannot read %s of %s: %s; its rows are computed again", at[1], at[0].uri, error)
             return _keys([])
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -80,21 +80,21 @@ def gather(home: Store, identity: Identity) -> None:
 
 
 class Known:
-    """The rows of ``schema`` that were gathered in ``work``; none where nothing was."""
+    """The rows that :func:`gather` indexed in ``work`` and that have this ``schema``; empty without an index."""
 
     def __init__(self, work: Store, schema: pa.Schema) -> None:
         self.schema = schema
         table = pq.read_table(pa.BufferReader(work.read(KNOWN))) if work.exists(KNOWN) else _FIELDS.empty_table()
         self._key, self._file, self._row = (table[name].to_numpy() for name in _FIELDS.names)
         self._files: list[list[str]] = json.loads((table.schema.metadata or {}).get(b"files", b"[]"))
-        # Neighbours in a sorted collection lie in the same file or the next.
+        # The collection is sorted: neighbouring rows are in the same file or the next.
         self._table = lru_cache(maxsize=2)(self._read)
 
     def __len__(self) -> int:
         return len(self._key)
 
     def rows(self, origins: Sequence[bytes]) -> dict[bytes, Row]:
-        """The known ones of ``origins`` with their rows. A file that is gone or damaged is as good as not known."""
+        """The rows of those ``origins`` that are known. Rows of a missing or damaged file count as not known."""
         keys = _keys(origins)
         first = np.searchsorted(self._key, keys)
         found = {}
@@ -102,7 +102,7 @@ class Known:
             if at == len(self._key) or self._key[at] != key:
                 continue
             table = self._table(int(self._file[at]))
-            # 64 bits can collide; the row says what it really was made of.
+            # The index holds 64 bits of the origin, which can collide; the row has all of it.
             if table is not None and table[ORIGIN[0]][int(self._row[at])].as_py() == origin:
                 found[origin] = table.slice(int(self._row[at]), 1).to_pylist()[0]
         return found
@@ -112,7 +112,7 @@ class Known:
         try:
             data = Store(uri).read(path)
         except DatasetError:
-            log.warning("%s of %s is gone; its rows are computed again", path, uri)
+            log.warning("%s of %s is missing; its rows are computed again", path, uri)
             return None
         if hashlib.sha256(data).hexdigest() != sha256:
             log.warning("%s of %s is damaged; its rows are computed again", path, uri)
@@ -125,7 +125,7 @@ class Known:
 
 
 def _latest(home: Store, identity: Identity) -> list[Dataset]:
-    """The latest datasets whose rows are made in the same way, newest first."""
+    """The latest datasets with the same ``recipe_key``, newest first; at most :data:`LATEST`."""
     manifests = [entry for entry in home.list(f"datasets/{identity.stage}") if entry.key.endswith(f"/{MANIFEST}")]
     manifests.sort(key=lambda entry: (entry.modified, entry.key), reverse=True)
     found: list[Dataset] = []
@@ -143,7 +143,7 @@ def _keys(origins: Sequence[bytes]) -> NDArray[np.uint64]:
 
 
 def _pieces(value: Any) -> Iterator[Any]:
-    """A list counts by its length and members, so that no two values look alike."""
+    """What is hashed of a value: of a list its length and items, so that no two values give the same bytes."""
     if isinstance(value, list | tuple):
         yield len(value)
         yield from value

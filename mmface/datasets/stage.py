@@ -1,7 +1,7 @@
-"""What a stage is: a class that loads its networks once and maps a batch of rows.
+"""The interface of a stage: a class that loads its networks once and maps batches of rows.
 
-A row that cannot be used is an :class:`~mmface.errors.InputError` inside the stage and a quarantine row outside;
-any other exception is a defect and fails the stage.
+For a row that it cannot use, a stage raises :class:`~mmface.errors.InputError`, which becomes a row of the quarantine.
+Any other exception is a bug; :mod:`mmface.datasets.journal` says what happens then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mmface.errors import FilteredError, InputError, shown
 
 Row = dict[str, Any]
 
-# Raised when a stage's code changes what it writes.
+# Increase a stage's version when its code changes what it writes.
 VERSIONS = {
     "portraits": 1,
     "images": 2,
@@ -32,17 +32,17 @@ VERSIONS = {
 
 @dataclass
 class Result:
-    """Rows that came out and rows that were set aside."""
+    """Output rows and quarantined rows of a batch."""
 
     rows: list[Row] = field(default_factory=list)
     quarantined: list[Row] = field(default_factory=list)
 
 
 class Stage(Protocol):
-    """One step of the data engine. An output row depends on its input row alone, whatever rows are mapped with it.
+    """One step of the data engine. An output row depends only on its input row, not on the other rows of the batch.
 
     Attributes:
-        reads: the columns of an input row that the stage reads; empty for all that it is given.
+        reads: the columns of an input row that the stage reads; empty for all columns.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Stage(Protocol):
     reads: tuple[str, ...]
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """Maps rows to rows; every input row is in the result once."""
+        """Maps a batch; every input row is in the result once, as output or as quarantined."""
         ...
 
 
 def quarantine_row(stage: str, row: Row, error: InputError) -> Row:
-    """The row that says what was wrong with ``row``."""
+    """The quarantine's row for ``row``, with the reason."""
     return {
         "id": row.get("id", ""),
         "uri": row.get("uri", ""),
@@ -66,12 +66,12 @@ def quarantine_row(stage: str, row: Row, error: InputError) -> Row:
 
 
 def is_filtered(error: str) -> bool:
-    """Whether a row of the quarantine is sound and was only not wanted: it does not count against the error budget."""
+    """Whether a quarantined row is valid but unwanted; such rows do not count against the error budget."""
     return error.partition(":")[0] == FilteredError.code
 
 
 def map_rows(stage: str, rows: Sequence[Row], function: Callable[[Row], Row]) -> Result:
-    """Applies ``function`` to each row; an InputError sets the row aside."""
+    """Applies ``function`` to each row; a row that raises InputError is quarantined."""
     result = Result()
     for row in rows:
         try:

@@ -1,6 +1,6 @@
-"""FLOPs counted on the meta device, where nothing is computed.
+"""Counts FLOPs on the meta device, without computing anything.
 
-A multiply-add is two FLOPs, as ``torch.utils.flop_counter`` counts: matrix products, convolutions, attention.
+``torch.utils.flop_counter`` counts matrix products, convolutions and attention; a multiply-add is two FLOPs.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def count(call: Callable[[], object]) -> int:
 
 
 def transformer_flops(transformer: MMFaceDiT, latent: tuple[int, int, int], text: tuple[int, int]) -> int:
-    """One forward pass of a transformer on the meta device for one picture.
+    """FLOPs of one forward pass of a transformer on the meta device, for one image.
 
     Args:
-        latent: C, H, W of the picture's latents.
+        latent: C, H, W of the image's latents.
         text: L, D of a padded caption.
     """
     channels, height, width = latent

@@ -1,6 +1,6 @@
-"""What the estimate knows without measuring: figures with their sources, and the shapes of published networks.
+"""The constants of the estimate: hardware, speeds and sizes with their sources, and the shapes of published networks.
 
-A figure is *measured* (how, on what), *published* (where) or *assumed*, and says so.
+The source of a figure says whether it is *measured* (how, on what), *published* (where) or *assumed*.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from mmface.errors import InputError
+
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and where it comes from."""
+    """A number and its source."""
 
     value: float
     source: str
@@ -27,6 +29,16 @@ class Gpu:
     source: str
 
 
+@dataclass(frozen=True)
+class Machine:
+    """The machine that the estimate is for: GPUs of one kind, and CPU cores."""
+
+    gpus: int
+    name: str
+    gpu: Gpu
+    cpus: int
+
+
 GPUS = {
     "A10": Gpu(125e12, 31.2e12, "NVIDIA A10 datasheet"),
     "A100": Gpu(312e12, 19.5e12, "NVIDIA A100 datasheet"),
@@ -37,33 +49,33 @@ GPUS = {
     "RTX5000Ada": Gpu(261e12, 65.3e12, "NVIDIA RTX 5000 Ada datasheet"),
     "RTX4090": Gpu(165e12, 82.6e12, "NVIDIA Ada architecture whitepaper"),
 }
-# Words in the names of variants that are slower than the datasheet's figure above.
+# Words in the names of GPUs that are slower than the figure above.
 SLOWER = {"PCIE", "NVL", "LAPTOP", "MIG", "D"}
 
 TRAINING = Figure(0.40, "assumed share of the bf16 peak while training")
 ENCODING = Figure(0.50, "assumed share of the fp32 peak in encoders")
 PAINTING = Figure(0.30, "assumed share of the peak, bf16 or fp32, while sampling")
-WRITING = Figure(0.10, "assumed share of the bf16 peak while a language model writes")
+WRITING = Figure(0.10, "assumed share of the bf16 peak while a language model generates text")
 
 _PHOTOS = "measured: CPU time of the stage's own code on 40 photographs of 1024 px, one EPYC core"
 CPU_SECONDS = {
     "images": Figure(0.007, _PHOTOS),
     "captions": Figure(0.020, _PHOTOS),
-    "conditions": Figure(0.033, f"{_PHOTOS}, networks apart"),
-    "latents": Figure(0.025, f"{_PHOTOS}, networks apart"),
+    "conditions": Figure(0.033, f"{_PHOTOS}, without the networks"),
+    "latents": Figure(0.025, f"{_PHOTOS}, without the networks"),
 }
 
 PHOTO_BYTES = Figure(400e3, "assumed: a JPEG of 1024 px at high quality; --photo-bytes replaces it")
 MASK_BYTES = Figure(4.7e3, "measured: label PNG of 512 px, mean of 40 photographs")
 SKETCH_BYTES = Figure(74e3, "measured: grey PNG of 512 px by zoo:sketch, mean of 40 photographs")
-CAPTION_BYTES = Figure(200.0, "assumed length of a caption in letters")
-STRING_BYTES = 64  # a SHA-256 in hex, the longest of the short columns
+CAPTION_BYTES = Figure(200.0, "assumed length of a caption in characters")
+STRING_BYTES = 64  # a SHA-256 in hex, the longest of the short text columns
 
-GPU_OVERHEAD = Figure(1.5 * 2**30, "assumed: CUDA context, cuBLAS and NCCL buffers, gaps between cached blocks")
+GPU_OVERHEAD = Figure(1.5 * 2**30, "assumed: CUDA context, buffers of cuBLAS and NCCL, fragmentation")
 
 IMAGE_TOKENS = Figure(256, "published: InternVL3 spends 256 tokens on a tile of 448 px")
 PROMPT_TOKENS = Figure(60, "assumed length of a caption prompt")
-CAPTION_TOKENS = Figure(77, "the cap on a caption (§6)")
+CAPTION_TOKENS = Figure(77, "the limit of a caption (§6)")
 
 # Configs of hub networks, so that their FLOPs can be counted without a download.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -116,8 +128,22 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def find_gpu(device: str) -> Gpu | None:
-    """The GPU that a driver calls ``device``, like "NVIDIA A100-SXM4-80GB"; ``None`` if its peak is not known."""
+    """The GPU for a driver's device name such as "NVIDIA A100-SXM4-80GB"; ``None`` if its peak is not known."""
     words = re.split(r"[\s-]+", device.upper().replace("RTX ", "RTX"))
     if not SLOWER.isdisjoint(words):
         return None
     return next((GPUS[word] for word in words if word in GPUS), None)
+
+
+def parse_machine(text: str, cpus: int) -> Machine:
+    """Parses ``8xA100`` and a number of CPU cores.
+
+    Raises:
+        InputError: ``text`` has another form or names an unknown GPU, or ``cpus`` is less than 1.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x(\w+)", text)
+    if match is None or match[2] not in GPUS:
+        raise InputError(f"{text!r}: write NUMBERxNAME with one of the names {', '.join(GPUS)}", field="--gpus")
+    if cpus < 1:
+        raise InputError(f"{cpus} is too few; set at least 1", field="--cpus")
+    return Machine(int(match[1]), match[2], GPUS[match[2]], cpus)

@@ -1,4 +1,4 @@
-"""FLOPs, parameters and sizes of a recipe's networks, counted on the meta device: no weight is loaded or drawn."""
+"""Counts FLOPs, parameters and sizes of a recipe's networks on the meta device, without their weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Shapes:
 
     @cached_property
     def transformer(self) -> MMFaceDiT:
-        """The model that is trained, as training builds it."""
+        """The model, with the same arguments as in training."""
         with META:
             model: MMFaceDiT = MMFaceDiT(
                 in_channels=2 * latent_channels(self.vae),
@@ -70,33 +70,33 @@ class Shapes:
 
     @property
     def has_posterior(self) -> bool:
-        """Whether the VAE gives log-variances."""
+        """Whether the VAE returns log-variances."""
         return isinstance(self.vae, diffusers.AutoencoderKL)
 
     def latent(self, pixels: int) -> tuple[int, int, int]:
-        """C, H, W of the latents of a square picture."""
+        """C, H, W of the latents of a square image."""
         side = pixels // spatial_factor(self.vae)
         return latent_channels(self.vae), side, side
 
     def parameters(self) -> int:
-        """Parameters of the transformer."""
+        """Number of parameters of the transformer."""
         return sum(parameter.numel() for parameter in self.transformer.parameters())
 
     def transformer_flops(self, pixels: int) -> int:
-        """One forward pass of the transformer for one picture."""
+        """FLOPs of one forward pass of the transformer for one image."""
         return transformer_flops(self.transformer, self.latent(pixels), (self.text_length, self.text_width))
 
     def vae_flops(self, pixels: int) -> int:
-        """Encoding one picture."""
+        """FLOPs to encode one image."""
         return count(lambda: encode_moments(self.vae, torch.empty(1, 3, pixels, pixels, device=META)))
 
     def text_flops(self) -> int:
-        """Encoding one caption."""
+        """FLOPs to encode one caption."""
         tokens = torch.zeros(1, self.text_length, dtype=torch.long, device=META)
         return count(lambda: self.text_encoder(tokens))
 
     def parser_flops(self) -> int:
-        """Parsing one picture."""
+        """FLOPs to parse one image."""
         config = component_config(self.recipe.components, "parser")
         side = config.pop("input_side")
         with META:
@@ -104,7 +104,7 @@ class Shapes:
             return count(lambda: model(torch.empty(1, 3, side, side)))
 
     def sketcher_flops(self) -> int:
-        """Sketching one picture."""
+        """FLOPs to sketch one image."""
         config = component_config(self.recipe.components, "sketcher")
         with META:
             model: Any = U2Net.from_config(config)
@@ -112,17 +112,17 @@ class Shapes:
 
 
 def component_config(components: Components, role: str) -> dict[str, Any]:
-    """Config of a component: from its folder, or from what is known of hub networks.
+    """The config of a component: from its folder, or from :data:`mmface.estimate.hardware.SHAPES` for a hub id.
 
     Raises:
-        InputError: neither, or the folder holds no such config.
+        InputError: the component is not in a folder nor in ``SHAPES``, or its config cannot be read.
     """
     name = getattr(components, role)
     folder = Path(resolve(name))
     if not folder.is_dir():
         known = SHAPES.get(name.partition("@")[0])
         if known is None:
-            message = f"the shape of {name} is not known here; download it and name its folder, or one of: {_names()}"
+            message = f"the shape of {name} is not known; download it and name its folder, or use one of: {_names()}"
             raise InputError(message, field=f"components.{role}")
         return dict(known)
     if role == "text_encoder":
@@ -130,7 +130,7 @@ def component_config(components: Components, role: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        message = f"{name} cannot be read ({error}); give a hub id or the folder of a model"
+        message = f"cannot read {name} ({error}); use a hub id or the folder of a model"
         raise InputError(message, field=f"components.{role}") from None
     processor = folder / "preprocessor_config.json"
     if role == "parser" and processor.is_file():

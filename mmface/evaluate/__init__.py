@@ -1,1 +1,1 @@
-"""Evaluation: held-out pictures are painted, measured, gated and reported."""
+"""Evaluation: paints held-out rows, measures the images, decides at the gate and writes the report."""

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: colours come from the page's CSS, so they follow light and dark."""
+"""Line charts as inline SVG. Colours come from the page's CSS, so that charts follow light and dark mode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 34
 
 @dataclass(frozen=True)
 class Line:
-    """A named curve; ``style`` is a CSS class of the page. Points that are not finite leave a gap out."""
+    """A named curve; ``style`` is a CSS class of the page. Points that are not finite are skipped."""
 
     name: str
     style: str
@@ -24,7 +24,7 @@ class Line:
 
 
 def histories(datasets: Mapping[str, Dataset]) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
-    """What training logged, for one axis over all phases: stage, steps before it, entries."""
+    """Yields the training history of each phase: stage, number of steps in earlier phases, logged entries."""
     offset = 0
     for stage, dataset in datasets.items():
         if stage.startswith("train-"):
@@ -34,7 +34,7 @@ def histories(datasets: Mapping[str, Dataset]) -> Iterator[tuple[str, int, list[
 
 
 def smooth(points: Sequence[tuple[float, float]], weight: float = 0.8) -> list[tuple[float, float]]:
-    """Exponential moving average without a bias towards zero at the start."""
+    """Exponential moving average, corrected for its bias towards zero at the start."""
     smoothed: list[tuple[float, float]] = []
     total, mass = 0.0, 0.0
     for x, y in points:
@@ -45,11 +45,11 @@ def smooth(points: Sequence[tuple[float, float]], weight: float = 0.8) -> list[t
 
 
 def line_chart(lines: Sequence[Line], *, label: str, borders: Sequence[tuple[float, str]] = ()) -> str:
-    """An ``<svg>`` of the curves, or an empty string when there is nothing to draw.
+    """An ``<svg>`` of the curves, or an empty string if no point is finite.
 
     Args:
         lines: curves over one x axis.
-        label: what the x axis counts.
+        label: of the x axis.
         borders: (x, text) of vertical marks, such as the start of a phase.
     """
     points = [(x, y) for line in lines for x, y in line.points if math.isfinite(y)]
@@ -82,7 +82,7 @@ def line_chart(lines: Sequence[Line], *, label: str, borders: Sequence[tuple[flo
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Limits without the few highest values: the first steps would flatten the rest."""
+    """Limits of the y axis without the highest 1.5 % of values: the first steps would flatten the curve."""
     ordered = sorted(values)
     low, high = ordered[0], ordered[min(len(ordered) - 1, math.ceil(len(ordered) * 0.985))]
     margin = (high - low or abs(high) or 1) * 0.06

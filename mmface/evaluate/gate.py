@@ -1,4 +1,4 @@
-"""The gate: does a candidate's evaluation allow it to become champion? Thresholds come from the recipe."""
+"""The gate: checks whether a version's metrics allow it to become champion. The recipe sets the thresholds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mmface.evaluate.metric_names import FRECHET, FrechetName
 Metrics = Mapping[str, float]
 MASK_FRECHET = f"mask/{FRECHET}"
 REMEDY = (
-    "evaluate both on the same rows with the same extractor, or let this version pass once without the comparison "
-    "(gate.max_frechet_ratio_to_champion=null): later ones are compared with it"
+    "evaluate both on the same rows with the same extractor, or turn the comparison off for this version "
+    "(gate.max_frechet_ratio_to_champion=null); later versions are compared with it"
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """One question of the gate and its answer; ``value`` is None where there was no finite figure to ask."""
+    """One check of the gate and its result; ``value`` is None if the metric is missing or not finite."""
 
     name: str
     value: float | None
@@ -32,7 +32,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """All questions asked; the candidate passes when every answer does and nothing else speaks against it."""
+    """The result of all checks. The version passes if every check passes and there is no other objection."""
 
     passed: bool
     checks: tuple[Check, ...]
@@ -40,20 +40,20 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """One line: what failed, or that nothing did."""
+        """One line with the failed checks, or the number of passed checks."""
         failed = [check.reason for check in self.checks if not check.passed] + [self.objection] * bool(self.objection)
         return "; ".join(failed) if failed else f"passed {len(self.checks)} checks"
 
 
 def decide(metrics: Metrics, champion: Metrics | None, gate: Gate) -> Decision:
-    """Asks every threshold that the recipe sets.
+    """Compares the metrics of a version with the thresholds that the recipe sets.
 
     Args:
-        metrics: the candidate's, as :func:`mmface.evaluate.summary.summarise` makes them.
-        champion: the serving model's, or None when there is none yet (then comparisons with it are not asked).
-        gate: thresholds; a missing or non-finite metric fails its check.
+        metrics: of the version, from :func:`mmface.evaluate.summary.summarise`.
+        champion: metrics of the champion; None if there is no champion yet, which skips comparisons with it.
+        gate: the thresholds; a missing or non-finite metric fails its check.
     """
-    asked: list[tuple[str, Literal[">=", "<="], float | None]] = [
+    thresholds: list[tuple[str, Literal[">=", "<="], float | None]] = [
         ("mask/miou", ">=", gate.min_mask_miou),
         ("mask/accuracy", ">=", gate.min_mask_accuracy),
         ("mask/hair_colour_accuracy", ">=", gate.min_hair_colour),
@@ -62,7 +62,7 @@ def decide(metrics: Metrics, champion: Metrics | None, gate: Gate) -> Decision:
     ]
     checks = [
         _check(name, metrics.get(name), comparison, threshold)
-        for name, comparison, threshold in asked
+        for name, comparison, threshold in thresholds
         if threshold is not None
     ]
     if gate.max_frechet_ratio_to_champion is not None and champion is not None:
@@ -73,14 +73,14 @@ def decide(metrics: Metrics, champion: Metrics | None, gate: Gate) -> Decision:
 def _check(name: str, value: float | None, comparison: Literal[">=", "<="], threshold: float) -> Check:
     if value is None or not math.isfinite(value):
         what = "is missing" if value is None else f"is {value}"
-        return Check(name, None, comparison, threshold, False, f"{name} {what}, {comparison} {threshold:g} was asked")
+        return Check(name, None, comparison, threshold, False, f"{name} {what}, required {comparison} {threshold:g}")
     passed = value >= threshold if comparison == ">=" else value <= threshold
-    reason = f"{name} {value:.4g}, {comparison} {threshold:g} was asked"
+    reason = f"{name} is {value:.4g}, required {comparison} {threshold:g}"
     return Check(name, value, comparison, threshold, passed, reason)
 
 
 def _against_champion(metrics: Metrics, champion: Metrics, ratio: float) -> Check:
-    """Distances compare only under one name that says the rows, the resolution and the extractor's weights."""
+    """Compares Fréchet distances; only if their names have the same rows, resolution and extractor weights."""
     name = next((key for key in metrics if key.startswith(MASK_FRECHET)), None)
     if name is None:
         return _check(f"{MASK_FRECHET}*/champion", None, "<=", ratio)
@@ -93,13 +93,13 @@ def _against_champion(metrics: Metrics, champion: Metrics, ratio: float) -> Chec
 
 
 def _unlike(name: str, other: str | None) -> str:
-    """Why two distances cannot be compared; empty where they can."""
+    """Why two distances cannot be compared; empty if they can."""
     if other is None:
-        return "it has none"
+        return "the champion has none"
     measured, its = FrechetName.parse(name), FrechetName.parse(other)
     if measured is None or its is None:
         older = name if measured is None else other
-        return f"{older} was measured by an older version, which did not name rows and weights"
+        return f"{older} was measured by an older release, which did not record rows and weights"
     return f"they differ in {measured.differences(its)}" if measured != its else ""
 
 

@@ -1,4 +1,4 @@
-"""The frozen networks that look at pictures: what a parser, a sketcher and a CLIP see in them.
+"""Runs the frozen networks that evaluate images: parser, sketcher and CLIP.
 
 Shapes: B images, H x W pixels, D width of the CLIP space.
 """
@@ -21,15 +21,15 @@ from mmface.networks.components import load_clip, load_parser
 
 @dataclass(frozen=True)
 class Seen:
-    """What the judges see in a batch of pictures."""
+    """The outputs of parser and CLIP for a batch of images."""
 
-    labels: Tensor  # [B, H, W] the parser's
-    stages: tuple[Tensor, ...]  # [B, C_i, H_i, W_i] the parser's encoder
-    embeddings: Tensor  # [B, D] CLIP
+    labels: Tensor  # [B, H, W] from the parser
+    stages: tuple[Tensor, ...]  # [B, C_i, H_i, W_i] features of the parser's encoder
+    embeddings: Tensor  # [B, D] from CLIP
 
 
 class Judges:
-    """Loads the recipe's parser, sketcher and CLIP once."""
+    """The recipe's parser, sketcher and CLIP, loaded once."""
 
     def __init__(self, components: Components, device: str = "cpu") -> None:
         self.device = device
@@ -41,7 +41,7 @@ class Judges:
 
     @torch.inference_mode()
     def look(self, images: Sequence[Image.Image]) -> Seen:
-        """Pictures of one size -> labels, features and embeddings."""
+        """Images of one size -> labels, features and embeddings."""
         pixels = self._pixels(self.parser_processor, images)
         parsed = self.parser(pixel_values=pixels, output_hidden_states=True)
         size = (images[0].height, images[0].width)
@@ -63,7 +63,7 @@ class Judges:
         return torch.as_tensor(embedded.pooler_output).float().cpu()
 
     def draw(self, images: Sequence[Image.Image]) -> Tensor:
-        """The sketcher's drawings, grey [B, H, W] in 0..1, dark lines on white."""
+        """Images -> sketches of the sketcher, grey [B, H, W] in 0..1, dark lines on white."""
         return torch.stack([torch.from_numpy(drawing).float() / 255 for drawing in self.sketcher(images)])
 
     def _pixels(self, processor: Any, images: Sequence[Image.Image]) -> Tensor:

@@ -1,8 +1,8 @@
-"""The name of a Fréchet distance, which holds all that two distances must share to be compared.
+"""Names of Fréchet distances. A name holds everything that two distances must have in common to be compared.
 
-``mask/frechet_zoo-clip-1a2b3c4d_128px_n64-9f8e7d6c`` is the distance of 64 pictures painted from masks, at 128 pixels,
-seen by the extractor ``zoo:clip`` with the weights ``1a2b3c4d``, to the source pictures of the rows ``9f8e7d6c``.
-MLflow takes such names.
+``mask/frechet_zoo-clip-1a2b3c4d_128px_n64-9f8e7d6c`` is the distance between 64 images painted from masks at 128 pixels
+and the photographs of the rows ``9f8e7d6c``, in the features of ``zoo:clip`` with the weights ``1a2b3c4d``. Such names
+are valid metric names in MLflow.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class FrechetName:
-    """What a distance was measured with.
+    """The parts of the name of a Fréchet distance.
 
     Attributes:
         extractor: :func:`mmface.evaluate.metrics.slug` of the network's name.
-        weights: hash of its identity, which follows its weights.
-        resolution: side of the pictures, as text like the others.
-        n: number of pictures.
+        weights: hash of the network's identity, which depends on its weights.
+        resolution: side of the images in pixels, as text like the other parts.
+        n: number of images.
         rows: hash of the ids of the rows.
     """
 
@@ -38,10 +38,10 @@ class FrechetName:
 
     @classmethod
     def of(cls, extractor: str, identity: str, resolution: int, ids: Iterable[str]) -> FrechetName:
-        """The name for these rows.
+        """The name for a distance over the rows ``ids``.
 
         Args:
-            identity: of the extractor, as :func:`mmface.networks.components.component_identity` gives it.
+            identity: of the extractor, from :func:`mmface.networks.components.component_identity`.
             ids: of the rows, in any order.
         """
         ordered = sorted(ids)
@@ -49,9 +49,9 @@ class FrechetName:
 
     @classmethod
     def parse(cls, metric: str) -> FrechetName | None:
-        """What a metric ``<modality>/frechet_…`` was measured with; None for one that does not say it all.
+        """Parses a metric ``<modality>/frechet_…``; None if parts are missing.
 
-        Versions before named the extractor and the number of pictures alone.
+        Earlier releases named only the extractor and the number of images.
         """
         match = _NAME.fullmatch(metric.partition("/")[2])
         return cls(**match.groupdict()) if match else None
@@ -60,7 +60,7 @@ class FrechetName:
         return f"{FRECHET}{self.extractor}-{self.weights}_{self.resolution}px_n{self.n}-{self.rows}"
 
     def differences(self, other: FrechetName) -> str:
-        """How ``other`` differs, for a person."""
+        """The parts that differ from ``other``, as readable text."""
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
         return ", ".join(f"{name} {mine} and {its}" for name, mine, its in pairs if mine != its)
 

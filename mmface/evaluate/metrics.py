@@ -1,4 +1,4 @@
-"""How good a generated picture is: pure functions on tensors, one figure per image unless it says otherwise.
+"""Metrics of generated images: pure functions on tensors, with one value per image unless stated otherwise.
 
 Shapes: B images, H x W pixels, D features, n samples. Images are float in [-1, 1]. Networks live in ``judges.py``.
 """
@@ -20,26 +20,26 @@ from mmface.imaging.labels import LABELS
 
 
 def slug(component: str) -> str:
-    """A component id as a part of a metric's name: ``zoo:clip`` -> ``zoo-clip``, ``owner/model`` -> ``model``."""
+    """A component id as part of a metric's name: ``zoo:clip`` -> ``zoo-clip``, ``owner/model`` -> ``model``."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", component.rstrip("/").rsplit("/", 1)[-1])
 
 
 def mask_accuracy(predicted: Tensor, given: Tensor) -> Tensor:
-    """Share of pixels with the given label. Integer labels [B, H, W] twice -> [B]."""
+    """Fraction of pixels with the given label. Integer labels [B, H, W] twice -> [B]."""
     return (predicted == given).float().mean(dim=(1, 2))
 
 
 def mask_iou(predicted: Tensor, given: Tensor, labels: int = len(LABELS)) -> Tensor:
     """Mean intersection over union of each image, over the labels **present in its given mask** -> [B].
 
-    A label that only the prediction has is no class of its own; it costs the union of the labels it covers.
+    A label that occurs only in the prediction is not a class; its pixels lower the IoU of the labels they cover.
     """
     pairs = given.long() * labels + predicted.long()
     confusion = torch.stack([torch.bincount(p.flatten(), minlength=labels**2) for p in pairs])
     confusion = confusion.view(-1, labels, labels).float()  # [B, given, predicted]
-    hit, asked, painted = confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)
-    present = asked > 0
-    iou = torch.where(present, hit / (asked + painted - hit).clamp_min(1), 0.0)
+    hit, in_given, in_predicted = confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)
+    present = in_given > 0
+    iou = torch.where(present, hit / (in_given + in_predicted - hit).clamp_min(1), 0.0)
     return iou.sum(1) / present.sum(1)
 
 
@@ -54,11 +54,12 @@ def clip_score(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def feature_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Perceptual distance in the manner of LPIPS (arXiv 1801.03924, eq. 1) with unit weights -> [B].
+    """Perceptual distance like LPIPS (arXiv 1801.03924, eq. 1), but with unit weights -> [B].
+
+    Normalises features to unit length over channels, then averages their squared difference over positions and stages.
 
     Args:
-        a, b: feature maps of the stages of one network, [B, C_i, H_i, W_i] each. They are unit-normalised over
-            channels, their squared difference is averaged over positions and then over stages.
+        a, b: feature maps of the stages of one network, [B, C_i, H_i, W_i] each.
     """
     stages = [
         (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square().sum(1).mean(dim=(1, 2))
@@ -77,8 +78,8 @@ def ssim(images: Tensor, sources: Tensor) -> Tensor:
 def frechet(a: Tensor, b: Tensor) -> float:
     """Fréchet distance between the Gaussians of two feature sets [n, D] and [m, D], n and m at least 2.
 
-    tr (S_a S_b)^(1/2) is the nuclear norm of A B^T, where A and B are the centred features over sqrt(n - 1): exact for
-    n < D too, where the covariances are singular and a matrix square root is not to be trusted.
+    tr (S_a S_b)^(1/2) is the nuclear norm of A B^T, where A and B are the centred features over sqrt(n - 1). This is
+    also exact for n < D, where the covariances are singular and a matrix square root is inaccurate.
     """
     a, b = a.double(), b.double()
     centred_a = (a - a.mean(0)) / (len(a) - 1) ** 0.5
@@ -94,8 +95,8 @@ def frechet(a: Tensor, b: Tensor) -> float:
 def edge_agreement(drawn: Tensor, given: Tensor, *, tolerance: int = 2, threshold: float = 0.5) -> Tensor:
     """F1 of the lines of two sketches, grey [B, H, W] in 0..1 (dark lines on white) -> [B].
 
-    A line pixel (darker than ``threshold``) counts as found when the other sketch has one within ``tolerance`` pixels
-    (in a square neighbourhood). Two empty sketches agree; an empty and a drawn one do not.
+    A line pixel (darker than ``threshold``) matches if the other sketch has a line pixel within ``tolerance`` pixels
+    (in a square neighbourhood). Two empty sketches give 1; an empty sketch and one with lines give 0.
     """
     drawn_lines, given_lines = ((x < threshold).float()[:, None] for x in (drawn, given))
 
@@ -110,11 +111,11 @@ def edge_agreement(drawn: Tensor, given: Tensor, *, tolerance: int = 2, threshol
 
 
 def hair_word(image: Tensor, mask: Tensor) -> str | None:
-    """The word of ``HAIR_COLOURS`` nearest (CIELAB) to the mean colour of the hair, None without hair to look at.
+    """The word of ``HAIR_COLOURS`` nearest (CIELAB) to the mean colour of the hair; None if there is too little hair.
 
     Args:
         image: [3, H, W] in [-1, 1].
-        mask: [H, W] labels; hair is where the **given** mask has it, not where a parser finds it.
+        mask: [H, W] labels of the **given** mask, not of the parser.
     """
     hair = mask == LABELS.index("hair")
     if hair.float().mean() <= SEEN:
@@ -123,7 +124,7 @@ def hair_word(image: Tensor, mask: Tensor) -> str | None:
 
 
 def prompted_hair(prompt: str) -> str | None:
-    """The hair-colour word that a prompt names ("short brown hair", "hair: long wavy blonde"), else None."""
+    """The hair colour in a prompt ("short brown hair", "hair: long wavy blonde"); None if it names none."""
     text = prompt.lower().replace("blonde", "blond").replace("gray", "grey")
     words = "|".join(HAIR_COLOURS)
     named = re.search(rf"\b({words})\s+hair\b", text) or re.search(rf"\bhair(?::| is)[^;,.]*?\b({words})\b", text)

@@ -1,7 +1,7 @@
-"""Paints held-out rows through the serving pipeline and measures the pictures (§2: both call the same one).
+"""Paints held-out rows with the pipeline that also serves, and measures the images (§2).
 
-Three kinds of samples: ``mask``, ``sketch``, and ``unconditional``: the sketch rows again, with the same prompt and
-seed, but the drawing dropped. They are the baseline that edge agreement is read against.
+There are three kinds of samples: ``mask``, ``sketch`` and ``unconditional``. The last are the sketch rows with the same
+prompt and seed, but without the sketch: the baseline of the edge agreement.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ UNCONDITIONAL = "unconditional"
 
 
 def plan(rows: Iterable[Row], evaluate: Evaluate) -> list[dict[str, Any]]:
-    """What is to be painted: the first rows by id, once for every modality, named by ``modality``.
+    """Chooses the first rows by id for every modality, and adds the column ``modality``.
 
     Args:
-        rows: held-out rows with ``id`` and whatever :class:`Paint` reads.
-        evaluate: how many of each.
+        rows: held-out rows with ``id`` and the columns that :class:`Paint` reads.
+        evaluate: number of rows per modality.
     """
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     counts = {"mask": evaluate.n, "sketch": evaluate.n_sketch, UNCONDITIONAL: evaluate.n_sketch}
@@ -46,18 +46,18 @@ def plan(rows: Iterable[Row], evaluate: Evaluate) -> list[dict[str, Any]]:
 
 
 def choose_prompt(captions: Sequence[str]) -> str:
-    """The first caption that names a hair colour (so that it can be checked), else the first."""
+    """The first caption that names a hair colour, which can be checked; otherwise the first caption."""
     return next((text for text in captions if metrics.prompted_hair(text)), captions[0])
 
 
 def seed_of(image_id: str) -> int:
-    """31 bits from the row's id: the same row has the same noise in every evaluation and modality."""
+    """A 31-bit seed from the row's id, so that a row has the same noise in every evaluation and modality."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:4], "big") >> 1
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What one batch was given; B pictures of the evaluation's resolution."""
+class Inputs:
+    """The inputs of one batch: B images at the resolution of the evaluation."""
 
     rows: list[Row]
     prompts: list[str]
@@ -67,11 +67,11 @@ class Asked:
 
 
 class Paint:
-    """The ``samples`` stage: planned rows to rows of :data:`mmface.datasets.records.SAMPLES`.
+    """The ``samples`` stage: paints and measures rows of :func:`plan`.
 
     Args:
-        recipe: says the components, the sampling and the resolution (its last phase's).
-        transformer_folder: a trained transformer, as ``save_pretrained`` wrote it.
+        recipe: gives the components, the sampling and the resolution (of the last phase).
+        transformer_folder: a trained transformer, written by ``save_pretrained``.
         device: where to paint.
     """
 
@@ -84,27 +84,30 @@ class Paint:
         self.judges = Judges(recipe.components, device)
 
     def __call__(self, rows: Sequence[Row]) -> list[dict[str, Any]]:
-        """Paints rows of :func:`plan`: id, image, mask, sketch (files' bytes), captions, modality."""
+        """Rows of :func:`plan` -> rows of :data:`mmface.datasets.records.SAMPLES`.
+
+        Reads the columns id, image, mask, sketch (bytes of the files), captions and modality.
+        """
         return [sample for batch in batches(rows, self.recipe.evaluate.batch_size) for sample in self._batch(batch)]
 
     def _batch(self, rows: list[Row]) -> list[dict[str, Any]]:
-        asked = self._read(rows)
-        generated = self._paint(asked)
-        seen, seen_source = self.judges.look(generated), self.judges.look(asked.sources)
-        figures = self._measure(asked, generated, seen, seen_source)
+        inputs = self._read(rows)
+        generated = self._paint(inputs)
+        seen, seen_source = self.judges.look(generated), self.judges.look(inputs.sources)
+        figures = self._measure(inputs, generated, seen, seen_source)
         modality = rows[0]["modality"]
-        shown = asked.masks if modality == "mask" else (asked.sketches.numpy() * 255).round().astype(np.uint8)
+        shown = inputs.masks if modality == "mask" else (inputs.sketches.numpy() * 255).round().astype(np.uint8)
         to_png = mask_to_png if modality == "mask" else grey_png
         return [
             {
                 "id": f"{row['id']}-{modality}",
                 "image_id": row["id"],
                 "modality": modality,
-                "prompt": asked.prompts[i],
+                "prompt": inputs.prompts[i],
                 "seed": seed_of(row["id"]),
                 "condition": to_png(shown[i]),
                 "generated": _png(generated[i]),
-                "source": _png(asked.sources[i]),
+                "source": _png(inputs.sources[i]),
                 "metrics": [(name, value) for name, value in figures[i].items()],
                 "features_generated": seen.embeddings[i].numpy().astype("<f4").tobytes(),
                 "features_source": seen_source.embeddings[i].numpy().astype("<f4").tobytes(),
@@ -112,11 +115,11 @@ class Paint:
             for i, row in enumerate(rows)
         ]
 
-    def _read(self, rows: list[Row]) -> Asked:
+    def _read(self, rows: list[Row]) -> Inputs:
         limits = self.recipe.data.max_megapixels, self.recipe.picture_side
         pictures = [square_picture(row["image"], *limits) for row in rows]
         sketches = [sketch_to_tensor(Image.open(BytesIO(row["sketch"])), self.size) for row in rows]
-        return Asked(
+        return Inputs(
             rows=rows,
             prompts=[choose_prompt(row["captions"]) for row in rows],
             masks=np.stack([resize_mask(mask_from_png(row["mask"]), self.size) for row in rows]),
@@ -124,38 +127,40 @@ class Paint:
             sources=to_pil(torch.stack([to_tensor(picture, self.size) for picture in pictures])),
         )
 
-    def _paint(self, asked: Asked) -> list[Image.Image]:
-        modality = asked.rows[0]["modality"]
+    def _paint(self, inputs: Inputs) -> list[Image.Image]:
+        modality = inputs.rows[0]["modality"]
         painted = self.pipeline(
-            prompt=asked.prompts,
-            condition=self._condition(asked, modality),
+            prompt=inputs.prompts,
+            condition=self._condition(inputs, modality),
             modality="mask" if modality == "mask" else "sketch",
             height=self.size,
             width=self.size,
             num_inference_steps=self.recipe.sampling.num_inference_steps,
             guidance_scale=self.recipe.sampling.guidance_scale,
-            seeds=[seed_of(row["id"]) for row in asked.rows],
+            seeds=[seed_of(row["id"]) for row in inputs.rows],
         )
         assert isinstance(painted, MMFacePipelineOutput)
         assert isinstance(painted.images, list)
         return painted.images
 
-    def _condition(self, asked: Asked, modality: str) -> Tensor | None:
+    def _condition(self, inputs: Inputs, modality: str) -> Tensor | None:
         if modality == UNCONDITIONAL:
             return None
         if modality == "sketch":
-            return (asked.sketches * 2 - 1)[:, None].expand(-1, 3, -1, -1)
-        # From the stored mask, not the resized one: the recipe may resize in another way.
-        masks = [mask_from_png(row["mask"]) for row in asked.rows]
+            return (inputs.sketches * 2 - 1)[:, None].expand(-1, 3, -1, -1)
+        # From the stored mask, not the resized copy: the recipe's data.mask_resize may resize differently.
+        masks = [mask_from_png(row["mask"]) for row in inputs.rows]
         return torch.stack([mask_to_tensor(mask, self.size, self.recipe.data.mask_resize) for mask in masks])
 
-    def _measure(self, asked: Asked, generated: list[Image.Image], seen: Seen, source: Seen) -> list[dict[str, float]]:
-        """Figures of each picture; ``source_*`` are those of its source, which a perfect painter would reach."""
+    def _measure(
+        self, inputs: Inputs, generated: list[Image.Image], seen: Seen, source: Seen
+    ) -> list[dict[str, float]]:
+        """Metrics of each image; ``source_*`` are those of the photograph, which a perfect model would reach."""
         pixels, source_pixels = (
-            torch.stack([to_tensor(image, self.size) for image in images]) for images in (generated, asked.sources)
+            torch.stack([to_tensor(image, self.size) for image in images]) for images in (generated, inputs.sources)
         )
-        masks = torch.from_numpy(asked.masks)
-        texts = self.judges.read(asked.prompts)
+        masks = torch.from_numpy(inputs.masks)
+        texts = self.judges.read(inputs.prompts)
         columns = {
             "miou": metrics.mask_iou(seen.labels, masks),
             "accuracy": metrics.mask_accuracy(seen.labels, masks),
@@ -167,10 +172,10 @@ class Paint:
                 seen.stages, source.stages
             ),
             "ssim": metrics.ssim(pixels, source_pixels),
-            "edge_agreement": metrics.edge_agreement(self.judges.draw(generated), asked.sketches),
+            "edge_agreement": metrics.edge_agreement(self.judges.draw(generated), inputs.sketches),
         }
         figures = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(generated))]
-        for i, prompt in enumerate(asked.prompts):
+        for i, prompt in enumerate(inputs.prompts):
             word = metrics.prompted_hair(prompt)
             found = metrics.hair_word(pixels[i], masks[i])
             if word is not None and found is not None:
@@ -180,7 +185,7 @@ class Paint:
 
 
 def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Batches of one modality each, in the order of ``rows`` within a modality."""
+    """Splits rows into batches of one modality each; keeps the order of rows within a modality."""
     for modality in dict.fromkeys(row["modality"] for row in rows):
         same = [row for row in rows if row["modality"] == modality]
         yield from (same[start : start + size] for start in range(0, len(same), size))

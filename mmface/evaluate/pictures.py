@@ -1,4 +1,4 @@
-"""Samples as pictures: the contact sheet, and images small enough to stand inside a page."""
+"""Draws samples: a contact sheet as PNG, and small images for inlining into a page."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
-TILE = 128  # pixels a picture of the contact sheet
+TILE = 128  # pixels per image of the contact sheet
 GAP = 8
 HEAD = 20
 COLUMNS = ("condition", "generated", "source")
 
 
 def choose(samples: pa.Table, n: int, modalities: Sequence[str] = ("mask", "sketch")) -> list[dict[str, Any]]:
-    """The first ``n`` samples of each modality, by id: chosen before anybody saw them."""
+    """The first ``n`` samples of each modality by id, so that nobody picks the best ones."""
     rows = sorted(samples.to_pylist(), key=lambda row: str(row["id"]))
     return [row for modality in modalities for row in [r for r in rows if r["modality"] == modality][:n]]
 
 
 def grid(samples: pa.Table, n: int = 16) -> bytes:
-    """A contact sheet as PNG: triples condition | generated | source, four a line, masks first and then sketches.
+    """A contact sheet as PNG: triples condition | generated | source, four per line, masks first, then sketches.
 
     Args:
         samples: rows of :data:`mmface.datasets.records.SAMPLES`.
-        n: how many samples of each modality.
+        n: number of samples per modality.
     """
     chosen = choose(samples, n)
     groups = [[row for row in chosen if row["modality"] == kind] for kind in ("mask", "sketch")]
@@ -57,19 +57,19 @@ def inline(data: bytes, side: int = 256) -> str:
 
 
 def inline_png(data: bytes) -> str:
-    """A drawing as it is."""
+    """A PNG file, unchanged, as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
 def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a sample, which Arrow gives as pairs."""
+    """The metrics of a sample as a dict; Arrow stores them as pairs."""
     pairs: Iterable[tuple[str, float]] = row["metrics"]
     return dict(pairs)
 
 
 def _tile(data: bytes, side: int) -> Image.Image:
     image = Image.open(BytesIO(data)).convert("RGB")
-    # Nearest when it grows: a contact sheet shall not flatter.
+    # Nearest when enlarging: smoothing would make the image look better than it is.
     method = Image.Resampling.LANCZOS if image.width > side else Image.Resampling.NEAREST
     return image.resize((side, side), method)
 

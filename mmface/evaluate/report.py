@@ -1,4 +1,4 @@
-"""The report of a retraining: one HTML file that needs nothing else, not even a network (no script, images inlined)."""
+"""Renders the report of a retraining: one HTML file with inlined images, which needs no network and no script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_pn
 
 __all__ = ["Report", "grid", "render_report"]
 
-# What a reader asks first: metric, what it is called, what to read it against.
+# The figures at the top of the report: metric, title, title of the reference, metric of the reference.
 HEADLINES = (
     ("mask/miou", "mask mIoU", "source photographs", "mask/source_miou"),
     ("mask/accuracy", "mask pixel accuracy", "", ""),
@@ -32,21 +32,20 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to tell.
+    """The content of a report.
 
     Attributes:
-        recipe: the resolved one.
-        datasets: every dataset that led here by stage, in the order they were made
-            (:func:`mmface.datasets.dataset.upstream`); ``samples`` must be among them.
-        metrics: of :func:`mmface.evaluate.summary.summarise`.
-        decision: the gate's.
-        version: in the registry.
-        champion: whether it serves now.
+        recipe: the resolved recipe.
+        datasets: every dataset of the run by stage, in the order of the stages
+            (:func:`mmface.datasets.dataset.upstream`); must contain ``samples``.
+        metrics: from :func:`mmface.evaluate.summary.summarise`.
+        decision: of the gate.
+        version: number in the registry.
+        champion: whether this version serves now.
         curl: the command that calls the served model.
         links: further lines of the lineage, such as the MLflow run.
-        served: PNG that the served model answered with, if it was tried.
-        failure: why a version that passed is not champion, or is not confirmed, and which version serves; empty if all
-            went well.
+        served: PNG that the served model returned, if it was called.
+        failure: why a version that passed is not champion or not confirmed, and which version serves; empty otherwise.
     """
 
     recipe: Recipe
@@ -62,10 +61,10 @@ class Report:
 
 
 def render_report(report: Report) -> str:
-    """The page; equal content gives equal bytes.
+    """Renders the HTML page; the same content gives the same bytes.
 
     Raises:
-        KeyError: there are no samples among the datasets.
+        KeyError: the datasets do not contain ``samples``.
     """
     samples = report.datasets["samples"].table()
     chosen = choose(samples, report.recipe.evaluate.grid)
@@ -99,16 +98,16 @@ def _headlines(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def _measured(name: str) -> str:
-    """What a Fréchet distance was measured with, for a person."""
+    """The parts of a Fréchet distance's name, as readable text."""
     known = FrechetName.parse(name)
     if known is None:
-        extractor, _, pictures = name.removeprefix(MASK_FRECHET).rpartition("_n")
-        return f"{extractor}, {pictures} pictures"
-    return f"{known.extractor} {known.weights}, {known.n} pictures {known.rows} at {known.resolution} px"
+        extractor, _, images = name.removeprefix(MASK_FRECHET).rpartition("_n")
+        return f"{extractor}, {images} images"
+    return f"{known.extractor} {known.weights}, {known.n} images {known.rows} at {known.resolution} px"
 
 
 def _loss_curve(datasets: Mapping[str, Dataset]) -> dict[str, Any]:
-    """All phases on one axis of steps: the loss as logged, and by modality, smoothed within its phase."""
+    """The loss of all phases on one axis of steps: as logged, and by modality, smoothed within each phase."""
     lines: list[chart.Line] = []
     borders: list[tuple[float, str]] = []
     steps = 0
@@ -137,19 +136,21 @@ def _card(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _collections(datasets: Mapping[str, Dataset]) -> list[dict[str, Any]]:
-    """A row for the pictures of each collection and one for each of its sidecars; datasets made by earlier versions
-    tell of pictures alone."""
+    """A table row for the photographs of each collection and one for each of its sidecars.
+
+    Datasets of earlier releases have no sidecars.
+    """
     rows = []
     for one in datasets["images"].manifest.extra.get("sources", []) if "images" in datasets else []:
         ignored = one.get("ignored_suffixes", {"files": one["ignored_files"]})
-        pictures = {"matched": one["pictures"], "uri": one["images"], "ignored_suffixes": ignored}
-        rows += [{"name": one["name"], "of": "pictures", **pictures}]
-        rows += [{"name": one["name"], "of": kind, **told} for kind, told in one.get("sidecars", {}).items()]
+        photographs = {"matched": one["pictures"], "uri": one["images"], "ignored_suffixes": ignored}
+        rows += [{"name": one["name"], "of": "photographs", **photographs}]
+        rows += [{"name": one["name"], "of": kind, **facts} for kind, facts in one.get("sidecars", {}).items()]
     return rows
 
 
 def _quarantine(datasets: Mapping[str, Dataset]) -> list[dict[str, Any]]:
-    """Reasons, how often each, and one file to look at."""
+    """The most frequent reasons for quarantine, each with its number of rows and one example."""
     counts: Counter[tuple[str, str, str]] = Counter()
     examples: dict[tuple[str, str, str], str] = {}
     for stage, dataset in datasets.items():

@@ -1,4 +1,4 @@
-"""From samples to the flat figures that are tracked, gated and put into the bundle."""
+"""Summarises samples as metrics, for MLflow, the gate and the bundle."""
 
 from __future__ import annotations
 
@@ -21,15 +21,17 @@ HAIR = "hair_colour_accuracy"
 def summarise(samples: pa.Table, recipe: Recipe, extractor: str) -> dict[str, float]:
     """Means over the samples of each modality, as ``<modality>/<metric>``.
 
-    ``<modality>/n`` counts pictures; ``<modality>/hair_colour_n`` those whose prompt names a hair colour and whose mask
-    shows hair. ``frechet_…`` compares CLIP embeddings of the generated with the source pictures; its name says on which
-    rows (:class:`mmface.evaluate.metric_names.FrechetName`).
-    ``sketch/edge_agreement_baseline`` is that of the same rows painted without the sketch, ``…_gain`` the difference.
+    - ``<modality>/n``: number of images.
+    - ``<modality>/hair_colour_n``: number of images whose prompt names a hair colour and whose mask shows hair.
+    - ``<modality>/frechet_…``: distance between the CLIP embeddings of generated images and photographs; the name says
+      on which rows (:class:`mmface.evaluate.metric_names.FrechetName`).
+    - ``sketch/edge_agreement_baseline``: edge agreement of the same rows painted without the sketch; ``…_gain`` is the
+      difference to it.
 
     Args:
         samples: rows of :data:`mmface.datasets.records.SAMPLES`.
         recipe: names the extractors and the resolution.
-        extractor: identity of the CLIP that measured them, as the manifest of the samples says it.
+        extractor: identity of the CLIP that measured the samples, from their manifest.
     """
     figures: dict[str, float] = {}
     rows_by_modality: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -53,7 +55,7 @@ def _modality(rows: list[dict[str, Any]], frechet_name: FrechetName) -> dict[str
         for name, value in row["metrics"]:
             collected[name].append(value)
     figures: dict[str, float] = {"n": len(rows)}
-    # A picture without a finite figure makes the mean NaN: the gate shall see it.
+    # A single value that is not finite makes the mean NaN, which fails the gate.
     figures.update({name: math.fsum(values) / len(values) for name, values in sorted(collected.items())})
     figures["hair_colour_n"] = len(collected.get(HAIR, ()))
     if len(rows) > 1:

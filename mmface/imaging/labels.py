@@ -1,4 +1,4 @@
-"""The 19 face labels of CelebAMask-HQ, their colours, and masks as PNG files (§6)."""
+"""The 19 face labels of CelebAMask-HQ with their colours, and reading and writing masks as PNG files (§6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PALETTE: NDArray[np.uint8] = np.array(
     np.uint8,
 )  # fmt: skip
 
-# What each label becomes when the picture is mirrored: a left eye is then a right eye.
+# Label of each label in a mirrored image: the left eye becomes the right eye.
 MIRRORED: NDArray[np.intp] = np.arange(len(LABELS))
 MIRRORED[[4, 5, 6, 7, 8, 9]] = [5, 4, 7, 6, 9, 8]
 
@@ -45,7 +45,8 @@ def mask_to_png(mask: NDArray[np.uint8]) -> bytes:
         InputError: a value is not a label.
     """
     if mask.ndim != 2 or (mask.size and int(mask.max()) >= len(LABELS)):
-        raise InputError(f"a mask is [H, W] with labels 0..{len(LABELS) - 1}", field="mask")
+        message = f"a mask must be [H, W] with labels 0..{len(LABELS) - 1}, got shape {list(mask.shape)}"
+        raise InputError(message, field="mask")
     image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8))
     image.putpalette(PALETTE.reshape(-1).tolist())
     out = io.BytesIO()
@@ -54,13 +55,14 @@ def mask_to_png(mask: NDArray[np.uint8]) -> bytes:
 
 
 def mask_from_png(data: bytes) -> NDArray[np.uint8]:
-    """Label indices [H, W] of a palette, grey (index) or RGB (exact palette colours, or grey indices) image file.
+    """Decodes a mask file to label indices [H, W].
 
-    Upright, as its photograph is read.
+    The file is a palette image, a grey image of indices, or an RGB image of exact palette colours or grey indices. It
+    is turned by its EXIF orientation, like its photograph.
 
     Raises:
-        InputError: not a jpg, png or webp image of at most 16 megapixels, another mode, or a colour or label that is
-            not among the 19.
+        InputError: not a jpg, png or webp image of at most 16 megapixels, another colour mode, or a colour or label
+            that is not among the 19.
     """
     try:
         image = decode(data, _MAX_MEGAPIXELS, field="mask")
@@ -70,10 +72,10 @@ def mask_from_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def mask_from_image(image: Image.Image) -> NDArray[np.uint8]:
-    """As :func:`mask_from_png`, of a picture that is decoded already.
+    """Label indices [H, W] of a decoded mask; see :func:`mask_from_png`.
 
     Raises:
-        InputError: another mode, or a colour or label that is not among the 19.
+        InputError: another colour mode, or a colour or label that is not among the 19.
     """
     if image.mode == "RGB":
         return _from_rgb(np.asarray(image))
@@ -91,7 +93,7 @@ def _checked(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _from_palette(image: Image.Image) -> NDArray[np.uint8]:
-    """Trust the indices if the palette is ours; a file saved with a reordered palette is read by colour."""
+    """Uses the indices if the file's palette is :data:`PALETTE`; otherwise matches by colour."""
     index = np.asarray(image, np.uint8)
     given = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     used = np.unique(index)
@@ -101,7 +103,7 @@ def _from_palette(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    # No colour of the palette but black is grey, so grey pixels can only be indices.
+    # Black is the only grey colour of the palette, so grey pixels must be label indices.
     if (rgb == rgb[..., :1]).all():
         return _checked(rgb[..., 0])
     mask, known = match_palette(rgb)
@@ -112,7 +114,7 @@ def _from_rgb(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def match_palette(rgb: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Labels [H, W] of the pixels of ``rgb`` [H, W, 3] that have a palette colour, and which have one."""
+    """Labels [H, W] of the pixels of ``rgb`` [H, W, 3], and a mask [H, W] of the pixels that have a palette colour."""
     codes = rgb.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     known = PALETTE.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     order = np.argsort(known)

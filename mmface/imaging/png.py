@@ -1,6 +1,6 @@
-"""PNG files without what is not needed for their pixels, so that no text or profile of any size stops the decoder.
+"""Strips PNG files of everything that decoding does not need, so that large texts or profiles cannot stop the decoder.
 
-Pillow parses every chunk, keeps all text in memory and refuses a file with more of it than its own limits.
+Pillow parses every chunk, keeps all text in memory and refuses files with more text than its limits.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Iterator
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PIXELS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
 TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-# Texts that can say how the picture lies.
+# Keys of text chunks that can contain the orientation.
 ORIENTATION_KEYS = {b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp"}
-MAX_INFLATED = 1 << 20  # bytes of a text or a profile; Pillow's own limit
-NO_PROFILE = b"none\0\0"  # stands for a profile that cannot be read, so that this can still be told
+MAX_INFLATED = 1 << 20  # bytes of a decompressed text or profile; Pillow's own limit
+NO_PROFILE = b"none\0\0"  # replaces an unreadable profile, so that the decoder still reports that there was one
 
 
 def without_texts(data: bytes) -> bytes:
-    """A PNG file's pixels, colour profile and orientation; other data as it is.
+    """A PNG file reduced to pixels, colour profile and orientation; data in other formats is returned unchanged.
 
-    Texts without an orientation are left out, whatever their size; a profile that is no zlib data or inflates beyond
-    :data:`MAX_INFLATED` is emptied. Damaged chunks stay as they are, for the decoder to refuse.
+    Drops text chunks without an orientation; replaces a profile that is not zlib data or inflates beyond
+    :data:`MAX_INFLATED` with an empty one. Damaged chunks are kept: the decoder will refuse them.
     """
     if not data.startswith(SIGNATURE):
         return data
@@ -44,7 +44,7 @@ def without_texts(data: bytes) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Start, name and length of every chunk; that of a cut file's last one reaches beyond its end."""
+    """Start, name and length of every chunk; in a truncated file the last chunk extends beyond the end."""
     start = len(SIGNATURE)
     while start + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -62,7 +62,7 @@ def _is_short(kind: bytes, text: bytes) -> bool:
     if kind == b"zTXt":
         return _is_bounded(text)
     if kind == b"iTXt" and text[:1] != b"\0":
-        # Compression flag and method, then language and translated key, then the text.
+        # Layout: compression flag and method, language, translated key, text.
         return _is_bounded(text[1:2] + text[2:].split(b"\0", 2)[-1])
     return len(text) <= MAX_INFLATED
 

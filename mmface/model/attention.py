@@ -1,4 +1,4 @@
-"""Joint attention: image and text tokens meet in one softmax (§4; paper, shared RoPE attention).
+"""Joint attention: image and text tokens attend to each other in one softmax (§4; paper, shared RoPE attention).
 
 Shapes: B batch, N image tokens, L text tokens, S = N + L, Q queries, A heads, E head width, H = A·E hidden.
 """
@@ -18,19 +18,21 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention: [B, Q, A, E], [B, S, A, E], [B, S, A, E] → [B, Q, H]; keys hide where the mask is false."""
+    """Softmax attention: [B, Q, A, E], [B, S, A, E], [B, S, A, E] → [B, Q, H]; keys with a false mask are ignored."""
     query, key, value = (one.transpose(1, 2) for one in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return mixed.transpose(1, 2).flatten(2)
 
 
 class DualStreamAttention(nn.Module):
-    """Each stream has its own projections; keys and values are shared by both. Tokens are ordered image, text.
+    """Joint attention with separate projections for image and text; all tokens see the keys and values of both.
+
+    Tokens are ordered image, then text.
 
     Args:
         hidden_size: H.
         num_heads: A.
-        text_output: whether the text result is wanted. The last block's is not, so text asks no query there; the
+        text_output: whether to compute the text result. The last block's is not used, so text has no query there; the
             projections ``to_q_t`` and ``to_out_t`` stay in the state dict.
     """
 
@@ -68,7 +70,7 @@ class DualStreamAttention(nn.Module):
 
 
 class SingleStreamAttention(nn.Module):
-    """Ablation: one set of projections for image and text tokens alike."""
+    """Joint attention with one set of projections for image and text tokens (ablation)."""
 
     def __init__(self, hidden_size: int, num_heads: int) -> None:
         super().__init__()

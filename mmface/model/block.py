@@ -1,7 +1,7 @@
 """The transformer block: adaptive norm → joint attention → gate, adaptive norm → MLP → gate (§4; paper, figure 2).
 
-Shapes: B batch, N image tokens, L text tokens, H hidden. Blocks take and return both streams, which is also the form
-that diffusers' cache hooks expect.
+Shapes: B batch, N image tokens, L text tokens, H hidden. Blocks take and return both streams, as the cache hooks of
+diffusers expect.
 """
 
 from __future__ import annotations
@@ -25,43 +25,43 @@ class Modulation(NamedTuple):
 
 
 def modulate(tokens: Tensor, modulation: Modulation) -> Tensor:
-    """LayerNorm without parameters, then ``x · (1 + scale) + shift``."""
+    """The adaptive norm: LayerNorm without parameters, then ``x · (1 + scale) + shift``."""
     normed = F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
     return torch.addcmul(modulation.shift, normed, 1 + modulation.scale)
 
 
 def add_gated(tokens: Tensor, modulation: Modulation, update: Tensor) -> Tensor:
-    """The residual path: ``x + gate · update``."""
+    """The gated residual: ``x + gate · update``."""
     return torch.addcmul(tokens, modulation.gate, update)
 
 
 class AdaLN(nn.Sequential):
-    """Condition vector [B, H] → ``count`` modulations, by SiLU and one linear that starts at zero."""
+    """Condition vector [B, H] → ``count`` modulations, by SiLU and one linear that is initialised to zero."""
 
     def __init__(self, hidden_size: int, count: int) -> None:
         super().__init__(nn.SiLU(), nn.Linear(hidden_size, 3 * count * hidden_size))
         self.count = count
 
     def modulations(self, vector: Tensor) -> list[Modulation]:
-        """In the order of the released weights: attention then MLP, image then text."""
+        """The modulations in the order of the released weights: attention, then MLP; image, then text."""
         parts = self(vector)[:, None].chunk(3 * self.count, dim=-1)
         return [Modulation(*parts[i : i + 3]) for i in range(0, len(parts), 3)]
 
 
 def feed_forward(hidden_size: int, mlp_ratio: float) -> nn.Sequential:
-    """Linear, GELU (tanh), linear."""
+    """The MLP: linear, GELU (tanh), linear."""
     inner = int(hidden_size * mlp_ratio)
     return nn.Sequential(nn.Linear(hidden_size, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, hidden_size))
 
 
 class DualStreamBlock(nn.Module):
-    """Image and text streams with their own norms, gates and MLPs, fused by joint attention.
+    """A block with separate norms, gates and MLPs for image and text, joined by attention.
 
     Args:
-        hidden_size, num_heads, mlp_ratio: widths.
-        last: the text stream ends here. Its keys and values still feed attention; its query, output projection and
-            MLP would be discarded, so they are not computed and their parameters are frozen (DDP would otherwise
-            wait for gradients that never come). They stay in the state dict (§4).
+        hidden_size, num_heads, mlp_ratio: sizes.
+        last: whether this is the last block, whose text result is discarded. Text keys and values still take part in
+            attention, but its query, output projection and MLP are not computed, and their parameters are frozen, since
+            DDP would wait for their gradients forever. They stay in the state dict (§4).
     """
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float, *, last: bool = False) -> None:
@@ -97,7 +97,7 @@ class DualStreamBlock(nn.Module):
 
 
 class SingleStreamBlock(nn.Module):
-    """Ablation ``dual_stream=False``: one stream whose weights serve image and text tokens alike."""
+    """A block with the same weights for image and text tokens (ablation ``dual_stream=False``)."""
 
     def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class SingleStreamBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Adaptive norm (shift, scale), then a linear to the pixels of a patch: [B, N, H] → [B, N, p·p·C]."""
+    """Adaptive norm (shift, scale), then a linear to the values of a patch: [B, N, H] → [B, N, p·p·C]."""
 
     def __init__(self, hidden_size: int, out_features: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a picture is conditioned on, and the one place that feeds it to the network.
+"""The conditions of a batch of images, and the function that passes them to the network.
 
 Shapes: B batch, C latent channels, H W latent size, L text tokens, D text width.
 """
@@ -17,11 +17,11 @@ class Conditioning:
     """A batch of conditions.
 
     Attributes:
-        condition: [B, C, H, W] normalised latents of the mask or sketch; zeros where it is dropped (§4).
-        encoder_hidden_states: [B, L, D] text tokens; those of the empty prompt where text is dropped.
+        condition: [B, C, H, W] normalised latents of the mask or sketch; zeros if the condition is dropped (§4).
+        encoder_hidden_states: [B, L, D] text tokens; those of the empty prompt if the text is dropped.
         pooled_projections: [B, D] pooled text.
         modality: [B] int64, index into ``MODALITIES``.
-        encoder_attention_mask: [B, L] bool, false for padding that nobody attends to; ``None``: all are attended to.
+        encoder_attention_mask: [B, L] bool, false for padding that is not attended to; ``None``: attend to all.
     """
 
     condition: Tensor
@@ -33,7 +33,7 @@ class Conditioning:
     def with_text(
         self, encoder_hidden_states: Tensor, pooled_projections: Tensor, encoder_attention_mask: Tensor | None = None
     ) -> Conditioning:
-        """The same drawing under another text, e.g. the empty prompt for guidance."""
+        """The same conditions with another text, such as the empty prompt for guidance."""
         return replace(
             self,
             encoder_hidden_states=encoder_hidden_states,
@@ -42,7 +42,7 @@ class Conditioning:
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Conditioning:
-        """Moves every tensor; ``dtype`` applies to the floating-point ones."""
+        """Moves every tensor to ``device``; ``dtype`` applies to floating-point tensors."""
         return Conditioning(
             self.condition.to(device, dtype),
             self.encoder_hidden_states.to(device, dtype),
@@ -52,7 +52,7 @@ class Conditioning:
         )
 
     def part(self, places: Tensor) -> Conditioning:
-        """Some of the batch."""
+        """The entries of the batch at ``places``."""
         return Conditioning(
             self.condition[places],
             self.encoder_hidden_states[places],
@@ -63,7 +63,7 @@ class Conditioning:
 
     @staticmethod
     def cat(*parts: Conditioning) -> Conditioning:
-        """Joins batches along B; all of them are masked, and then padded to the longest, or none."""
+        """Joins batches along B. Either all have an attention mask, and are padded to the longest text, or none has."""
         masks = [part.encoder_attention_mask for part in parts if part.encoder_attention_mask is not None]
         texts = [part.encoder_hidden_states for part in parts]
         assert len(masks) in (0, len(parts))

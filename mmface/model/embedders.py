@@ -1,4 +1,4 @@
-"""How pixels, time and text become vectors of the hidden width (§4).
+"""Embedders: pixels, time and text to vectors of the hidden width (§4).
 
 Shapes: B batch, C channels, h w patches per side, p patch side, N = h·w tokens, D text width, H hidden.
 """
@@ -34,7 +34,7 @@ def sinusoids(timestep: Tensor, size: int = FREQUENCIES) -> Tensor:
 
 
 class TimestepEmbedder(nn.Module):
-    """Network time [B] → [B, H]. Objectives scale their time to 0 … 999 before it comes here (§4)."""
+    """Network time [B], 0 … 999, → [B, H]. The objectives scale their time to this range (§4)."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -48,8 +48,7 @@ class TimestepEmbedder(nn.Module):
 class PooledTextEmbedder(nn.Module):
     """Pooled text [B, D] → [B, H].
 
-    ``null_feature_pooled`` belongs to the released state dict; dropped text is the empty prompt (§4), so nothing
-    reads it.
+    ``null_feature_pooled`` is unused, because dropped text is the empty prompt (§4); the released state dict has it.
     """
 
     def __init__(self, text_embed_dim: int, hidden_size: int) -> None:

@@ -16,14 +16,14 @@ TextRope = Literal["zero", "sequential"]
 
 
 class Rotations(NamedTuple):
-    """Unit complex numbers per token and channel pair; ``None`` leaves the tokens as they are."""
+    """Rotations as unit complex numbers, per token and channel pair; ``None``: tokens are not rotated."""
 
     image: Tensor | None  # [N, E/2] complex64
     text: Tensor | None  #  [L, E/2] complex64
 
 
 def axial_rotations(rows: Tensor, columns: Tensor, head_dim: int) -> Tensor:
-    """``exp(i · position · θ^(-2k / (E/2)))``: the head's first half turns with the row, its second with the column.
+    """``exp(i · position · θ^(-2k / (E/2)))``: rows rotate the first half of a head, columns the second.
 
     Args:
         rows, columns: [S] positions.
@@ -43,10 +43,10 @@ def axial_rotations(rows: Tensor, columns: Tensor, head_dim: int) -> Tensor:
 def build_rotations(
     height: int, width: int, text_length: int, head_dim: int, text_rope: TextRope, device: torch.device
 ) -> Rotations:
-    """Tables for an image of ``height`` x ``width`` patches and ``text_length`` text tokens.
+    """Rotations for an image of ``height`` x ``width`` patches and ``text_length`` text tokens.
 
-    ``"zero"`` puts every text token at (0, 0), which is no rotation at all. ``"sequential"`` puts token l at (l, l):
-    both halves of the head see the 1-D position, and text-to-text attention depends on the distance alone.
+    ``text_rope="zero"`` puts every text token at (0, 0), so text is not rotated. ``"sequential"`` puts token l at
+    (l, l): both halves of the head see the 1-D position, and attention between text tokens depends only on distance.
     """
     rows = torch.arange(height, device=device).repeat_interleave(width)
     columns = torch.arange(width, device=device).repeat(height)
@@ -58,7 +58,7 @@ def build_rotations(
 
 
 def rotate(x: Tensor, rotation: Tensor | None) -> Tensor:
-    """Turns interleaved channel pairs of ``x`` [B, S, A, E] by ``rotation`` [S, E/2]; computed in fp32."""
+    """Rotates interleaved channel pairs of ``x`` [B, S, A, E] by ``rotation`` [S, E/2]; computed in fp32."""
     if rotation is None:
         return x
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))

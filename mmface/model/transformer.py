@@ -1,4 +1,4 @@
-"""MMFace-DiT: the assembly (§4; Krishnamurthy & Rattani, CVPR 2026, arXiv 2603.29029, section 3).
+"""The MMFace-DiT transformer, assembled (§4; Krishnamurthy & Rattani, CVPR 2026, arXiv 2603.29029, section 3).
 
 Shapes: B batch, C latent channels, H W latent size, p patch side, N = (H/p)·(W/p) image tokens, L text tokens, D text
 width, hid hidden width.
@@ -24,10 +24,10 @@ from mmface.model.rope import Rotations, TextRope, build_rotations
 
 
 class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # diffusers' bases differ in a type
-    """Predicts noise or velocity for latents drawn next to a mask or sketch, under a text.
+    """Predicts noise or velocity of noisy latents, conditioned on a mask or sketch and a text.
 
-    The state dict is that of the released checkpoints. ``c_embedder.null_feature_pooled`` and the last block's text
-    query, text output and text MLP take no part in the result: they are kept, frozen (``requires_grad=False``).
+    The state dict has the keys of the released checkpoints. ``c_embedder.null_feature_pooled`` and the last block's
+    text query, text output and text MLP do not affect the result; they are frozen (``requires_grad=False``).
 
     Args:
         in_channels: noisy and condition channels together; the output has half of them.
@@ -36,9 +36,9 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         text_embed_dim: D of the text encoder.
         num_modalities: rows of the modality embedding (0 mask, 1 sketch).
         text_rope: ``"sequential"`` (paper) or ``"zero"`` (released weights).
-        modality_embedder: ablation; without it the model is not told which kind of drawing it sees.
-        dual_stream: ablation; without it one stream's weights serve image and text tokens.
-        rope: ablation; without it attention knows no positions.
+        modality_embedder: ablation; if false, the model does not know whether the drawing is a mask or a sketch.
+        dual_stream: ablation; if false, image and text tokens share all weights.
+        rope: ablation; if false, attention has no positions.
 
     Raises:
         RecipeError: the head width is not divisible by 4, or ``in_channels`` is odd.
@@ -90,12 +90,12 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         self.initialize_weights()
 
     def __getattr__(self, name: str) -> Any:
-        # The switch `modality_embedder` shares its name with the module; diffusers would answer with the config's bool.
+        # The config's switch `modality_embedder` has the module's name; diffusers would return the switch.
         modules = self.__dict__.get("_modules", {})
         return modules[name] if name in modules else super().__getattr__(name)
 
     def initialize_weights(self) -> None:
-        """Xavier for linears, N(0, 0.02) for embedders, zero for adaLN and the final linear: the model starts at 0."""
+        """Initialises linears by Xavier, embedders by N(0, 0.02), adaLN and the final linear to 0: the output is 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -129,14 +129,14 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
             encoder_hidden_states: [B, L, D] text tokens.
             pooled_projections: [B, D] pooled text.
             modality: [B] int64.
-            encoder_attention_mask: [B, L] bool, false for text tokens that nobody attends to.
-            return_dict: diffusers' output object, or a tuple.
+            encoder_attention_mask: [B, L] bool, false for text tokens that are not attended to.
+            return_dict: return the output object of diffusers instead of a tuple.
 
         Returns:
             [B, C, H, W], in the dtype of ``hidden_states``.
 
         Raises:
-            InputError: H or W is not divisible by the patch.
+            InputError: H or W is not divisible by the patch size.
         """
         height, width = self._patch_grid(hidden_states)
         image = self.x_embedder(hidden_states)  #             [B, N, hid]
@@ -158,7 +158,7 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
     def enable_cache(self, config: Any) -> None:
-        """Turns on one of diffusers' caches; the blocks are made known to them first."""
+        """Enables one of the caches of diffusers, after registering the blocks with them."""
         for block in (DualStreamBlock, SingleStreamBlock):
             TransformerBlockRegistry.register(block, TransformerBlockMetadata(0, 1))
         super().enable_cache(config)
@@ -167,7 +167,8 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
         patch = self.patch_size
         height, width = latents.shape[-2:]
         if height % patch or width % patch:
-            raise InputError(f"latents of {height}x{width} do not divide into {patch}x{patch} patches", field="size")
+            message = f"latents of {height}x{width} cannot be divided into patches of {patch}x{patch}"
+            raise InputError(message, field="size")
         return height // patch, width // patch
 
     def _condition_vector(self, timestep: Tensor, pooled: Tensor, modality: Tensor, dtype: torch.dtype) -> Tensor:
@@ -183,5 +184,5 @@ class MMFaceDiT(ModelMixin, ConfigMixin, CacheMixin):  # type: ignore[misc]  # d
 
 
 def _mask_keys(text: Tensor | None, num_image: int) -> Tensor | None:
-    """[B, L] → [B, 1, 1, N + L]: image tokens are always seen."""
+    """The mask of keys: [B, L] → [B, 1, 1, N + L]; image tokens are always attended to."""
     return None if text is None else F.pad(text, (num_image, 0), value=True)[:, None, None]

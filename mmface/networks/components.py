@@ -1,6 +1,6 @@
-"""The frozen networks of a recipe, by hub id, local folder or ``zoo:<name>`` (§7).
+"""Loads the components of a recipe, its frozen networks, by hub id, local folder or ``zoo:<name>`` (§7).
 
-Each loads by its standard ``from_pretrained``, from safetensors only, in float32 and ready for inference.
+Each is loaded by its standard ``from_pretrained``, from safetensors only, in float32 and ready for inference.
 A hub id may name a folder inside the repository (``owner/name/folder``) and end in ``@revision``.
 """
 
@@ -33,7 +33,7 @@ CHECKPOINT = ".safetensors"
 
 
 def component_identity(name: str) -> str:
-    """What a fingerprint says about a component: the hash of a folder's files, or the hub id with its revision."""
+    """The component's identity in fingerprints: the hash of a folder's files, or the hub id with its revision."""
     path = Path(resolve(name))
     if name.endswith(CHECKPOINT) and path.is_file():
         return f"{path.name}:{_sha256(path).hexdigest()[:16]}"
@@ -49,18 +49,18 @@ def component_identity(name: str) -> str:
 
 
 def accelerator() -> str:
-    """Where stages run their networks: ``cuda`` if this process sees a GPU, else ``cpu``."""
+    """The device on which stages run their networks: ``cuda`` if this process sees a GPU, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_vae(name: str) -> Any:
-    """The VAE, of the class its config names: AutoencoderKL, AutoencoderDC or AutoencoderTiny.
+    """The VAE, of the class that its config names: AutoencoderKL, AutoencoderDC or AutoencoderTiny.
 
     Raises:
-        InputError: no such component, or one of another class, or without some of its files or weights; names the
-            recipe's key. The other loaders here raise it alike.
+        InputError: the component does not exist, is of another class, or lacks files or weights; names the recipe
+            key. The other loaders of this module raise the same error.
     """
     import diffusers
 
@@ -74,8 +74,8 @@ def load_vae(name: str) -> Any:
 def load_text_encoder(name: str) -> tuple[Any, Any]:
     """``(tokenizer, text_encoder)``: CLIPTokenizer and CLIPTextModel.
 
-    They lie in one folder, or in ``text_encoder`` and ``tokenizer`` of a diffusers pipeline, of which ``name`` is the
-    whole or the text encoder.
+    ``name`` is a folder with both, a diffusers pipeline with folders ``text_encoder`` and ``tokenizer``, or the
+    ``text_encoder`` folder of such a pipeline.
     """
     from transformers import CLIPTextModel
 
@@ -111,7 +111,7 @@ def load_parser(name: str) -> tuple[Any, Any]:
 
 
 def load_sketcher(name: str) -> Any:
-    """The U²-Net that draws sketches: a folder or hub id, or one safetensors file with a public checkpoint's keys."""
+    """The U²-Net that draws sketches: a folder, a hub id, or a safetensors file with a public checkpoint's keys."""
     from mmface.networks.u2net import U2Net
 
     if name.endswith(CHECKPOINT):
@@ -123,7 +123,7 @@ def load_sketcher(name: str) -> Any:
 
 
 def load_captioner(name: str) -> tuple[Any, Any]:
-    """``(model, processor)`` of an InternVLForConditionalGeneration (the hub's ``…-hf`` repositories)."""
+    """``(model, processor)`` of an InternVLForConditionalGeneration (on the hub: repositories named ``…-hf``)."""
     from transformers import InternVLForConditionalGeneration, InternVLProcessor
 
     with CAPTIONER.refusing(name):
@@ -151,7 +151,7 @@ def load_rewriter(name: str) -> tuple[Any, Any]:
 
 
 def describe(name: str) -> str:
-    """``name`` with what it resolves to, for ``mmface doctor`` and model cards."""
+    """``name`` with the class of its model, for ``mmface doctor`` and model cards."""
     path = Path(resolve(name))
     if not path.is_dir():
         return f"{name} (hub)"
@@ -165,7 +165,7 @@ def _sha256(file: Path) -> Any:
 
 
 def _clip_tokenizer(role: Role, name: str, place: Place, config: Any) -> Any:
-    """The tokenizer of the text encoder that ``config`` is of."""
+    """The tokenizer at ``place``; refused if it does not match the text encoder's ``config``."""
     from transformers import CLIPTokenizer
 
     from mmface.networks.text_encoder import misfit
@@ -178,7 +178,7 @@ def _clip_tokenizer(role: Role, name: str, place: Place, config: Any) -> Any:
 
 
 def _frozen(cls: Any, role: Role, name: str, place: Place, *, large: bool = False) -> Any:
-    """In float32; a ``large`` model, with billions of parameters, in bfloat16 if there is a GPU for it."""
+    """Loads a model for inference: in float32, a ``large`` one (billions of parameters) in bfloat16 if on a GPU."""
     import torch
 
     dtype = torch.bfloat16 if large and accelerator() == "cuda" else torch.float32
@@ -187,7 +187,7 @@ def _frozen(cls: Any, role: Role, name: str, place: Place, *, large: bool = Fals
         use_safetensors=True,
         dtype=dtype,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are reported, and refused here
+        ignore_mismatched_sizes=True,  # require_weights refuses them
         **place.options,
     )
     require_weights(role, name, report)

@@ -1,6 +1,6 @@
-"""Hub ids and the commits that they stand for: weights can change under a name, so a run pins them once (§6).
+"""Pins hub ids to commits: the weights under a hub id can change, so a run resolves each id once (§6).
 
-A hub id is ``owner/name``, with a folder inside the repository and ``@revision`` if wanted.
+A hub id is ``owner/name``, optionally with a folder inside the repository and with ``@revision``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from mmface.errors import RecipeError
 
 log = logging.getLogger(__name__)
 
-SECONDS = 3.0  # each repository of a recipe may cost them where a firewall is silent
-NO_HUB_ID = ("zoo:", "models:/", "/", ".", "~")  # beginnings of other names
+SECONDS = 3.0  # timeout of a request; behind a firewall that drops packets, a run waits this long for each repository
+NO_HUB_ID = ("zoo:", "models:/", "/", ".", "~")  # prefixes of names that are not hub ids
 
 
 def pin_components(recipe: Recipe, roles: Container[str] | None = None) -> Recipe:
-    """The recipe with every hub id among its components at a revision: the one given, or today's commit.
+    """The recipe with every hub id of its components at a revision: the given one, or the newest commit.
 
     Args:
-        roles: those to pin; all by default.
+        roles: the components to pin; all by default.
 
     Raises:
         RecipeError: see :func:`pin`.
@@ -33,12 +33,12 @@ def pin_components(recipe: Recipe, roles: Container[str] | None = None) -> Recip
 
 
 def pin(name: str, field: str) -> str:
-    """A hub id without a revision as the same at its present commit; any other name unchanged.
+    """Adds the newest commit to a hub id without a revision; returns any other name unchanged.
 
-    The hub is asked first; where it does not answer, the commit that this machine's cache holds is taken.
+    Asks the hub; if it does not answer, takes the commit in this machine's cache.
 
     Raises:
-        RecipeError: neither knows one; names ``field``.
+        RecipeError: neither hub nor cache has a commit; names ``field``.
     """
     if name.startswith(NO_HUB_ID) or name.endswith(".safetensors") or "@" in name or Path(name).exists():
         return name
@@ -46,7 +46,7 @@ def pin(name: str, field: str) -> str:
 
 
 def _commit(repository: str, field: str) -> str:
-    """What the hub, or else the cache, calls the newest commit of a repository."""
+    """The newest commit of a repository according to the hub or, if that does not answer, the cache."""
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
@@ -55,18 +55,18 @@ def _commit(repository: str, field: str) -> str:
         found = HfApi().model_info(repository, timeout=SECONDS, expand=["sha"]).sha
         if found:
             return found
-        reason = "it has no commit there"
+        reason = "the repository has no commit"
     except HFValidationError as error:
-        raise RecipeError(f"{repository!r} is no hub id: {_line(error)}", field=field) from None
+        raise RecipeError(f"{repository!r} is not a hub id: {_line(error)}", field=field) from None
     except (httpx.HTTPError, OSError) as error:
         reason = _line(error)
     cached = _cached_commit(repository)
     if cached is None:
         remedy = "go online once, name a revision (NAME@COMMIT), or give a local folder"
         raise RecipeError(
-            f"{repository} is not in the cache and the hub names no commit ({reason}); {remedy}", field=field
+            f"{repository} is not in the cache and the hub gave no commit ({reason}); {remedy}", field=field
         )
-    log.info("%s: %s at the cached commit %s; the hub says none (%s)", field, repository, cached, reason)
+    log.info("%s: using %s at the cached commit %s; the hub gave none (%s)", field, repository, cached, reason)
     return cached
 
 

@@ -1,16 +1,16 @@
-"""Where a component's files are: ``zoo:<name>`` in this package, a local folder, or a repository of the hub (§7)."""
+"""Finds a component's files: ``zoo:<name>`` in this package, a local folder, or a repository on the hub (§7)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmface.errors import InputError
+from mmface.errors import MissingComponentError
 
 ZOO = Path(__file__).parents[1] / "zoo"
 PREFIX = "zoo:"
 NAMES = ("vae", "clip", "parser", "sketch")
-# A tokenizer is one of these sets of files.
+# A tokenizer consists of one of these sets of files.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
@@ -18,30 +18,30 @@ def resolve(name: str) -> str:
     """``zoo:<name>`` to its folder in the package; any other name unchanged.
 
     Raises:
-        InputError: no such zoo name.
+        MissingComponentError: no such zoo name.
     """
     if not name.startswith(PREFIX):
         return name
     short = name.removeprefix(PREFIX)
     if short not in NAMES:
         known = ", ".join(PREFIX + one for one in NAMES)
-        raise InputError(f"no zoo network {name!r}; known: {known}", field="components")
+        raise MissingComponentError(f"no zoo network {name!r}; known: {known}", field="components")
     return str(ZOO / short)
 
 
 class Place(NamedTuple):
-    """Where a component's files are, as arguments of every ``from_pretrained``.
+    """The place of a component's files, as arguments of ``from_pretrained``.
 
     Attributes:
-        path: a folder, or a repository of the hub.
-        options: ``revision`` and ``subfolder``, where there are any.
+        path: a local folder, or a repository on the hub.
+        options: ``revision`` and ``subfolder``, if given.
     """
 
     path: str
     options: dict[str, Any]
 
     def has(self, *files: str) -> bool:
-        """Whether all of these files are there; those of a repository are fetched into the cache."""
+        """Whether all of these files exist; files of a repository are downloaded into the cache."""
         if Path(self.path).is_dir():
             return all((self.folder / file).is_file() for file in files)
         from transformers.utils.hub import cached_file
@@ -52,16 +52,16 @@ class Place(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """The folder, of a place on this machine."""
+        """The folder of the files; only for a local place."""
         return Path(self.path, self.options.get("subfolder", ""))
 
     def inside(self, folder: str) -> Place:
-        """The folder of that name in this one."""
+        """The subfolder ``folder`` of this place."""
         outer = self.options.get("subfolder")
         return Place(self.path, {**self.options, "subfolder": f"{outer}/{folder}" if outer else folder})
 
     def beside(self, old: str, new: str) -> Place:
-        """The folder next to this one whose name has ``new`` where this one's has ``old``."""
+        """The sibling folder whose name has ``new`` in place of ``old``."""
         outer, slash, name = (self.options.get("subfolder") or self.path).rpartition("/")
         other = outer + slash + name.replace(old, new)
         if "subfolder" in self.options:
@@ -73,14 +73,14 @@ def locate(name: str) -> Place:
     """The place of a component that a recipe names.
 
     Raises:
-        InputError: a local folder, or ``zoo:<name>``, that does not exist.
+        MissingComponentError: a local folder, or ``zoo:<name>``, that does not exist.
     """
     path = Path(resolve(name))
     if path.is_dir():
         return Place(str(path), {})
     if path.is_absolute() or name.startswith((".", "~")):
         remedy = "train it with mmface zoo train" if name.startswith("zoo:") else "give a hub id or an existing folder"
-        raise InputError(f"{name}: no folder {path}; {remedy}", field="components")
+        raise MissingComponentError(f"{name}: no folder {path}; {remedy}", field="components")
     place, _, revision = name.partition("@")
     owner, _, rest = place.partition("/")
     repository, _, folder = rest.partition("/")
@@ -89,10 +89,10 @@ def locate(name: str) -> Place:
 
 
 def text_places(place: Place) -> tuple[Place, Place]:
-    """Where a text encoder and its tokenizer are.
+    """The places of a text encoder and of its tokenizer.
 
     Args:
-        place: a folder that holds both, a whole diffusers pipeline, or the folder ``text_encoder`` of one.
+        place: a folder with both, a diffusers pipeline, or the ``text_encoder`` folder of a pipeline.
     """
     if not place.has("config.json") and place.inside("text_encoder").has("config.json"):
         place = place.inside("text_encoder")
@@ -101,10 +101,10 @@ def text_places(place: Place) -> tuple[Place, Place]:
 
 
 def component_folders(folder: Path) -> list[Path]:
-    """The folders that a component on this machine is read from: two if a text encoder's tokenizer lies beside it."""
+    """The local folders that a component is read from: two if a text encoder's tokenizer is in a folder next to it."""
     return list(dict.fromkeys(place.folder for place in text_places(Place(str(folder), {}))))
 
 
 def has_tokenizer(place: Place) -> bool:
-    """Whether the files of a tokenizer are there, in one of the two forms."""
+    """Whether the place has one of the two sets of tokenizer files."""
     return any(place.has(*files) for files in TOKENIZER_FILES)

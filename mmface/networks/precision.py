@@ -1,4 +1,4 @@
-"""Which dtype matrix products run in."""
+"""Chooses the dtype of matrix products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmface.config import Precision
 
 
 def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
-    """Whether they run in bfloat16: as the recipe says; ``auto`` where the device multiplies it natively."""
+    """Whether matrix products run in bfloat16: as the recipe says; with ``auto`` if the device supports it natively."""
     if precision != "auto":
         return precision != "fp32"
     if device.type == "cuda":
@@ -19,18 +19,18 @@ def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
 
 
 def rows_are_alike(bf16: bool, device: torch.device) -> bool:
-    """Whether the bits of a matrix product's row do not depend on how many rows are multiplied with it.
+    """Whether rows may share a matrix product: on CPUs, whether a row's bits do not depend on the number of rows.
 
-    On CPUs that holds in bfloat16 with AVX-512 alone: fp32 is summed in blocks that follow the number of rows, and
-    so is bfloat16 on AMX tiles. Of GPUs nothing is claimed; there rows always share.
+    On CPUs that holds only for bfloat16 with AVX-512 and without AMX: for fp32, and for bfloat16 on AMX tiles, the
+    order of summation depends on the number of rows. On GPUs rows always share a product, without a promise about bits.
     """
     return device.type != "cpu" or (bf16 and not torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def keep_in_bf16(module: nn.Module) -> None:
-    """Turns the weights that autocast would cast at every use into bfloat16, for good: the same results, sooner.
+    """Converts the weights that autocast would cast at every use to bfloat16 once: the same results, faster.
 
-    For inference alone: what autocast keeps in fp32 stays there, but the cast weights have lost bits.
+    For inference only, since the converted weights lose precision. What autocast keeps in fp32 stays in fp32.
     """
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Conv2d):

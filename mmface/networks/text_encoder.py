@@ -1,11 +1,13 @@
-"""Prompts → text conditions, one way for stages, training and sampling (§4).
+"""Encodes prompts for the transformer; used by stages, training and sampling alike (§4).
 
-CLIP's text encoder is causal and masks no padding: a padding token sees the prompt before it, so the states there
-differ from prompt to prompt and nothing short of the encoder gives them back. ``padding`` says what becomes of it:
+CLIP's text encoder is causal and does not mask padding: a padding token attends to the prompt before it, so its state
+depends on the prompt and can only be recomputed by the encoder. ``padding`` says how padding tokens are used:
 
-- ``"exact"``: it is attended to like words, as in the released models;
-- ``"masked"``: nobody attends to it, so it need not be stored and a batch need be no longer than its longest prompt. A
-  model must be sampled with what it was trained with.
+- ``"exact"``: the transformer attends to them like to words, as in the released models;
+- ``"masked"``: the transformer ignores them, so they need not be stored, and a batch is only as long as its longest
+  prompt.
+
+A model must be sampled with the ``padding`` that it was trained with.
 
 Shapes: B prompts, L = ``tokenizer.model_max_length``, D text width.
 """
@@ -22,12 +24,12 @@ from mmface.config import TextPadding
 
 
 class EncodedText(NamedTuple):
-    """Prompts as the transformer takes them.
+    """Encoded prompts, as the transformer takes them.
 
     Attributes:
-        sequence: [B, L, D], the last-but-one layer without the final norm; zeros where ``mask`` is false.
+        sequence: [B, L, D], the last layer but one without the final norm; zeros where ``mask`` is false.
         pooled: [B, D], ``pooler_output``.
-        mask: [B, L] bool, true for a prompt's own tokens; ``None`` where all are attended to.
+        mask: [B, L] bool, true for a prompt's own tokens; ``None`` if all tokens are attended to.
     """
 
     sequence: Tensor
@@ -36,10 +38,11 @@ class EncodedText(NamedTuple):
 
 
 def misfit(tokenizer: CLIPTokenizer, config: Any) -> str | None:
-    """Why a tokenizer is not that of a text encoder with this ``CLIPTextConfig``; ``None`` if it may be.
+    """Why a tokenizer does not match a text encoder with this ``CLIPTextConfig``; ``None`` if it may match.
 
-    The encoder pools the state of the first ``eos_token_id``, or, where its config has the 2 of early checkpoints, of
-    the highest token id (huggingface/transformers#24773): with another token there every prompt is pooled alike.
+    The encoder pools the state at the first ``eos_token_id`` or, if its config has the 2 of early checkpoints, at the
+    highest token id (huggingface/transformers#24773). If the tokenizer ends prompts with another token, every prompt is
+    pooled at the same position.
     """
     length, positions = tokenizer.model_max_length, config.max_position_embeddings
     if length > positions:
@@ -49,10 +52,10 @@ def misfit(tokenizer: CLIPTokenizer, config: Any) -> str | None:
         return f"the tokenizer has token ids up to {highest}, the text encoder a vocabulary of {config.vocab_size}"
     end = highest if config.eos_token_id == 2 else config.eos_token_id
     if tokenizer.eos_token_id != end:
-        return f"the tokenizer ends prompts with token {tokenizer.eos_token_id}, the text encoder looks for {end}"
+        return f"the tokenizer ends prompts with token {tokenizer.eos_token_id}, the text encoder expects {end}"
     begin = config.bos_token_id
     if begin not in (None, 0, tokenizer.bos_token_id):  # 0 in early checkpoints
-        return f"the tokenizer begins prompts with token {tokenizer.bos_token_id}, the encoder with {begin}"
+        return f"the tokenizer begins prompts with token {tokenizer.bos_token_id}, the text encoder expects {begin}"
     return None
 
 
@@ -60,7 +63,7 @@ def misfit(tokenizer: CLIPTokenizer, config: Any) -> str | None:
 def encode_text(
     tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str], padding: TextPadding = "exact"
 ) -> EncodedText:
-    """Encodes prompts, padded or cut to the tokenizer's length."""
+    """Encodes prompts, padded or truncated to the tokenizer's length."""
     tokens = tokenizer(
         prompts,
         padding="max_length",

@@ -21,7 +21,7 @@ from mmface.errors import InputError
 
 
 class Stage(NamedTuple):
-    """One residual U-block: ``height`` 0 is the dilated block without pooling (RSU-4F)."""
+    """Sizes of one residual U-block; ``height`` 0 is the dilated block without pooling (RSU-4F)."""
 
     name: str
     height: int
@@ -60,7 +60,8 @@ class ConvBlock(nn.Module):
 class ResidualU(nn.Module):
     """RSU-L: a U-Net of ``height`` levels whose output is added to its input projection (figure 2 of the paper).
 
-    Keys: ``rebnconvin``, ``rebnconv1`` … ``rebnconvL`` downwards, ``rebnconv{L-1}d`` … ``rebnconv1d`` upwards.
+    State-dict keys: ``rebnconvin``, ``rebnconv1`` … ``rebnconvL`` downwards, ``rebnconv{L-1}d`` … ``rebnconv1d``
+    upwards.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -95,12 +96,12 @@ class ResidualU(nn.Module):
 
 
 class U2Net(ModelMixin, ConfigMixin):
-    """Nested U-Net from a photograph to one map of the same size.
+    """Nested U-Net that maps a photograph to one map of the same size.
 
     Args:
         plan: (in, middle, out) channels of the eleven stages: :data:`FULL` (44.0 M parameters), :data:`LITE` (1.13 M).
-        image_mean, image_std: how pixels in 0..1 are normalised inside; the public checkpoints want ImageNet's.
-        dark_lines: answer 1 - map, as the authors' portrait script does: dark lines on white paper.
+        image_mean, image_std: normalisation of pixels in 0..1; the public checkpoints need those of ImageNet.
+        dark_lines: return 1 - map, which gives dark lines on white paper, as the authors' portrait script does.
     """
 
     config_name = "config.json"  # type: ignore[assignment]
@@ -123,25 +124,25 @@ class U2Net(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> U2Net:
-        """The network of a safetensors file with a public checkpoint's keys; full or lite, its shapes say.
+        """Loads a safetensors file with the keys of a public checkpoint; tells full from lite by the shapes.
 
         Raises:
-            InputError: no such file, or not exactly the tensors of a U²-Net.
+            InputError: the file does not exist, or its tensors are not exactly those of a U²-Net.
         """
         try:
             state = load_file(path)
             model: U2Net = cls(plan=[_channels(state, name) for name in _HEIGHTS])
             model.load_state_dict(state)
         except FileNotFoundError:
-            raise InputError(f"no file {path}", field="components.sketcher") from None
+            raise InputError(f"no file {path}; give an existing file", field="components.sketcher") from None
         except (SafetensorError, KeyError, RuntimeError) as error:
             reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
             remedy = "save the state dict of a public checkpoint as safetensors"
-            raise InputError(f"{path} is no U²-Net ({reason}); {remedy}", field="components.sketcher") from error
+            raise InputError(f"{path} is not a U²-Net ({reason}); {remedy}", field="components.sketcher") from error
         return model
 
     def logits(self, pixels: Tensor) -> list[Tensor]:
-        """Fused map and the six side maps before the sigmoid, each [B, 1, H, W], for deep supervision.
+        """The fused map and the six side maps before the sigmoid, each [B, 1, H, W]; for deep supervision.
 
         Args:
             pixels: [B, 3, H, W] in 0..1.

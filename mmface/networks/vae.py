@@ -1,4 +1,5 @@
-"""Pixels ↔ latents for any of the three autoencoder classes (§4): the same few lines for stages, training and sampling.
+"""Converts pixels to latents and back with any of the three autoencoder classes (§4); used by stages, training and
+sampling alike.
 
 Shapes: B batch, C latent channels, H W image size, f spatial factor, h = H/f, w = W/f.
 """
@@ -15,10 +16,10 @@ Autoencoder = AutoencoderKL | AutoencoderDC | AutoencoderTiny
 
 
 def normalisation(vae: Autoencoder, channels: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation [C] of ``normalised = (z - mean) / std``.
+    """Mean and standard deviation [C] of ``normalised = (z - mean) / std``.
 
-    They are the config's ``latents_mean`` and ``latents_std`` where it has them, else 0 and ``1 / scaling_factor``:
-    the released models do not shift (§4).
+    They are ``latents_mean`` and ``latents_std`` if the config has them, else 0 and ``1 / scaling_factor``: the
+    released models ignore the VAE's shift (§4).
     """
     config = dict(vae.config)
     mean, std = config.get("latents_mean"), config.get("latents_std")
@@ -28,12 +29,12 @@ def normalisation(vae: Autoencoder, channels: int) -> tuple[Tensor, Tensor]:
 
 
 def latent_channels(vae: Autoencoder) -> int:
-    """C."""
+    """C: the number of latent channels."""
     return int(vae.config["latent_channels"])
 
 
 def spatial_factor(vae: Autoencoder) -> int:
-    """f: image pixels per latent pixel and side."""
+    """f: image pixels per latent pixel, along each side."""
     if isinstance(vae, AutoencoderKL):
         stages = vae.config["block_out_channels"]
     else:
@@ -43,15 +44,15 @@ def spatial_factor(vae: Autoencoder) -> int:
 
 @torch.no_grad()
 def encode_moments(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Raw posterior of images, before any scaling.
+    """The raw posterior of images, not normalised.
 
     Args:
         vae: the autoencoder; runs in its own dtype.
         images: [B, 3, H, W] in [-1, 1].
 
     Returns:
-        Mean [B, C, h, w] and log-variance of the same shape, both fp32. The log-variance is ``None`` for the classes
-        that have no posterior (``AutoencoderDC``, ``AutoencoderTiny``).
+        Mean [B, C, h, w] and log-variance of the same shape, both fp32. The log-variance is ``None`` for classes
+        without a posterior (``AutoencoderDC``, ``AutoencoderTiny``).
     """
     images = images.to(vae.device, vae.dtype)
     if isinstance(vae, AutoencoderKL):
@@ -62,7 +63,7 @@ def encode_moments(vae: Autoencoder, images: Tensor) -> tuple[Tensor, Tensor | N
 
 
 def normalise(vae: Autoencoder, z: Tensor) -> Tensor:
-    """Raw latents [B, C, h, w] → what the transformer sees (§4)."""
+    """Raw latents [B, C, h, w] → normalised latents, which the transformer sees (§4)."""
     mean, std = _columns(vae, z)
     return (z - mean) / std
 

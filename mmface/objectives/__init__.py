@@ -1,4 +1,4 @@
-"""What the transformer learns to predict (§5). An objective owns its time convention; ``make_objective`` picks one.
+"""Objectives: what the transformer learns to predict, each with its own time convention (§5).
 
 Shapes: B batch, C latent channels, H W latent size.
 """
@@ -21,12 +21,12 @@ def make_objective(
     timestep_sampling: TimestepSampling = "logit_normal",
     min_snr_gamma: float | None = 5.0,
 ) -> Objective:
-    """Builds an objective from a recipe's words.
+    """Builds an objective from the values of a recipe.
 
     Args:
         name: ``"flow"`` or ``"ddpm"``.
-        timestep_sampling: density of the flow's time; DDPM draws its integer steps uniformly.
-        min_snr_gamma: DDPM's Min-SNR clamp, or ``None`` for the plain loss; the flow has no weight.
+        timestep_sampling: density of the flow's time; not used by DDPM, whose steps are uniform.
+        min_snr_gamma: gamma of DDPM's Min-SNR weight, or ``None`` for the unweighted loss; not used by the flow.
 
     Raises:
         RecipeError: unknown name or density.

@@ -1,6 +1,6 @@
-"""DDPM on the schedule of Stable Diffusion 2.1, ε-prediction, Min-SNR weights (§5; Hang et al., arXiv 2303.09556).
+"""DDPM with the schedule of Stable Diffusion 2.1, ε-prediction and Min-SNR weights (§5; Hang et al., arXiv 2303.09556).
 
-Time is the integer step 0 … 999, 999 being nearly pure noise; the network sees it as it is.
+Time is the integer step 0 … 999, where 999 is nearly pure noise; the network sees the step unscaled.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
 }
-"""The keywords that diffusers' schedulers understand; sampling builds its own from the same."""
+"""Arguments of the schedulers of diffusers, for training and for sampling."""
 
 
 class DDPM:
-    """The network predicts the noise in ``x_t = √ᾱ·latents + √(1-ᾱ)·noise``.
+    """The DDPM objective: the network predicts the noise in ``x_t = √ᾱ·latents + √(1-ᾱ)·noise``.
 
     Args:
-        min_snr_gamma: g of the weight ``min(SNR, g) / SNR`` with ``SNR = ᾱ / (1-ᾱ)``; ``None`` weighs all steps alike.
+        min_snr_gamma: g of the weight ``min(SNR, g) / SNR`` with ``SNR = ᾱ / (1-ᾱ)``; ``None``: all steps weigh 1.
     """
 
     def __init__(self, min_snr_gamma: float | None = 5.0) -> None:
@@ -34,17 +34,17 @@ class DDPM:
         self.alphas_cumprod: Tensor = DDPMScheduler(**SCHEDULE).alphas_cumprod
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """[B] uniforms → [B] int64 steps, each equally likely."""
+        """[B] uniform numbers → [B] int64 steps, each equally likely."""
         # A float32 u just below 1 can round up to 1000.
         return (u.double() * STEPS).long().clamp_(0, STEPS - 1)
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """The noised latents of step ``t`` [B]."""
+        """The noisy latents at steps ``t`` [B]."""
         alpha = self._alpha_bar(t)[:, None, None, None]
         return (alpha.sqrt() * latents + (1 - alpha).sqrt() * noise).to(latents.dtype)
 
     def weights(self, t: Tensor) -> Tensor:
-        """Min-SNR weight of steps ``t`` [B] for ε-prediction, fp32."""
+        """Min-SNR weights [B] of steps ``t`` [B] for ε-prediction, fp32."""
         alpha = self._alpha_bar(t)
         snr = alpha / (1 - alpha)
         return snr.clamp(max=self.min_snr_gamma) / snr

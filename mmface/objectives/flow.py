@@ -23,7 +23,8 @@ def network_time(t: Tensor) -> Tensor:
 
 
 class RectifiedFlow:
-    """Straight paths ``x_t = (1 - t)·noise + t·latents``; the network predicts ``latents - noise``.
+    """The rectified flow objective: on paths ``x_t = (1 - t)·noise + t·latents`` the network predicts the velocity
+    ``latents - noise``.
 
     Raises:
         RecipeError: unknown ``timestep_sampling``.
@@ -38,7 +39,7 @@ class RectifiedFlow:
         self.timestep_sampling = timestep_sampling
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """[B] uniforms → [B] fp32 flow times: as they are, or sigmoid(Φ⁻¹(u)), whose logit is normal."""
+        """[B] uniform numbers → [B] fp32 flow times: unchanged, or sigmoid(Φ⁻¹(u)), whose logit is normal."""
         if self.timestep_sampling == "uniform":
             return u.float()
         return torch.sigmoid(torch.special.ndtri(u.double())).float()

@@ -1,4 +1,4 @@
-"""What every objective offers.
+"""The interface of an objective.
 
 Shapes: B batch, C latent channels, H W latent size.
 """
@@ -15,11 +15,11 @@ from mmface.model import Conditioning
 
 @dataclass(frozen=True)
 class SampleLoss:
-    """Loss per sample.
+    """The loss of each sample.
 
     Attributes:
-        loss: [B] fp32, weighted: what training minimises the mean of.
-        mse: [B] fp32, the plain squared error of the prediction, comparable between weightings.
+        loss: [B] fp32, weighted; training minimises its mean.
+        mse: [B] fp32, the unweighted squared error of the prediction, comparable between weightings.
     """
 
     loss: Tensor
@@ -27,28 +27,28 @@ class SampleLoss:
 
 
 class Objective(Protocol):
-    """Noises clean latents, asks the transformer, and scores its answer. Draws no random numbers of its own."""
+    """Adds noise to clean latents and scores the transformer's prediction. Draws no random numbers itself."""
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """[B] uniform numbers in (0, 1) → [B] times in the objective's own convention; a pure function."""
+        """[B] uniform numbers in (0, 1) → [B] times in the objective's convention; a pure function."""
 
     def add_noise(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """[B, C, H, W] clean latents and noise at times [B] → noised latents."""
+        """Clean latents and noise [B, C, H, W], times [B] → noisy latents [B, C, H, W]."""
 
     def __call__(
         self, transformer: nn.Module, latents: Tensor, noise: Tensor, t: Tensor, conditioning: Conditioning
     ) -> SampleLoss:
-        """Loss of each sample.
+        """The loss of each sample.
 
         Args:
             transformer: the network.
             latents: [B, C, H, W] clean, normalised.
             noise: [B, C, H, W] standard normal.
             t: [B] from :meth:`timesteps`.
-            conditioning: what the pictures are conditioned on.
+            conditioning: the conditions of the batch.
         """
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """[B, …] → [B], mean over everything but the batch, in fp32."""
+    """Mean squared error per sample, in fp32: [B, …] → [B]."""
     return (prediction.float() - target.float()).square().flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""From noise to latents: diffusers' schedulers, guidance, and the loop that joins them."""
+"""Sampling latents from noise: the schedulers of diffusers, guidance, and the loop over denoising steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmface.sampling.schedulers import SamplerName, make_scheduler, objective_of
 from mmface.sampling.trajectory import Trajectory, advance, evaluate
 
 OnStep = Callable[[int, int, Tensor], None]
-"""Called after evaluation i of n with the latents [B, C, H, W]; it may raise to cancel."""
+"""Called as (i, n, latents [B, C, H, W]) after network evaluation i of n; may raise an exception to cancel."""
 
 
 @torch.no_grad()
@@ -31,11 +31,11 @@ def sample(
     bf16: bool = False,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Integrates from noise to clean latents; deterministic. See :class:`Trajectory` for the arguments.
+    """Denoises ``noise`` to clean latents; deterministic. :class:`Trajectory` documents the other arguments.
 
     Args:
         bf16: multiply matrices in bfloat16.
-        on_step: hook for progress, previews and cancellation.
+        on_step: callback for progress, previews and cancellation.
 
     Returns:
         [B, C, H, W] fp32 normalised latents.
@@ -57,7 +57,7 @@ def sample(
 
 
 def _cache_context(transformer: nn.Module, index: int) -> AbstractContextManager[None]:
-    """What diffusers' caches key their state by; without a cache it does nothing."""
+    """The context in which the caches of diffusers keep their state; does nothing if no cache is enabled."""
     if not isinstance(transformer, CacheMixin) or not transformer.is_cache_enabled:
         return nullcontext()
     if index == 0:

@@ -1,4 +1,5 @@
-"""What a caller asks the pipeline for, checked and spread over the images (§9: image i equals the single call)."""
+"""A request to the pipeline: its arguments, checked and expanded to one entry per image (§9: image i of a batch equals
+the single call with its seed)."""
 
 from __future__ import annotations
 
@@ -28,13 +29,13 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Request:
-    """A checked call for n images of ``height`` x ``width`` pixels.
+    """A checked request for n images of ``height`` x ``width`` pixels.
 
-    ``prompts``, ``negative_prompts`` and ``drawings`` hold one entry for all images or one each.
+    ``prompts``, ``negative_prompts`` and ``drawings`` have one entry for all images or one per image.
 
     Attributes:
         prompts, negative_prompts: texts.
-        drawings: pictures, a tensor [1 or n, 3, H, W] in [-1, 1], or ``None`` for no drawing at all.
+        drawings: images, a tensor [1 or n, 3, H, W] in [-1, 1], or ``None`` for generation without a drawing.
         modalities: n names out of ``MODALITIES``.
         seeds: n numbers in [0, 2**63).
     """
@@ -50,11 +51,11 @@ class Request:
     guidance_scale: float
 
     def pixels(self, mask_resize: MaskResize) -> Tensor | None:
-        """The drawings as the autoencoder wants them: [1 or n, 3, H, W] in [-1, 1]."""
+        """The drawings as input of the autoencoder: [1 or n, 3, H, W] in [-1, 1]."""
         if self.drawings is None or isinstance(self.drawings, Tensor):
             return self.drawings
         size = (self.height, self.width)
-        # One drawing under several modalities is several pictures.
+        # One drawing read with several modalities gives several tensors.
         count = len(self.drawings) if len(set(self.modalities)) == 1 else len(self.seeds)
         pictures = zip(spread(self.drawings, count), self.modalities[:count], strict=True)
         return torch.stack([_picture(image, modality, size, mask_resize) for image, modality in pictures])
@@ -73,13 +74,13 @@ def make_request(
     guidance_scale: float,
     multiple: int,
 ) -> Request:
-    """Checks every field; see :meth:`mmface.pipeline.MMFacePipeline.__call__` for their meaning.
+    """Checks the arguments of :meth:`mmface.pipeline.MMFacePipeline.__call__`, which documents them.
 
     Args:
-        multiple: what height and width must be divisible by.
+        multiple: height and width must be divisible by this.
 
     Raises:
-        InputError: names the field at fault and the remedy.
+        InputError: an argument is wrong; names the field and the fix.
     """
     prompts = _texts(prompt, "prompt")
     negative_prompts = _texts(negative_prompt, "negative_prompt")
@@ -110,7 +111,7 @@ def make_request(
 
 
 def spread(items: list[_Item], count: int) -> list[_Item]:
-    """One entry for all → one each."""
+    """Repeats a single entry ``count`` times; other lists are returned unchanged."""
     return items * count if len(items) == 1 else items
 
 
@@ -164,9 +165,7 @@ def _common_length(lengths: dict[str, int]) -> int:
     count = max(lengths.values())
     for field, length in lengths.items():
         if length not in (1, count):
-            raise InputError(
-                f"has {length} entries where the call makes {count} images; give 1 or {count}", field=field
-            )
+            raise InputError(f"has {length} entries for {count} images; give 1 or {count}", field=field)
     if count > MAX_BATCH:
         raise InputError(f"{count} images in one call; at most {MAX_BATCH}", field="n")
     return count
@@ -174,7 +173,7 @@ def _common_length(lengths: dict[str, int]) -> int:
 
 def _seeds(seeds: int | Sequence[int] | None, count: int) -> list[int]:
     if seeds is None:
-        # 32 bits survive every JSON reader.
+        # Every JSON parser reads integers of 32 bits exactly.
         return [secrets.randbelow(2**32) for _ in range(count)]
     numbers = list(seeds) if isinstance(seeds, Sequence) else [seeds]
     for number in numbers:

@@ -1,7 +1,7 @@
-"""diffusers' schedulers for our objectives, and the one place where their conventions meet ours (§4, PITFALLS).
+"""The schedulers of diffusers for the objectives, and the only place that converts between their conventions (§4).
 
-Ours: flow time runs 0 = noise → 1 = data, the velocity is data - noise, the network sees 999·t; DDPM sees its step.
-diffusers': flow sigma runs 1 = noise → 0 = data, the velocity is noise - data, timesteps are 1000·sigma.
+MMFace: flow time runs 0 = noise → 1 = data, the velocity is data - noise, the network sees 999·t; DDPM sees its step.
+diffusers: flow sigma runs 1 = noise → 0 = data, the velocity is noise - data, timesteps are 1000·sigma.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ _CHOICES: dict[tuple[str, str], tuple[type[Any], dict[str, Any]]] = {
 
 
 def make_scheduler(objective: ObjectiveName, sampler: SamplerName) -> SchedulerMixin:
-    """The diffusers scheduler that samples a model trained with ``objective``.
+    """The scheduler of diffusers that samples a model trained with ``objective``.
 
     Raises:
-        RecipeError: there is no such pair.
+        RecipeError: the sampler does not exist for this objective.
     """
     if (objective, sampler) not in _CHOICES:
         known = ", ".join(sorted({name for _, name in _CHOICES}))
@@ -58,47 +58,47 @@ def make_scheduler(objective: ObjectiveName, sampler: SamplerName) -> SchedulerM
 
 
 def objective_of(scheduler: SchedulerMixin) -> ObjectiveName:
-    """Which kind of model a scheduler samples; a bundle says it nowhere else."""
+    """The objective of the models that a scheduler samples; in a bundle only the scheduler tells it."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler | FlowMatchHeunDiscreteScheduler):
         return "flow"
     return "flow" if getattr(scheduler, "config", {}).get("use_flow_sigmas") else "ddpm"
 
 
 class Solver:
-    """A scheduler on its way through ``num_inference_steps``, spoken to in our convention.
+    """A run of a scheduler over ``num_inference_steps``, in the conventions of MMFace.
 
-    Works on a copy: schedulers carry state, and one pipeline may serve several requests at once.
+    Works on a copy of the scheduler, since schedulers have state and one pipeline may serve several requests at once.
 
     Args:
-        scheduler: any of :func:`make_scheduler`.
-        num_inference_steps: as in diffusers; Heun evaluates the network 2n - 1 times.
-        device: where the latents live.
+        scheduler: from :func:`make_scheduler`.
+        num_inference_steps: n, as in diffusers; Heun evaluates the network 2n - 1 times.
+        device: the device of the latents.
     """
 
     def __init__(self, scheduler: SchedulerMixin, num_inference_steps: int, device: torch.device) -> None:
         self._scheduler = cast(Any, copy.deepcopy(scheduler))
         self._flow = objective_of(scheduler) == "flow"
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-            # Uniform steps: left alone, diffusers spends one on the way from sigma 0.001 to 0.
+            # Uniform steps; the default of diffusers spends the last step on sigma 0.001 → 0.
             sigmas = np.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps)
             self._scheduler.set_timesteps(sigmas=sigmas.tolist(), device=device)
         else:
             self._scheduler.set_timesteps(num_inference_steps, device=device)
-        # Saves a search (and on a GPU a wait) for the first timestep in the table.
+        # Otherwise the scheduler searches its table for the first timestep, which synchronises a GPU.
         self._scheduler.set_begin_index(0)
 
     def __len__(self) -> int:
-        """Network evaluations."""
+        """Number of network evaluations."""
         return len(self._scheduler.timesteps)
 
     def start(self, noise: Tensor) -> Tensor:
-        """Standard normal noise → the latents of the first step."""
+        """Standard normal noise → the latents before the first step."""
         return noise * float(getattr(self._scheduler, "init_noise_sigma", 1.0))
 
     def network_input(self, index: int, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents as the network wants them, and its time [B] fp32, at evaluation ``index``."""
+        """The network's input at evaluation ``index``: latents and time [B] fp32."""
         if self._flow:
-            # Not from `timesteps`, which the multistep schedulers round to integers.
+            # From the sigmas, because the multistep schedulers round `timesteps` to integers.
             time = network_time(1.0 - self._scheduler.sigmas[index])
         else:
             timestep = self._scheduler.timesteps[index]
@@ -106,17 +106,17 @@ class Solver:
         return latents, time.to(latents.device).expand(len(latents))
 
     def estimate(self, index: int, prediction: Tensor, latents: Tensor) -> Tensor:
-        """The clean latents that ``prediction`` points to from ``latents`` of evaluation ``index``."""
+        """The clean latents that ``prediction`` implies for ``latents`` at evaluation ``index``."""
         alpha, sigma = 1.0, float(self._scheduler.sigmas[index])
         if self._flow:
             return latents + sigma * prediction
         if isinstance(self._scheduler, DPMSolverMultistepScheduler | UniPCMultistepScheduler):
-            # These scale latents to unit variance; the others leave the data as it is.
+            # These schedulers scale latents to unit variance; the others do not scale the data.
             alpha = 1 / math.sqrt(1 + sigma**2)
         return (latents - alpha * sigma * prediction) / alpha
 
     def step(self, index: int, prediction: Tensor, latents: Tensor) -> Tensor:
-        """Latents after evaluation ``index`` gave ``prediction`` (our velocity, or ε)."""
+        """The latents after evaluation ``index`` with ``prediction`` (velocity data - noise, or ε)."""
         if self._flow:
             prediction = -prediction
         stepped = self._scheduler.step(prediction, self._scheduler.timesteps[index], latents, return_dict=False)

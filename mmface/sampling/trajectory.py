@@ -1,4 +1,4 @@
-"""Images on their way from noise to clean latents, and the network evaluation that moves any number of them on.
+"""Trajectories from noise to clean latents, and the network evaluation that advances several of them together.
 
 Guidance is classifier-free (§4; Ho & Salimans, arXiv 2207.12598): ``uncond + s · (cond - uncond)``.
 
@@ -19,21 +19,20 @@ from mmface.sampling.schedulers import Solver
 
 
 class Trajectory:
-    """Images that share sampler, steps and guidance.
+    """The denoising of B images that share sampler, steps and guidance.
 
     Args:
-        scheduler: of :func:`mmface.sampling.make_scheduler`, for the objective the network was trained with. It is not
-            changed.
+        scheduler: from :func:`mmface.sampling.make_scheduler`, for the objective of the network; it is copied.
         noise: [B, C, H, W] standard normal.
-        conditioning: what is wanted; the network runs in the dtype of its ``condition``.
-        negative: what is steered away from: the same drawings under the empty or negative prompt; needed when
-            ``guidance_scale`` is not 1, and then evaluated beside what is wanted.
+        conditioning: the conditions; the network runs in the dtype of its ``condition``.
+        negative: the same drawings with the empty or negative prompt, for guidance; required unless
+            ``guidance_scale`` is 1.
         num_inference_steps: steps of the scheduler.
         guidance_scale: s; at exactly 1 the negative half has no influence and is not computed.
 
     Attributes:
         latents: [B, C, H, W] fp32, after ``done`` of ``steps`` network evaluations.
-        estimate: [B, C, H, W] the clean latents that the last evaluation pointed to; noise before the first.
+        estimate: [B, C, H, W] the clean latents that the last evaluation implies; noise before the first.
     """
 
     def __init__(
@@ -63,11 +62,11 @@ class Trajectory:
 
     @property
     def finished(self) -> bool:
-        """Whether the latents are clean."""
+        """Whether all evaluations are done, so that the latents are clean."""
         return self.done == self.steps
 
     def ask(self) -> tuple[Tensor, Tensor, Conditioning]:
-        """What the network is to be asked next: latents [R, C, H, W], its time [R] and the conditions."""
+        """The input of the next network evaluation: latents [R, C, H, W], time [R] and conditions."""
         latents, time = self._solver.network_input(self.done, self.latents)
         latents = latents.to(self._conditioning.condition.dtype)
         if self._guided:
@@ -75,7 +74,7 @@ class Trajectory:
         return latents, time, self._conditioning
 
     def answer(self, prediction: Tensor) -> None:
-        """Takes the network's answer [R, C, H, W] and moves on by one evaluation."""
+        """Advances by one evaluation with the network's ``prediction`` [R, C, H, W]."""
         prediction = prediction.float()
         if self._guided:
             uncond, cond = prediction.chunk(2)
@@ -87,14 +86,14 @@ class Trajectory:
 
 @torch.no_grad()
 def advance(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16: bool = False) -> None:
-    """Moves every trajectory on by one step of its own.
+    """Advances every trajectory by one evaluation.
 
-    They share a network evaluation where :func:`~mmface.networks.precision.rows_are_alike`: on the CPU a trajectory's
-    result never depends on who travels with it.
+    Trajectories share a network evaluation if :func:`~mmface.networks.precision.rows_are_alike`; so on a CPU the result
+    of a trajectory never depends on the others.
 
     Args:
         transformer: the network.
-        trajectories: unfinished, of one latent size.
+        trajectories: unfinished, all of one latent size.
         bf16: multiply matrices in bfloat16.
     """
     shared = rows_are_alike(bf16, trajectories[0].latents.device)
@@ -105,7 +104,7 @@ def advance(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16:
 
 @torch.no_grad()
 def evaluate(transformer: nn.Module, trajectories: Sequence[Trajectory], *, bf16: bool = False) -> Sequence[Tensor]:
-    """What the network answers each trajectory, in one evaluation; the trajectories stay as they are."""
+    """The network's prediction for each trajectory, in one evaluation; does not advance the trajectories."""
     latents, times, conditions = zip(*(one.ask() for one in trajectories), strict=True)
     conditioning = conditions[0] if len(conditions) == 1 else Conditioning.cat(*conditions)
     with torch.autocast(latents[0].device.type, torch.bfloat16, enabled=bf16):

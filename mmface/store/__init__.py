@@ -1,8 +1,8 @@
-"""One small interface over a local folder (:mod:`mmface.store.folder`) and an S3 prefix (:mod:`mmface.store.s3`).
+"""The store: one interface over a local folder (:mod:`mmface.store.folder`) and an S3 prefix (:mod:`mmface.store.s3`).
 
-A write is atomic on both: locally a temporary file that is renamed (or hard-linked, when it must be the first), on S3 a
-single PUT (conditional, when it must be the first; of a large file in parts that the last request joins). Nothing
-half-written is ever visible under its key.
+Every write is atomic, so no reader ever sees a partial object. A local write renames a temporary file, or hard-links it
+if only the first writer may win. A write to S3 is a single PUT, conditional if only the first writer may win; a large
+file is a multipart upload, which becomes visible with its last request.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["HOME_VARIABLE", "Entry", "Store", "home"]
 
 
 class Store:
-    """Objects under ``uri``: a folder path, ``file://`` or ``s3://bucket/prefix``.
+    """Objects below ``uri``: a folder path, ``file://`` or ``s3://bucket/prefix``.
 
-    Every method raises ServiceError when the place itself fails: no permission, a full disk, S3 out of reach.
+    Every method raises ServiceError if the storage itself fails: no permission, a full disk, S3 unreachable.
     """
 
     def __init__(self, uri: str | Path, *, _backend: Backend | None = None) -> None:
@@ -34,48 +34,52 @@ class Store:
         return Store("", _backend=self._backend.child(_clean(prefix)))
 
     def read(self, key: str) -> bytes:
-        """All bytes of ``key``. Raises DatasetError if it is not there."""
+        """All bytes of ``key``. Raises DatasetError if the key does not exist."""
         return self._backend.read(_clean(key))
 
     def open(self, key: str) -> BinaryIO:
-        """``key`` for reading here and there without all of its bytes. Raises DatasetError if it is not there."""
+        """Opens ``key`` as a seekable binary file; reads only what is asked for.
+
+        Raises:
+            DatasetError: the key does not exist.
+        """
         return self._backend.open(_clean(key))
 
     def chunks(self, key: str, size: int = CHUNK) -> Iterator[bytes]:
-        """The bytes of ``key`` in pieces of at most ``size``. Raises DatasetError if it is not there."""
+        """The bytes of ``key`` in pieces of at most ``size``. Raises DatasetError if the key does not exist."""
         with self.open(key) as file:
             while piece := file.read(size):
                 yield piece
 
     def write(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Writes atomically. With ``if_absent`` only the first writer wins: returns False when ``key`` was there."""
+        """Writes ``key`` atomically. With ``if_absent`` only the first writer wins: returns False if the key exists."""
         return self._backend.write(_clean(key), data, if_absent)
 
     def write_file(self, key: str, path: Path) -> None:
-        """Writes the content of the local file ``path`` atomically, whatever its size, without having it in memory."""
+        """Writes the local file ``path`` to ``key`` atomically, without loading it into memory."""
         self._backend.write_file(_clean(key), path)
 
     def exists(self, key: str) -> bool:
-        """Whether ``key`` is stored."""
+        """Whether ``key`` exists."""
         return self._backend.exists(_clean(key))
 
     def list(self, prefix: str = "", *, follow_links: bool = False) -> list[Entry]:
         """Every object below ``prefix``, recursively, sorted by key.
 
         Args:
-            follow_links: lists what is in linked folders too. For collections, which are only read: whoever removes
-                what is listed must not reach through a link.
+            follow_links: also list the content of linked folders. Only for reading: code that deletes what it lists
+                must not follow links.
         """
         return sorted(self._backend.walk(_clean(prefix), follow_links), key=lambda entry: entry.key)
 
     def delete(self, key: str) -> None:
-        """Removes ``key``; removing what is not there is no error."""
+        """Deletes ``key``; no error if it does not exist."""
         self._backend.delete(_clean(key))
 
     def sweep(self) -> None:
-        """Removes what killed writers left behind: never visible as a key, it only takes room.
+        """Deletes the leftovers of killed writers, which are not visible as keys but take up space.
 
-        Locally temporary files: of a dead process of this machine at once, of others after a day. On S3 the parts of
+        In a folder: temporary files of dead processes of this machine, and any that are older than a day. On S3:
         multipart uploads that began more than a day ago.
         """
         self._backend.sweep()
@@ -87,7 +91,7 @@ class Store:
                 self.write_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return Store, (self.uri,)  # a worker opens its own connections
+        return Store, (self.uri,)  # after unpickling, a worker opens its own connections
 
     @property
     def local_path(self) -> Path | None:
@@ -96,7 +100,7 @@ class Store:
 
 
 def home() -> Store:
-    """Where everything is kept: ``MMFACE_HOME``, by default ``mmface-home`` in the working directory."""
+    """The store of the home: ``MMFACE_HOME``, by default ``mmface-home`` in the working directory."""
     return Store(os.environ.get(HOME_VARIABLE, DEFAULT_HOME))
 
 
@@ -118,5 +122,5 @@ def _open(uri: str) -> Backend:
 def _clean(key: str) -> str:
     path = PurePosixPath(key)
     if path.is_absolute() or ".." in path.parts:
-        raise InputError(f"{key!r} must be a relative path without '..'", field="key")
+        raise InputError(f"{key!r} is not a key; give a relative path without '..'", field="key")
     return "" if str(path) == "." else str(path)

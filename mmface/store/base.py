@@ -1,4 +1,4 @@
-"""What both kinds of a store have in common: its entries, and what a backend can do."""
+"""What the two backends of a store share: the entries of a listing and the backend interface."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from typing import BinaryIO, Protocol
 HOME_VARIABLE = "MMFACE_HOME"
 DEFAULT_HOME = "mmface-home"
 CHUNK = 2**20
-LEFT_SECONDS = 24 * 3600.0  # what no writer has finished for so long was left by a dead one
+LEFT_SECONDS = 24 * 3600.0  # an unfinished write older than this counts as left by a dead writer
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored object: key relative to the store, size in bytes, an opaque version, and when it was written, in
-    seconds since the epoch.
+    """One stored object.
 
-    The version is the ETag on S3, size and modification time of a local file, and empty for what cannot be read: a
-    link that leads nowhere or to itself, a pipe. ``circle`` marks a link to a folder that the link itself lies in;
-    only a listing that follows links has such entries.
+    Attributes:
+        key: relative to the store.
+        size: in bytes.
+        version: opaque: the ETag on S3, size and modification time of a local file. Empty for something that cannot
+            be read, such as a broken link or a pipe.
+        modified: when it was written, in seconds since the epoch.
+        circle: whether it is a link to a folder that contains the link; only in listings that follow links.
     """
 
     key: str
     size: int
     version: str = ""
-    modified: float = field(default=0.0, compare=False, repr=False)  # says nothing about the content
+    modified: float = field(default=0.0, compare=False, repr=False)  # not part of the content
     circle: bool = field(default=False, compare=False, repr=False)
 
 
 class Backend(Protocol):
-    """What a place that keeps objects can do; keys are relative POSIX paths."""
+    """Storage of objects, as :class:`mmface.store.Store` uses it; keys are relative POSIX paths."""
 
     uri: str
 

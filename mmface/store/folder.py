@@ -1,4 +1,5 @@
-"""The local side of :mod:`mmface.store`: a temporary file, on disk, that is renamed; hard-linked to be the first."""
+"""The local backend of :mod:`mmface.store`: writes a temporary file, then renames it, or hard-links it if only the
+first writer may win."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from mmface.errors import DatasetError, ServiceError
+from mmface.errors import DatasetError, ServiceError, disk_error
 from mmface.store.base import CHUNK, HOME_VARIABLE, LEFT_SECONDS, Entry
 from mmface.store.processes import Process
 
 TEMPORARY = ".tmp-"
 _WRITER = re.compile(rf"{re.escape(TEMPORARY)}(?P<pid>\d+)-(?P<started>\d*)-(?P<machine>[0-9a-f]*)-")
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without hard links answer
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors of file systems without hard links
 
 
 class Folder:
@@ -57,16 +58,16 @@ class Folder:
             target.parent.mkdir(parents=True, exist_ok=True)
             return _write_file(target, fill, if_absent)
         except OSError as error:
-            remedy = "make room or choose another place, then run again: what is finished is kept"
+            remedy = "free some space or choose another place, then run again: finished work is kept"
             message = f"{target} cannot be written: {error.strerror}; {remedy}"
-            raise ServiceError(message, field=HOME_VARIABLE) from error
+            raise disk_error(error, message, field=HOME_VARIABLE) from error
 
     def exists(self, key: str) -> bool:
         return (self.root / key).is_file()
 
     def walk(self, prefix: str, follow_links: bool = False) -> Iterator[Entry]:
-        """Links to files are followed, links to folders with ``follow_links`` alone; of a circle only its link is
-        listed."""
+        """Follows links to files always, links to folders only with ``follow_links``; a link that leads back to a
+        folder above it is listed, but not followed."""
         pending = [(prefix, self._above(prefix) if follow_links else frozenset())]
         while pending:
             below, above = pending.pop()
@@ -90,7 +91,7 @@ class Folder:
                     yield from _entry(key, child)
 
     def _above(self, prefix: str) -> frozenset[FolderId]:
-        """The folder ``prefix`` and those that it lies in."""
+        """Ids of the folder ``prefix`` and of all folders above it."""
         folder = (self.root / prefix).resolve()
         found = [one.stat() for one in (folder, *folder.parents) if one.is_dir()]
         return frozenset((status.st_dev, status.st_ino) for status in found)
@@ -111,7 +112,7 @@ FolderId = tuple[int, int]  # device and inode
 
 
 def _folder_id(child: os.DirEntry[str]) -> FolderId | None:
-    """What a folder, linked or not, is known by; None for anything else."""
+    """Id of a folder or of the folder that a link points to; None for anything else."""
     try:
         status = child.stat()
     except OSError:
@@ -125,7 +126,7 @@ def _entry(key: str, child: os.DirEntry[str]) -> Iterator[Entry]:
     except OSError:
         if child.is_symlink():
             yield Entry(key, 0)
-        return  # a file that has just been removed
+        return  # the file has just been deleted
     if stat.S_ISREG(status.st_mode):
         yield Entry(key, status.st_size, f"{status.st_size}-{status.st_mtime_ns}", status.st_mtime)
     elif not stat.S_ISDIR(status.st_mode):
@@ -148,7 +149,7 @@ def _write_file(target: Path, fill: Callable[[BinaryIO], object], if_absent: boo
 
 
 def _link(name: str, target: Path) -> bool:
-    """Gives a file its name in one step; False if the name is taken."""
+    """Links the temporary file ``name`` to ``target`` in one step; False if ``target`` exists."""
     try:
         os.link(name, target)
     except FileExistsError:
@@ -156,19 +157,19 @@ def _link(name: str, target: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        message = f"the file system of {target.parent} has no hard links, by which the first writer wins"
+        message = f"the file system of {target.parent} has no hard links, which concurrent writes need"
         raise ServiceError(f"{message}; choose a folder on ext4, XFS, NFS or the like", field=HOME_VARIABLE) from error
     return True
 
 
 def temporary(pid: str) -> str:
-    """Start of a temporary file's name: says which process writes it, so that only a dead writer's is swept."""
+    """Prefix of a temporary file's name. It identifies the writer, so that only files of dead writers are swept."""
     writer = Process.of(int(pid))
     return f"{TEMPORARY}{writer.pid}-{writer.started}-{writer.machine}-"
 
 
 def _is_left(path: Path) -> bool:
-    """Whether the writer of a temporary file is gone for sure, or has not written to it for ``LEFT_SECONDS``."""
+    """Whether the writer of a temporary file is certainly dead, or has not written to it for ``LEFT_SECONDS``."""
     named = _WRITER.match(path.name)
     if named and Process(named["machine"], int(named["pid"]), named["started"]).is_gone():
         return True

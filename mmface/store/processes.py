@@ -1,7 +1,7 @@
-"""Which process a lease or a file belongs to, and whether that process is gone for sure.
+"""Identifies the process that owns a lease or a file, and tells whether that process has certainly ended.
 
-A process id means something only on one machine, between two boots, within one process namespace (a container has one
-of its own); host names say none of that.
+A process id is valid only on one machine, until its next boot, and within one process namespace (each container has its
+own). A host name identifies none of these.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process named for good.
+    """A process, identified uniquely over time.
 
     Attributes:
-        machine: see :func:`this_machine`; empty where unknown.
-        pid: its id there.
-        started: when it began, in clock ticks since the boot; an id is given again, but not with the same time.
+        machine: see :func:`this_machine`; empty if unknown.
+        pid: its process id there.
+        started: start time in clock ticks since the boot; tells processes with the same, reused id apart.
     """
 
     machine: str
@@ -28,11 +28,11 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> Process:
-        """The process of this machine that has the id now."""
+        """The process of this machine that has the id ``pid`` now."""
         return cls(this_machine(), pid, _stat(pid)[1])
 
     def is_gone(self) -> bool:
-        """Whether it has ended for sure; False for a process of another machine or container."""
+        """Whether the process has certainly ended; False for a process of another machine or container."""
         if not (self.machine and self.started) or self.machine != this_machine():
             return False
         try:
@@ -40,16 +40,16 @@ class Process:
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # another user's, and its entry in /proc may be hidden
+            pass  # the process exists but belongs to another user; its entry in /proc may be hidden
         state, started = _stat(self.pid)
         return state == "Z" or started not in ("", self.started)
 
 
 def this_machine() -> str:
-    """16 hex digits over the boot and the process namespace of this process; empty where they cannot be known."""
+    """Hash, 16 hex digits, of this machine's boot and this process's namespace; empty if they cannot be read."""
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
-            return ""  # /proc shows another namespace than ours
+            return ""  # /proc belongs to another process namespace
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return hashlib.sha256(f"{boot} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:16]
     except OSError:
@@ -57,7 +57,7 @@ def this_machine() -> str:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State and start of a process; empty where it is gone or hidden."""
+    """State and start time of a process; both empty if it has ended or is hidden."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

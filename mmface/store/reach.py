@@ -1,4 +1,4 @@
-"""Whether something answers at an address, asked in seconds instead of a client's minutes of retries."""
+"""Checks whether a service is reachable at an address: within seconds, before a client retries for minutes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from mmface.errors import ServiceError, UnreachableError
 
 SECONDS = 3.0
-AUTO, LOCAL = "auto", "local"  # of RAY_ADDRESS: the Ray that was started on this machine, or one of our own
+AUTO, LOCAL = "auto", "local"  # values of RAY_ADDRESS: a Ray that already runs on this machine; start a new one
 PROCESSES = Path("/proc")
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # the longest path of a Unix socket
 # Ray's longest socket below its temporary folder: the time in microseconds, and a process id of at most 7 digits.
@@ -19,11 +19,11 @@ RAY_SOCKET = "session_2026-01-31_23-59-59_123456_1234567/sockets/plasma_store"
 
 
 def ray_address() -> str | None:
-    """``RAY_ADDRESS``, None where Ray is to be started on this machine.
+    """``RAY_ADDRESS``; None if this process must start Ray on this machine.
 
     Raises:
-        UnreachableError: nothing answers there.
-        ServiceError: Ray cannot start here, since its sockets' paths would be too long.
+        UnreachableError: nothing answers at the address.
+        ServiceError: Ray cannot start here because the paths of its sockets would be too long.
     """
     address = os.environ.get("RAY_ADDRESS") or LOCAL
     problem = unreachable(address)
@@ -36,16 +36,16 @@ def ray_address() -> str | None:
 
 
 def check_sockets(folder: Path | None = None) -> None:
-    """Raises ServiceError when a Ray that starts here could not make its sockets.
+    """Raises ServiceError if the paths of Ray's sockets would be too long.
 
     Args:
-        folder: Ray's temporary folder; by default ``ray`` in ``RAY_TMPDIR``, ``TMPDIR`` or ``/tmp``, as Ray has it.
+        folder: Ray's temporary folder; by default ``ray`` in ``RAY_TMPDIR``, ``TMPDIR`` or ``/tmp``, Ray's own default.
     """
     variable = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
     place = folder or ray_folder()
     excess = len(os.fsencode(place / RAY_SOCKET)) - SOCKET_BYTES
     if excess > 0:
-        remedy = "set RAY_TMPDIR or TMPDIR to a shorter one, such as /tmp"
+        remedy = "set RAY_TMPDIR or TMPDIR to a shorter path, such as /tmp"
         message = f"{place} is {excess} bytes too long for the sockets of Ray; {remedy}"
         raise ServiceError(message, field=variable)
 
@@ -56,16 +56,17 @@ def ray_folder() -> Path:
 
 
 def dashboard_address() -> str | None:
-    """``RAY_ADDRESS`` if it is a dashboard's URL, which takes jobs; None where stages run in this process."""
+    """``RAY_ADDRESS`` if it is the URL of a Ray dashboard, to which jobs are submitted; None if stages run in this
+    process."""
     address = os.environ.get("RAY_ADDRESS", "")
     return address if urlsplit(address).scheme in ("http", "https") else None
 
 
 def unreachable(address: str) -> str | None:
-    """Why nothing can be reached at an address, None if something answers or there is no host to ask.
+    """Why an address is unreachable; None if something answers or the address has no host and port to check.
 
     Args:
-        address: ``host:port``, a URL, or ``auto`` for the Ray that was started on this machine.
+        address: ``host:port``, a URL, or ``auto`` for a Ray that already runs on this machine.
     """
     if address == AUTO:
         return _no_ray_here()
@@ -75,7 +76,7 @@ def unreachable(address: str) -> str | None:
     except ValueError:
         return f"{address} has no port from 0 to 65535"
     if not parts.hostname or not port:
-        return None  # "local", a database file: not for us to judge
+        return None  # "local" or a database file: nothing to connect to
     try:
         socket.create_connection((parts.hostname, port), timeout=SECONDS).close()
     except OSError as error:
@@ -84,7 +85,8 @@ def unreachable(address: str) -> str | None:
 
 
 def _no_ray_here() -> str | None:
-    """Why Ray's ``auto`` would find nothing: it looks for raylets, then for the address that ``ray start`` noted."""
+    """Why Ray's ``auto`` would find nothing. Ray looks for raylet processes, then for the address that ``ray start``
+    wrote down."""
     if any(_is_raylet(process) for process in PROCESSES.glob("[0-9]*/cmdline")):
         return None
     try:
@@ -100,4 +102,4 @@ def _is_raylet(cmdline: Path) -> bool:
     try:
         return os.path.basename(cmdline.read_bytes().partition(b"\0")[0]) == b"raylet"
     except OSError:
-        return False  # it has just ended, or is another user's
+        return False  # the process has just ended, or belongs to another user

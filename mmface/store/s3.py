@@ -1,8 +1,8 @@
-"""The S3 side of :mod:`mmface.store`: single PUTs, conditional where only the first may win, ranged reads.
+"""The S3 backend of :mod:`mmface.store`: single PUTs, conditional if only the first writer may win, and ranged reads.
 
-Requests that S3 asks to be tried again (500, 503, throttling, timeouts) are, by botocore with growing pauses;
-``AWS_MAX_ATTEMPTS`` and ``AWS_RETRY_MODE`` say how. Two cases are ours: an answer that breaks off after its headers,
-and a conditional PUT whose first try was stored although its answer was lost.
+botocore retries requests after 500, 503, throttling and timeouts with increasing pauses; ``AWS_MAX_ATTEMPTS`` and
+``AWS_RETRY_MODE`` configure that. This module handles two cases itself: a response that breaks off after its headers,
+and a conditional PUT that was stored although its response was lost.
 """
 
 from __future__ import annotations
@@ -17,9 +17,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSOError,
+    TokenRetrievalError,
+)
 
-from mmface.errors import DatasetError, ServiceError, UnreachableError
+from mmface.errors import CredentialsError, DatasetError, ServiceError, StoreFullError, UnreachableError
 from mmface.store.base import HOME_VARIABLE, LEFT_SECONDS, Entry
 
 log = logging.getLogger(__name__)
@@ -27,26 +37,36 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 8
 TIMEOUT_S = 30
 BUFFER = 2**18
-PART = 2**26  # of a large file: 10,000 parts at most, a single PUT ends at 5 GiB
+PART = 2**26  # bytes per part of a multipart upload; S3 allows 10,000 parts, and 5 GiB in a single PUT
 MISSING = ("NoSuchKey", "NoSuchUpload", "404")
 SWEEPING = "allow s3:ListBucketMultipartUploads and s3:AbortMultipartUpload, or give the bucket a lifecycle rule"
 LOST = "PreconditionFailed"
-CONFLICT = "ConditionalRequestConflict"  # two conditional PUTs met; S3 asks to send it again
+CONFLICT = "ConditionalRequestConflict"  # two conditional PUTs at the same time; S3 asks for a retry
+NEEDED = "these credentials lack a permission; grant s3:GetObject, PutObject, DeleteObject and ListBucket there"
 REMEDIES = {
-    "AccessDenied": "these credentials may not; ask for s3:GetObject, PutObject, DeleteObject and ListBucket there",
-    "403": "these credentials may not; ask for s3:GetObject, PutObject, DeleteObject and ListBucket there",
-    "NoSuchBucket": "there is no such bucket; create it or mend the address",
+    "AccessDenied": NEEDED,
+    "403": NEEDED,
+    "NoSuchBucket": "the bucket does not exist; create it or correct the address",
     "InvalidAccessKeyId": "check AWS_ACCESS_KEY_ID",
     "SignatureDoesNotMatch": "check AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "renew the credentials",
     "RequestTimeTooSkewed": "set this machine's clock",
 }
+NOT_ALLOWED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+)
+FULL = "QuotaExceeded"
 
 
 class S3:
     """Objects below ``prefix`` of ``bucket``; endpoint and credentials come from the standard ``AWS_*`` variables."""
 
-    root = None  # no folder of this machine
+    root = None  # not a local folder
 
     def __init__(self, bucket: str, prefix: str, client: Any = None) -> None:
         self.bucket, self.prefix = bucket, prefix
@@ -60,7 +80,7 @@ class S3:
         return self.read_range(key)
 
     def read_range(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes ``start`` to ``stop`` of ``key``, by default all."""
+        """Bytes ``start`` to ``stop`` (exclusive) of ``key``, by default all."""
         part = {} if stop is None else {"Range": f"bytes={start}-{stop - 1}"}
         for attempt in range(ATTEMPTS):
             response = self._call("get_object", Key=self._key(key), **part)
@@ -77,7 +97,7 @@ class S3:
         head = self._call("head_object", Key=self._key(key))
         if head is None:
             raise DatasetError(f"{key} is not in {self.uri}", field="uri")
-        # A buffered reader is a binary file in all but its declared type.
+        # BufferedReader has all methods of BinaryIO but is not declared as one.
         return cast(BinaryIO, io.BufferedReader(_Ranged(self, key, int(head["ContentLength"])), BUFFER))
 
     def write(self, key: str, data: bytes, if_absent: bool) -> bool:
@@ -89,7 +109,7 @@ class S3:
             except ClientError as error:
                 code = error.response["Error"]["Code"]
                 if code == LOST:
-                    # Refused after a retry, the object that stands in the way may be this very PUT's.
+                    # After a retry, the existing object may come from an earlier try of this same PUT.
                     retried = error.response["ResponseMetadata"].get("RetryAttempts", 0) or attempt
                     return bool(retried) and self.read(key) == data
                 if code != CONFLICT:
@@ -97,7 +117,8 @@ class S3:
                 time.sleep(_pause(attempt))
             except BotoCoreError as error:
                 raise self._unreachable(error) from error
-        raise ServiceError(f"{self.uri}: {key} met other writers {ATTEMPTS} times; run again", field=HOME_VARIABLE)
+        message = f"{self.uri}: writing {key} conflicted with other writers {ATTEMPTS} times; run again"
+        raise ServiceError(message, field=HOME_VARIABLE)
 
     def write_file(self, key: str, path: Path) -> None:
         from boto3.s3.transfer import TransferConfig
@@ -131,18 +152,18 @@ class S3:
         self._call("delete_object", Key=self._key(key))
 
     def sweep(self) -> None:
-        """A PUT that broke off leaves nothing; a killed multipart upload leaves its parts, which no listing shows."""
+        """Aborts old multipart uploads: killed ones leave parts that no listing shows. A broken PUT leaves nothing."""
         since = datetime.now(UTC) - timedelta(seconds=LEFT_SECONDS)
         try:
             for upload in list(self._uploads()):
                 if upload["Initiated"] < since:
                     self._call("abort_multipart_upload", Key=upload["Key"], UploadId=upload["UploadId"])
-                    log.info("aborted an unfinished upload of %s from %s", upload["Key"], upload["Initiated"])
-        except ServiceError as error:  # not every S3 can do that, nor may every user; all else works
-            log.warning("unfinished uploads stay (%s); %s", error.message, SWEEPING)
+                    log.info("aborted the unfinished upload of %s that began at %s", upload["Key"], upload["Initiated"])
+        except ServiceError as error:  # some S3 servers lack these calls, some users the permission; not essential
+            log.warning("could not clean up unfinished uploads (%s); %s", error.message, SWEEPING)
 
     def _uploads(self) -> Iterator[dict[str, Any]]:
-        """Multipart uploads that were neither completed nor aborted."""
+        """Multipart uploads below the prefix that were neither completed nor aborted."""
         marker: dict[str, str] = {}
         while True:
             page = self._call("list_multipart_uploads", Prefix=f"{self.prefix}/".lstrip("/"), **marker) or {}
@@ -155,7 +176,7 @@ class S3:
         return f"{self.prefix}/{key}".strip("/")
 
     def _call(self, operation: str, **arguments: Any) -> Any:
-        """One S3 request; None for "not there"."""
+        """Sends one S3 request; returns None if the object does not exist."""
         try:
             return getattr(self.client, operation)(Bucket=self.bucket, **arguments)
         except ClientError as error:
@@ -168,17 +189,26 @@ class S3:
     def _refused(self, operation: str, error: ClientError) -> ServiceError:
         code = error.response["Error"]["Code"]
         remedy = REMEDIES.get(code, "run again: what is finished is kept")
-        kind = UnreachableError if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500 else ServiceError
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            kind: type[ServiceError] = UnreachableError
+        elif code in NOT_ALLOWED:
+            kind = CredentialsError
+        else:
+            kind = StoreFullError if code == FULL else ServiceError
         return kind(f"{self.uri}: S3 refused {operation}: {code}; {remedy}", field=HOME_VARIABLE)
 
     def _unreachable(self, error: BotoCoreError) -> ServiceError:
         remedy = "check AWS_ENDPOINT_URL, the credentials and the bucket"
-        kind = UnreachableError if isinstance(error, ConnectionError | HTTPClientError) else ServiceError
+        kind: type[ServiceError] = ServiceError
+        if isinstance(error, ConnectionError | HTTPClientError):
+            kind = UnreachableError
+        elif isinstance(error, NO_CREDENTIALS):
+            kind = CredentialsError
         return kind(f"{self.uri}: {error}; {remedy}", field=HOME_VARIABLE)
 
 
 class _Ranged(io.RawIOBase):
-    """An object read by ranges, so that a column of a Parquet file costs that column."""
+    """An object as a file that is read in ranges, so that reading one column of a Parquet file fetches that column."""
 
     def __init__(self, backend: S3, key: str, size: int) -> None:
         self.backend, self.key, self.size = backend, key, size
@@ -208,7 +238,7 @@ def _client() -> Any:
     import boto3
 
     retries = {
-        # Other modes share a budget over all requests, which steady faults would use up.
+        # The other modes share one retry budget between all requests, which frequent faults would use up.
         "mode": os.environ.get("AWS_RETRY_MODE", "legacy"),
         "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", ATTEMPTS)),
     }

@@ -1,6 +1,6 @@
-"""Temporary folders that do not outlive their process for good: a SIGKILL leaves gigabytes behind, the next one clears.
+"""Temporary folders that are cleaned up even after a SIGKILL: the next process deletes folders of dead processes.
 
-A lock beside the folder says that its process lives; the kernel gives it up however that process ends.
+A lock file beside each folder shows that its process is alive; the kernel releases the lock however the process ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PREFIX, LOCK = "mmface-scratch-", ".lock"
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder for as long as the context, in ``TMPDIR``; what killed processes left there is removed first."""
+    """Context manager: an empty folder in ``TMPDIR``, deleted at the end. First deletes folders of killed processes."""
     _sweep(Path(tempfile.gettempdir()))
     with tempfile.NamedTemporaryFile(prefix=PREFIX, suffix=LOCK, delete=False) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -38,4 +38,4 @@ def _sweep(place: Path) -> None:
                 shutil.rmtree(str(path).removesuffix(LOCK), ignore_errors=True)
                 path.unlink(missing_ok=True)
         except (BlockingIOError, FileNotFoundError, PermissionError):
-            continue  # in use, gone by itself, or another user's
+            continue  # in use, just deleted, or owned by another user

@@ -1,4 +1,4 @@
-"""Text files that users write (lists, captions, tables, recipes): UTF-8, or UTF-16 with a byte order mark."""
+"""Reads text files that users write (lists, captions, tables, recipes): UTF-8, or UTF-16 with a byte order mark."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def read_text(data: bytes, *, field: str, name: str) -> str:
     """The text of a whole file, without its byte order mark.
 
     Args:
-        field: what the error names, such as the recipe key.
+        field: the recipe key or option that the error names.
         name: of the file, for the error.
 
     Raises:
-        InputError: the bytes are in another encoding, or hold NUL (UTF-16 without a mark, no text at all).
+        InputError: the bytes are in another encoding or contain NUL (UTF-16 without a mark, or not text).
     """
     try:
         return _checked(data.decode(_encoding(data)))
@@ -30,7 +30,7 @@ def read_text(data: bytes, *, field: str, name: str) -> str:
 
 
 def read_lines(file: BinaryIO, *, field: str, name: str) -> Iterator[str]:
-    """The lines of a file of any size, one at a time; arguments and errors as :func:`read_text`."""
+    """The lines of a file, read one at a time; arguments and errors as in :func:`read_text`."""
     head = file.read(_LONGEST_MARK)
     file.seek(0)
     with io.TextIOWrapper(file, encoding=_encoding(head)) as lines:

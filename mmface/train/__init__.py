@@ -1,1 +1,1 @@
-"""Training: plain torch, runs without Ray (``ray_jobs/train.py`` wraps it)."""
+"""Training in plain torch, without Ray; ``ray_jobs/train.py`` runs it on a Ray cluster."""

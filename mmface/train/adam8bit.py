@@ -1,4 +1,4 @@
-"""bitsandbytes' AdamW with 8-bit moments (Dettmers et al., arXiv 2110.02861), in a state dict like torch's own."""
+"""bitsandbytes' AdamW with 8-bit moments (Dettmers et al., arXiv 2110.02861) and a state dict in torch's form."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 
 class AdamW8bit(AdamW):
-    """Moments are quantised where the caller says so, not by the size of the tensor in hand, which may be a shard.
+    """AdamW whose caller chooses the parameters with 8-bit moments.
+
+    bitsandbytes would choose by the size of the tensor that it sees, which may be a shard.
 
     Args:
         parameters: plain tensors, in one group.
-        quantised: of each whether its moments are kept in 8 bits; the others' stay fp32.
-        betas, weight_decay: as usual; the rate is set every step.
-        paged: let moments move to the host when the GPU is full.
+        quantised: for each parameter, whether its moments have 8 bits; otherwise they are fp32.
+        betas, weight_decay: as usual; the learning rate is set every step.
+        paged: move moments to the host when the GPU is full.
     """
 
     def __init__(
@@ -34,15 +36,15 @@ class AdamW8bit(AdamW):
         self._quantised = tuple(quantised)
 
     def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-        """What bitsandbytes asks before it makes or updates the moments of a parameter."""
+        """Settings of one parameter; bitsandbytes reads them before it creates or updates its moments."""
         config: dict[str, Any] = super().get_config(gindex, pindex, group)  # type: ignore[no-untyped-call]
         return config | {"optim_bits": 8 if self._quantised[pindex] else 32}
 
     def update_step(self, group: dict[str, Any], p: nn.Parameter, gindex: int, pindex: int) -> None:
-        """Updates one parameter; of an empty shard the steps alone are counted.
+        """Updates one parameter; for an empty shard it only counts the step.
 
-        A weight with fewer rows than there are ranks leaves some without any. bitsandbytes' CUDA kernels would be
-        launched on no blocks there, which ends the process.
+        If a weight has fewer rows than there are ranks, some ranks get an empty shard. bitsandbytes would launch its
+        CUDA kernel with zero blocks for it, which ends the process.
         """
         if p.numel():
             super().update_step(group, p, gindex, pindex)  # type: ignore[no-untyped-call]
@@ -50,11 +52,11 @@ class AdamW8bit(AdamW):
             self.state[p]["step"] += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """In torch's form; bitsandbytes would nest the quantised tensors one level deeper."""
+        """The state in torch's form; bitsandbytes would nest the quantised tensors one level deeper."""
         return torch.optim.Optimizer.state_dict(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]  # moments stay in place
-        """Copies into moments made the usual way, so that paged ones stay paged."""
+        """Creates the moments as bitsandbytes does and copies into them, so that paged moments stay paged."""
         (group,), (saved,) = self.param_groups, state_dict["param_groups"]
         group.update({name: value for name, value in saved.items() if name != "params"})
         self.state.clear()

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, in fp32; what is evaluated, published and served."""
+"""Exponential moving average (EMA) of the weights, in fp32. It is the model that is evaluated, published and served."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mmface.train.parallel.shards import local
 
 
 class EMA:
-    """A second transformer whose weights follow those in training.
+    """A second transformer whose weights are the average of the weights in training.
 
-    Both may be moved, cast or sharded later, each rank then averaging its shards.
+    Both transformers may be moved, cast or sharded later; then each rank averages its own shards.
 
     Args:
-        model: its weights are the start.
-        decay: the bound that the ramp (1 + step) / (10 + step) approaches, so that the average forgets the start.
+        model: the transformer in training; the average starts from its weights.
+        decay: upper bound of the ramp (1 + step) / (10 + step), which lets the average forget its start.
     """
 
     def __init__(self, model: MMFaceDiT, decay: float) -> None:
@@ -37,6 +37,6 @@ class EMA:
         """ema ← decay · ema + (1 - decay) · weights."""
         weight = 1 - self.decay_at(step)
         for source, target in zip(self._model.parameters(), self.module.parameters(), strict=True):
-            if source.requires_grad:  # frozen weights take no part in the result and never change
-                # One at a time: of bf16 weights no second fp32 copy is ever whole.
+            if source.requires_grad:  # frozen weights never change
+                # One weight at a time, so that bf16 weights never need a full fp32 copy.
                 local(target).lerp_(local(source).float(), weight)

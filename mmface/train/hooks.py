@@ -1,4 +1,4 @@
-"""What the caller of a training phase is told: figures, checkpoints, previews."""
+"""Callbacks of a training phase: logged figures, checkpoints, previews."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mmface.train.checkpoints.state import TrainState
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the caller does with a run's results.
+    """The functions that training calls with a run's results.
 
     Attributes:
-        on_log: gets each entry of the history; called on rank 0 only.
-        on_checkpoint: gets the state after every ``checkpoint_every`` steps and the last; called on every rank, so
-            that it may be a barrier.
-        on_preview: gets the step and a PNG (:meth:`mmface.train.watch.previews.Previews.sheet`); called on rank 0 only,
-            but given on every rank or on none. Without it nothing is painted.
-        safe: step of the newest checkpoint that was written whole, asked when the run has to stop. Without it every one
-            that ``on_checkpoint`` was given counts.
+        on_log: gets each entry of the history. Called on rank 0 only.
+        on_checkpoint: gets the state after every ``checkpoint_every`` steps and after the last step. Called on every
+            rank, so it may be a barrier.
+        on_preview: gets the step and a PNG (:meth:`mmface.train.watch.previews.Previews.sheet`). Called on rank 0 only,
+            but must be given on all ranks or on none. Without it no previews are painted.
+        safe: returns the step of the newest complete checkpoint, for the error message when training stops. Without
+            it, every checkpoint passed to ``on_checkpoint`` counts as complete.
     """
 
     on_log: Callable[[dict[str, float]], None]

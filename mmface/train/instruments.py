@@ -1,4 +1,4 @@
-"""What is watched while a phase trains (the recipe's ``watch``): the log, the held-out loss, previews, bad steps."""
+"""Measurements during a phase (the recipe's ``watch``): logged figures, held-out loss, previews, check of each step."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mmface.train.watch.held_out import HELD_OUT, FixedRows, HeldOut
 from mmface.train.watch.previews import Previews
 
 
-class Gauges:
-    """The instruments of one phase; every rank has them and reads them at the same steps.
+class Instruments:
+    """Measures one phase. Every rank has its own and reads it at the same steps.
 
     Args:
-        recipe: with the phase of ``draws``.
-        draws, data: what the phase trains on.
-        held_out: rows to measure and to paint; ``None`` measures and paints nothing.
-        hooks: where figures and pictures go.
-        world: who takes part.
-        start: optimizer steps done before.
+        recipe: the recipe; ``draws`` says which of its phases.
+        draws, data: the batches and rows that the phase trains on.
+        held_out: rows for the held-out loss and the previews; ``None`` turns both off.
+        hooks: get the figures and the previews.
+        world: the ranks.
+        start: optimizer steps done so far.
 
     Attributes:
-        clock: times the steps.
-        saved: step of the last checkpoint, for whoever has to go back; kept by the loop.
+        clock: measures the time of the steps.
+        saved: step of the last checkpoint, for error messages; the loop sets it.
 
     Raises:
-        RecipeError: previews are wanted, but no row is held out.
-        InputError: previews are wanted, but the VAE is not there.
+        RecipeError: the recipe asks for previews, but no row is held out.
+        InputError: the recipe asks for previews, but the VAE cannot be loaded.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Gauges:
         self.saved = start or None
         self.held_out = self.previews = None
         if held_out is None and self.watch.preview_every:
-            message = "previews are painted from held-out rows and there is none: see data.holdout, watch.held_out_rows"
+            message = "previews need held-out rows, and there are none: raise data.holdout or watch.held_out_rows"
             raise RecipeError(message, field="watch.preview_every")
         if held_out is not None:
-            # What trains in one piece is surely judged in one.
+            # A micro-batch that fits into memory for training also fits for measuring.
             batch_size = max(1, phase.batch_size // phase.accumulation // world.size)
             objective = make_objective(**recipe.objective.model_dump())
             self.held_out = HeldOut(FixedRows(held_out, recipe.seed), objective, self.train, batch_size)
@@ -74,10 +74,10 @@ class Gauges:
                 self.previews = Previews(recipe, shown, world.device)
 
     def check(self, state: TrainState, losses: GlobalLosses) -> None:
-        """Lets a step pass that may be applied.
+        """Checks a step before it is applied.
 
         Raises:
-            TrainingError: it may not; names the step, its samples and the last good checkpoint.
+            TrainingError: the loss is not finite or too large; names the step, samples and last good checkpoint.
         """
         found = check(losses, state.meter.usual, self.watch.max_loss_ratio)
         if found is not None:
@@ -86,9 +86,9 @@ class Gauges:
             raise stopped(fault, slots, state.step, self.draws, self.data, saved)
 
     def read(self, state: TrainState, rate: float) -> None:
-        """Logs and shows what is due after a step that was applied at learning rate ``rate``.
+        """Logs figures, measures the held-out loss and paints previews where they are due at this step.
 
-        A measurement of the held-out loss always makes a line of the log.
+        Called after a step was applied at learning rate ``rate``. Every measurement of the held-out loss is logged.
         """
         measured: dict[str, float] = {}
         every = self.watch.held_out_every or self.train.checkpoint_every

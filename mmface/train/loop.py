@@ -1,4 +1,4 @@
-"""One phase of training: from the weights it starts from to its last step (§5)."""
+"""The training loop of one phase, from its starting weights or a checkpoint to its last step (§5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmface.objectives import make_objective
 from mmface.train.checkpoints.state import TrainState, load_checkpoint
 from mmface.train.ema import EMA
 from mmface.train.hooks import Hooks
-from mmface.train.instruments import Gauges
+from mmface.train.instruments import Instruments
 from mmface.train.optim import learning_rate, make_optimizer, set_learning_rate
 from mmface.train.parallel.ranks import together
 from mmface.train.parallel.world import World
@@ -38,24 +38,29 @@ def train_phase(
 
     Args:
         data: the phase's training rows.
-        hooks: where figures and checkpoints go.
-        world: the process group, already set up if it has several ranks; by default this process alone on the CPU.
-        run: identity of the run, kept in its checkpoints.
-        previous: folder that holds the previous phase's ``transformer/``; without it ``train.start`` says where the
-            weights come from.
-        resume: checkpoint of this run to go on from.
-        held_out: rows whose loss is measured and that are painted, as the recipe's ``watch`` says.
+        hooks: get figures, checkpoints and previews.
+        world: the ranks; the process group must already be set up if there are several. By default this process alone
+            on the CPU.
+        run: identity of the run, stored in its checkpoints.
+        previous: folder that holds the previous phase's ``transformer/``; without it ``train.start`` names the starting
+            weights.
+        resume: folder of this run's checkpoint to resume from.
+        held_out: rows for the held-out loss and the previews (the recipe's ``watch``).
 
     Raises:
-        TrainingError: a loss or gradient is not finite, or the loss explodes (names step, sample ids and the last good
-            checkpoint; nothing of that step is applied), or the checkpoint is another run's.
-        RecipeError: a micro-batch has fewer samples than there are workers, there is no held-out row to paint,
-            ``train.balance`` does not fit the rows, or see :func:`make_state`.
+        TrainingError: a loss or gradient is not finite or the loss is too large (names the step, the sample ids and
+            the last good checkpoint; the step is not applied), or the checkpoint belongs to another run.
+        RecipeError: a micro-batch has fewer samples than there are workers, previews have no held-out row,
+            ``train.balance`` does not fit the rows, or any error of :func:`make_state`.
     """
     world = world or World()
     phase = recipe.phases[index]
     if phase.batch_size // phase.accumulation < world.size:
-        raise RecipeError(f"fewer samples in a micro-batch than the {world.size} workers", field=f"phases.{index}")
+        message = (
+            f"a micro-batch has {phase.batch_size // phase.accumulation} samples, fewer than the {world.size} workers; "
+            "raise batch_size, or lower accumulation or the number of workers"
+        )
+        raise RecipeError(message, field=f"phases.{index}")
     state = make_state(recipe, data, world, run=run, previous=previous)
     if resume is not None:
         load_checkpoint(state, resume)
@@ -72,7 +77,7 @@ def advance(
     world: World,
     held_out: TrainingSet | None = None,
 ) -> None:
-    """Trains from where ``state`` stands to the phase's last step; see :func:`train_phase`."""
+    """Trains from ``state.step`` to the phase's last step; see :func:`train_phase`."""
     phase, train = recipe.phases[index], recipe.train
     transformer = wrap(state.model, world)
     objective = make_objective(**recipe.objective.model_dump())
@@ -80,23 +85,23 @@ def advance(
     draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
     slots = world.slots(phase.batch_size)
     steps = phase.total_steps(len(data))
-    gauges = together(world, lambda: Gauges(recipe, draws, data, held_out, hooks, world, state.step))
+    instruments = together(world, lambda: Instruments(recipe, draws, data, held_out, hooks, world, state.step))
 
     while state.step < steps:
-        with gauges.clock.waiting():
+        with instruments.clock.waiting():
             batches = draws.batch(data, state.step, slots).split(phase.accumulation)
         losses = backward(transformer, objective, batches, phase.batch_size, train, world)
-        gauges.check(state, losses)
+        instruments.check(state, losses)
         rate = learning_rate(state.step, phase, steps)
         apply(state, losses, rate)
-        gauges.read(state, rate)
+        instruments.read(state, rate)
         if state.step == steps or state.step % train.checkpoint_every == 0:
             hooks.on_checkpoint(state)
-            gauges.saved = state.step
+            instruments.saved = state.step
 
 
 def apply(state: TrainState, losses: GlobalLosses, rate: float) -> None:
-    """Steps the optimizer over the gradient that :func:`~mmface.train.step.backward` left, then the average."""
+    """Applies the gradient left by :func:`~mmface.train.step.backward`: updates the weights, then their average."""
     set_learning_rate(state.optimizer, rate)
     state.optimizer.step()
     state.optimizer.zero_grad()
@@ -108,7 +113,7 @@ def apply(state: TrainState, losses: GlobalLosses, rate: float) -> None:
 def make_state(
     recipe: Recipe, data: TrainingSet, world: World, *, run: str = "", previous: Path | None = None
 ) -> TrainState:
-    """A run before its first step; equal on every rank.
+    """The state of a run before its first step; equal on every rank.
 
     Raises:
         RecipeError: see :func:`~mmface.train.start.build_transformer`,

@@ -1,23 +1,21 @@
-"""Peak memory of one training step, found by running the step itself without data: every tensor is a shape.
+"""Predicts the peak memory of one training step by running the step on fake tensors, which have shapes but no data.
 
-The step of a recipe (forward, backward, clipping, optimizer, moving average) runs on PyTorch's fake tensors, at full
-size, in seconds. Each storage that an operation allocates is counted from there until it is freed, by what it is for;
-the fullest moment is the prediction. Recomputed blocks, autocast's copies of the weights, what backward keeps and
-accumulated gradients are thus counted and not guessed. What is not seen, and how it is accounted for:
+The step of a recipe (forward, backward, clipping, optimizer, moving average) runs at full size in seconds.
+:class:`~mmface.train.memory_account.Account` counts each storage from its allocation until it is freed, by what it is
+for; the prediction is the largest sum. Recomputed blocks, autocast's copies of the weights, the activations that
+backward needs and accumulated gradients are counted, not guessed. Fake tensors do not show the following:
 
-- kernels' own buffers: of bitsandbytes' optimizer on the CPU they are known, of the rest they are small;
-- a GPU's libraries: :data:`mmface.estimate.hardware.GPU_OVERHEAD` is an allowance;
-- workers: DDP keeps the gradients in its buckets all the time. FSDP divides weights, gradients, moments and average,
-  and gathers the blocks in turn (:func:`_gathered`).
+- buffers of kernels: those of bitsandbytes' optimizer on the CPU are added, all others are small;
+- libraries on a GPU: :data:`mmface.estimate.hardware.GPU_OVERHEAD` is added;
+- other workers: DDP keeps the gradients in its buckets all the time. FSDP divides weights, gradients, moments and
+  average among the workers and gathers one block after the other (:func:`_gathered`).
 
-Rules of autocast are the CPU's; a GPU's let layer norm answer in fp32, which matters within one block when all blocks
-are recomputed.
+Autocast follows the CPU's rules. On a GPU layer norm returns fp32, which makes a difference within one block if all
+blocks are recomputed.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,22 +24,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mmface.config import Phase, Recipe, Train
 from mmface.estimate.shapes import Shapes
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.networks.precision import computes_in_bf16
 from mmface.objectives import Objective, make_objective
+from mmface.train.memory_account import Account
 from mmface.train.optim import QUANTISED_BLOCK, is_quantised
 from mmface.train.placement import recompute
 
 Device = Literal["cpu", "cuda"]
 KINDS = ("weights", "gradients", "optimizer", "average", "weight copies", "activations", "workspace")
 
-_DIVIDED = ("weights", "gradients", "optimizer", "average")  # by FSDP
-_CPU_8BIT_WORK = 24  # bytes a weight: bitsandbytes updates one parameter at a time through six fp32 copies
+_DIVIDED = ("weights", "gradients", "optimizer", "average")  # among the workers, by FSDP
+_CPU_8BIT_WORK = 24  # bytes per weight: bitsandbytes updates one parameter at a time and makes six fp32 copies of it
 
 
 @dataclass(frozen=True)
@@ -50,8 +47,8 @@ class Place:
 
     Attributes:
         workers: processes that share the global batch.
-        device: what each computes on.
-        average: whether the moving average is kept there too, as training does.
+        device: of each worker.
+        average: whether the device also holds the moving average, as in training.
     """
 
     workers: int
@@ -61,12 +58,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Peak:
-    """The fullest moment of a step on one worker.
+    """Peak memory of a step on one worker.
 
     Attributes:
         parts: bytes by kind, in the order of :data:`KINDS`.
-        moment: what the step was doing.
-        samples: of one micro-batch of this worker.
+        moment: what the step was doing at the peak.
+        samples: in one micro-batch of this worker.
     """
 
     parts: dict[str, float]
@@ -75,12 +72,15 @@ class Peak:
 
     @property
     def total(self) -> float:
-        """Bytes."""
+        """Bytes of all kinds."""
         return sum(self.parts.values())
 
 
 def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
-    """Peak memory of a worker in the second and every later step of ``phase``: seconds, for a billion weights too."""
+    """Peak memory of a worker in the second and every later step of ``phase``.
+
+    Takes seconds, even for a billion weights.
+    """
     train, config = shapes.recipe.train, dict(shapes.transformer.config)
     samples = -(-phase.batch_size // (phase.accumulation * place.workers))
     objective = make_objective(**shapes.recipe.objective.model_dump())
@@ -96,72 +96,8 @@ def training_peak(shapes: Shapes, phase: Phase, place: Place) -> Peak:
     return Peak(parts, account.moment_of_fullest, samples)
 
 
-class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of live storages by kind, and a copy of the books at the fullest moment.
-
-    Args:
-        shares: what part of a kind this worker holds; all of it where nothing is said.
-    """
-
-    def __init__(self, shares: dict[str, float]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.shares = shares
-        self.kind, self.moment = "weights", ""
-        self.live: dict[int, tuple[str, float]] = {}
-        self.now: dict[str, float] = defaultdict(float)
-        self.fullest: dict[str, float] = {}
-        self.moment_of_fullest = ""
-        self._most = 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        kind = self.kind
-        if func is torch.ops.aten._to_copy.default and kind == "activations" and self._kind_of(args[0]) == "weights":
-            kind = "weight copies"  # autocast keeps one of each weight until it ends
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._enter(tensor, kind)
-        return made
-
-    @contextmanager
-    def doing(self, moment: str, kind: str) -> Iterator[None]:
-        """What is allocated meanwhile is of this kind."""
-        before = self.moment, self.kind
-        self.moment, self.kind = moment, kind
-        yield
-        self.moment, self.kind = before
-
-    def rename(self, tensor: Tensor | None, kind: str) -> None:
-        """A tensor turns out to be of another kind."""
-        assert tensor is not None
-        if self._kind_of(tensor) != kind:
-            self._leave(_key(tensor))
-            self._add(_key(tensor), kind, tensor.untyped_storage().nbytes())
-
-    def _kind_of(self, tensor: Tensor) -> str:
-        return self.live.get(_key(tensor), ("", 0.0))[0]
-
-    def _enter(self, tensor: Tensor, kind: str) -> None:
-        storage = tensor.untyped_storage()
-        if _key(tensor) not in self.live:
-            self._add(_key(tensor), kind, storage.nbytes())
-            weakref.finalize(storage, self._leave, _key(tensor))
-
-    def _add(self, key: int, kind: str, size: int) -> None:
-        held = size * self.shares.get(kind, 1.0)
-        self.live[key] = kind, held
-        self.now[kind] += held
-        total = sum(self.now.values())
-        if total > self._most:
-            self._most, self.fullest, self.moment_of_fullest = total, dict(self.now), self.moment
-
-    def _leave(self, key: int) -> None:
-        kind, held = self.live.pop(key)
-        self.now[kind] -= held
-
-
 class _Step:
-    """Everything that training holds, and one step over it."""
+    """Fake tensors for everything that training keeps in memory, and one step over them."""
 
     def __init__(self, recipe: Recipe, config: dict[str, Any], place: Place, account: Account) -> None:
         self.account, self.place, self.train = account, place, recipe.train
@@ -183,8 +119,8 @@ class _Step:
             parameter.register_post_accumulate_grad_hook(lambda one: account.rename(one.grad, "gradients"))
 
     def run(self, objective: Objective, batches: Iterable[tuple[Tensor, Tensor, Tensor, Conditioning]]) -> None:
-        """As :func:`mmface.train.step.backward`, the optimizer and :class:`mmface.train.ema.EMA` do it."""
-        if self.place.device == "cuda":  # there need be none here; every one that is trained on has bf16
+        """Allocates like :func:`mmface.train.step.backward`, the optimizer and :class:`mmface.train.ema.EMA`."""
+        if self.place.device == "cuda":  # this machine may have no GPU; every GPU used for training has bf16
             bf16 = self.train.precision != "fp32"
         else:
             bf16 = computes_in_bf16(self.train.precision, torch.device("cpu"))
@@ -207,10 +143,6 @@ class _Step:
                 average.lerp_(parameter.float(), 0.5)
 
 
-def _key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
     before = torch.get_default_dtype()
@@ -230,7 +162,7 @@ def _batch(shapes: Shapes, phase: Phase, samples: int) -> tuple[Tensor, Tensor, 
 
 
 def _moments(parameter: nn.Parameter, train: Train) -> list[Tensor]:
-    """Both moments of a parameter, with the scales of 8-bit ones."""
+    """Both moments of a parameter, and the scales of 8-bit moments."""
     if train.optimizer == "adamw":
         return [torch.empty_like(parameter) for _ in range(2)]
     if not is_quantised(parameter):
@@ -246,16 +178,16 @@ def _is_sharded(train: Train, place: Place) -> bool:
 
 def _shares(train: Train, place: Place, accumulation: int) -> dict[str, float]:
     shares = dict.fromkeys(_DIVIDED, 1 / place.workers) | {"weight copies": 0.0} if _is_sharded(train, place) else {}
-    if shares and accumulation > 1:  # they are summed whole, in fp32, and shared out with the last micro-batch
+    if shares and accumulation > 1:  # every worker sums full gradients in fp32; the last micro-batch divides them
         shares["gradients"] = 2.0 if train.precision == "bf16-pure" else 1.0
-    # Paged moments leave for the host when the GPU is full.
+    # Paged moments move to the host when the GPU is full.
     return shares | ({"optimizer": 0.0} if train.optimizer == "adamw8bit-paged" else {})
 
 
 def _gathered(model: MMFaceDiT, train: Train) -> dict[str, float]:
-    """What FSDP puts together for a while: the root's weights, this block's and the next one's, and its gradient.
+    """Bytes that FSDP gathers temporarily: the weights of the root, of this block and the next, and a block's gradient.
 
-    The gradient is there as it was computed and as the fp32 that is summed over the workers.
+    The gradient exists twice: as it was computed, and as the fp32 copy that is summed over the workers.
     """
     each = 4 if train.precision == "fp32" else 2
     block = sum(parameter.numel() for parameter in model.blocks[0].parameters())

@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate, a pure function of the step (§5)."""
+"""The optimizer, and the learning rate as a pure function of the step (§5)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmface.errors import RecipeError
 from mmface.train.parallel.shards import local
 
 QUANTISED_BLOCK = 256
-"""Elements that share a scale in bitsandbytes' 8-bit moments."""
+"""Number of elements that share one scale in bitsandbytes' 8-bit moments."""
 
 
 def learning_rate(step: int, phase: Phase, steps: int) -> float:
@@ -22,9 +22,9 @@ def learning_rate(step: int, phase: Phase, steps: int) -> float:
 
     Args:
         step: 0 … steps - 1.
-        phase: peak, floor and warm-up. The warm-up takes half of the steps at most, so that a short trial of a
-            recipe still reaches its peak and decays.
-        steps: of the whole phase.
+        phase: gives peak, floor and warm-up. The warm-up takes at most half of the steps, so that a short trial run
+            still reaches the peak and decays.
+        steps: number of steps of the phase.
     """
     peak, floor = phase.learning_rate, phase.final_learning_rate
     warmup = min(phase.warmup_steps, steps // 2)
@@ -37,21 +37,22 @@ def learning_rate(step: int, phase: Phase, steps: int) -> float:
 
 
 def is_quantised(parameter: nn.Parameter) -> bool:
-    """Whether 8-bit AdamW quantises its moments: those of matrices with 4096 weights or more.
+    """Whether 8-bit AdamW quantises the moments of ``parameter``: a matrix with 4096 weights or more.
 
-    Biases are too small to be worth it, and shards of theirs would seldom be whole blocks.
+    Biases are too small to save memory, and their shards would rarely consist of complete blocks.
     """
     return parameter.ndim > 1 and parameter.numel() >= 4096
 
 
 def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters, in one fused kernel or with 8-bit states. The rate is set every step.
+    """AdamW for the trainable parameters: one fused kernel, or 8-bit moments. The learning rate is set every step.
 
-    Moments have the parameters' dtype (``adamw``), or 8 bits with fp32 scales. Of sharded parameters this rank's
-    shards are updated, as plain tensors: element by element that is the same, and bitsandbytes knows no others.
+    Moments have the parameters' dtype (``adamw``), or 8 bits with fp32 scales. If parameters are sharded, the optimizer
+    updates this rank's shards as plain tensors: AdamW works element by element, so the result is the same, and
+    bitsandbytes accepts plain tensors only.
 
     Raises:
-        RecipeError: paged moments without a GPU.
+        RecipeError: paged moments on the CPU.
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     shards = [nn.Parameter(local(whole)) if isinstance(whole, DTensor) else whole for whole in trainable]
@@ -63,7 +64,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.op
 
         paged = train.optimizer == "adamw8bit-paged"
         if paged and any(shard.device.type == "cpu" for shard in shards):
-            raise RecipeError("adamw8bit-paged pages out of a GPU; take adamw8bit on the CPU", field="train.optimizer")
+            raise RecipeError("adamw8bit-paged needs a GPU; use adamw8bit on the CPU", field="train.optimizer")
         quantised = [is_quantised(parameter) for parameter in trainable]
         optimizer = AdamW8bit(shards, quantised, betas=train.betas, weight_decay=train.weight_decay, paged=paged)
     _hand_over_gradients(optimizer, trainable, shards)
@@ -71,7 +72,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], train: Train) -> torch.op
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of every group."""
+    """Sets the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 

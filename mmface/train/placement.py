@@ -1,7 +1,7 @@
-"""Where the model lives: device, precision, recomputation, compilation and shards; and its whole state, put together.
+"""Prepares the model for training (device, precision, recomputation, compilation, shards) and gathers its full state.
 
-``train.parallel: ddp`` keeps a whole model on every rank. ``fsdp`` (FSDP2, ``fully_shard``) cuts every weight, its
-average and its moments over the ranks, and gathers a block's weights while it computes. One process needs neither.
+``train.parallel: ddp`` keeps a full model on every rank. ``fsdp`` (FSDP2, ``fully_shard``) divides every weight, its
+average and its moments among the ranks, and gathers a block's weights while it computes. One process needs neither.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from mmface.train.parallel.world import World
 
 
 def place(model: MMFaceDiT, average: MMFaceDiT, train: Train, world: World) -> None:
-    """Makes a new model and its average, both whole on the CPU, ready to train: in place, alike on every rank.
+    """Prepares a new model and its average for training, in place. Every rank calls it with full models on the CPU.
 
-    The model is cast to bf16 for ``bf16-pure``; the average stays fp32 whatever the recipe says.
+    ``bf16-pure`` casts the model to bf16; the average is always fp32.
 
     Raises:
         RecipeError: ``train.compile`` without a C++ compiler, or shards that split the blocks of 8-bit moments.
@@ -49,13 +49,13 @@ def place(model: MMFaceDiT, average: MMFaceDiT, train: Train, world: World) -> N
         return
     require_whole_blocks(model, train, world.size)
     computing = torch.bfloat16 if computes_in_bf16(train.precision, world.device) else None
-    # Gradients are summed in fp32, as DDP sums those of fp32 masters.
+    # Gradients are summed in fp32, as with DDP, whose weights are fp32.
     _shard(model, world, MixedPrecisionPolicy(computing, torch.float32, cast_forward_inputs=False))
     _shard(average, world, MixedPrecisionPolicy())
 
 
 def require_whole_blocks(model: MMFaceDiT, train: Train, size: int) -> None:
-    """Looks whether ``size`` workers can share the moments of the whole ``model``.
+    """Checks that ``size`` workers can divide the optimizer's moments of ``model``.
 
     Raises:
         RecipeError: shards would split the blocks of 8-bit moments.
@@ -67,15 +67,15 @@ def require_whole_blocks(model: MMFaceDiT, train: Train, size: int) -> None:
         whole_blocks = length % QUANTISED_BLOCK == 0 or length >= parameter.numel()
         if parameter.requires_grad and is_quantised(parameter) and not whole_blocks:
             raise RecipeError(
-                f"over {size} workers {name} falls into parts of {length} weights, which are no whole blocks "
-                f"of {QUANTISED_BLOCK}: take another train.num_workers (and train.min_workers), parallel ddp, or "
-                "optimizer adamw",
+                f"{size} workers divide {name} into shards of {length} weights, which is not a multiple of "
+                f"{QUANTISED_BLOCK}, the block of 8-bit moments: set another train.num_workers (and "
+                "train.min_workers), train.parallel=ddp or train.optimizer=adamw",
                 field="train.optimizer",
             )
 
 
 def wrap(model: MMFaceDiT, world: World) -> nn.Module:
-    """What :func:`~mmface.train.step.backward` calls: the model, inside of DDP if every rank has a whole one."""
+    """The module for :func:`~mmface.train.step.backward`: the model, in DDP if several ranks have a full copy."""
     # Weights without gradient (§4, last block) are frozen in the model, so DDP does not wait for them.
     if world.size == 1 or isinstance(model, FSDPModule):
         return model
@@ -84,11 +84,13 @@ def wrap(model: MMFaceDiT, world: World) -> nn.Module:
 
 
 def full_state(model: MMFaceDiT, average: MMFaceDiT, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """Everything learnt so far, independent of how many workers hold it: a collective, every rank calls it.
+    """Gathers weights, average and optimizer state on rank 0, in a form that does not depend on the number of workers.
+
+    A collective: every rank calls it.
 
     Returns:
-        On rank 0 whole CPU tensors: ``model`` and ``ema``, state dicts of the transformer, and ``optimizer``, a state
-        dict of the optimizer over the whole trainable parameters. They may share memory with the run: write or copy
+        On rank 0 full CPU tensors: ``model`` and ``ema``, state dicts of the transformer, and ``optimizer``, a state
+        dict of the optimizer over the full trainable parameters. They may share memory with the run: write or copy
         them before the next step. On other ranks the three are empty.
     """
     keep = not dist.is_initialized() or dist.get_rank() == 0
@@ -102,9 +104,9 @@ def full_state(model: MMFaceDiT, average: MMFaceDiT, optimizer: Optimizer) -> di
 def load_full_state(
     model: MMFaceDiT, average: MMFaceDiT, optimizer: Optimizer, full: dict[str, dict[str, Any]]
 ) -> None:
-    """Takes what :func:`full_state` returned on rank 0, bit for bit, into a run of any number of workers.
+    """Loads the result of :func:`full_state` on rank 0, bit for bit, into a run with any number of workers.
 
-    Every rank is given all of it and copies its part; ``full`` is not kept.
+    Every rank gets the full state and copies its shards; no reference to ``full`` is kept.
     """
     for module, values in ((model, full["model"]), (average, full["ema"])):
         own = module.state_dict()
@@ -118,13 +120,16 @@ def load_full_state(
 
 
 def recompute(model: MMFaceDiT, train: Train) -> None:
-    """Lets the blocks that the recipe names forget their activations and compute them again."""
+    """Turns on gradient checkpointing for the first blocks, as many as the recipe says.
+
+    Backward computes their activations again instead of keeping them.
+    """
     blocks = set(model.blocks[: train.recomputed_blocks(len(model.blocks))])
 
     def run(block: nn.Module, *inputs: Any) -> Any:
         if block not in blocks:
             return block(*inputs)
-        # Nothing in a block is random, so the generators' states need not be kept.
+        # Blocks draw no random numbers, so the state of the generators need not be restored.
         return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
     if blocks:
@@ -135,18 +140,18 @@ def _compile(model: MMFaceDiT) -> None:
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         raise RecipeError(
-            f"compiling needs a C++ compiler and there is no {compiler}: install it, name one in CXX, or set false",
+            f"compiling needs a C++ compiler, but {compiler} was not found: install it, name one in CXX, or set false",
             field="train.compile",
         )
     model.compile_repeated_blocks()  # type: ignore[no-untyped-call]
 
 
 def _shard(model: MMFaceDiT, world: World, policy: MixedPrecisionPolicy) -> None:
-    # Blocks return views, which would be unsafe to write into: nothing does.
+    # FSDP2 warns that writing into the views that blocks return is unsafe. Our code never writes into them.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     for module in (*model.blocks, model):
-        # Outside of a forward and backward pass every weight is a shard, the root's too.
+        # Outside of forward and backward every weight is a shard, including those of the root module.
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
@@ -157,7 +162,7 @@ def _trainable(model: MMFaceDiT) -> list[nn.Parameter]:
 def _whole_weights(model: MMFaceDiT, keep: bool) -> dict[str, Tensor]:
     full = {}
     for name, weight in model.state_dict().items():
-        value = whole(weight)  # all ranks gather, one keeps, one weight at a time
+        value = whole(weight)  # one weight at a time: all ranks gather it, rank 0 keeps it
         if keep:
             full[name] = value.cpu()
     return full
@@ -192,12 +197,12 @@ def _moment_part(name: str, value: Any, parameter: nn.Parameter) -> Any:
     if not isinstance(value, Tensor):
         return value
     if not isinstance(parameter, DTensor) or not _is_cut(name, value):
-        return value.clone()  # torch's optimizers would go on writing into what they are given
+        return value.clone()  # torch's optimizers keep the tensors they load and write into them
     if name.startswith("absmax"):
         return Cut.of(parameter).take(value, QUANTISED_BLOCK).clone()
     return Cut.of(parameter).take(value).view(local(parameter).shape).clone()
 
 
 def _is_cut(name: str, value: Any) -> bool:
-    # Steps and the code book of the 8 bits are the same for every part.
+    # The step count and the 8-bit code book are the same on every rank.
     return isinstance(value, Tensor) and value.ndim > 0 and not name.startswith("qmap")

@@ -1,4 +1,4 @@
-"""The weights a phase starts from: the previous phase's average, what ``train.start`` names, or drawn ones (§5)."""
+"""Builds the transformer that a phase starts from: the previous phase's average, ``train.start``, or random (§5)."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from mmface.train.rows.sets import TrainingSet
 
 
 def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) -> MMFaceDiT:
-    """The recipe's transformer for the channels and text width of the data, in float32.
+    """The recipe's transformer in float32, with the channels and text width of the data.
 
     Args:
-        previous: folder that holds the previous phase's ``transformer/``; without it ``recipe.train.start`` says
-            where the weights come from.
+        previous: folder that holds the previous phase's ``transformer/``; without it ``recipe.train.start`` names the
+            weights.
 
     Raises:
-        RecipeError: the weights are of another architecture, or there are none.
-        InputError: a released checkpoint whose keys or shapes are not exactly the model's.
+        RecipeError: the weights have another architecture, or cannot be found.
+        InputError: the keys or shapes of a released checkpoint are not exactly those of the model.
     """
     wanted = {"in_channels": 2 * data.latent_channels, "text_embed_dim": data.text_width, **recipe.model.model_dump()}
     if previous is not None:
@@ -45,9 +45,9 @@ def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) 
 
 
 def check_start(recipe: Recipe) -> None:
-    """Compares the weights that training would start from with the recipe, reading their sizes alone.
+    """Compares the architecture of the starting weights with the recipe; reads the shapes of the weights only.
 
-    A registered model is only looked up: its files may be far away. Training compares it before its first step.
+    Registered models are skipped, because their files may be remote. Training compares them before its first step.
 
     Raises:
         RecipeError, InputError, RegistryError, ServiceError: see :func:`build_transformer`.
@@ -57,10 +57,10 @@ def check_start(recipe: Recipe) -> None:
         return
     with found_weights(name) as found:
         if found.released:
-            told = architecture(_shapes(found.path))
+            architecture_found = architecture(_shapes(found.path))
         else:
-            told = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
-    require_architecture(told, {**recipe.model.model_dump(), **_widths(recipe)})
+            architecture_found = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
+    require_architecture(architecture_found, {**recipe.model.model_dump(), **_widths(recipe)})
 
 
 def _load(weights: Weights, wanted: dict[str, Any]) -> MMFaceDiT:
@@ -79,7 +79,7 @@ def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _widths(recipe: Recipe) -> dict[str, int]:
-    """What follows from the components, as far as their shapes are known here."""
+    """Arguments of the model that follow from the components whose shapes are known on this machine."""
     shapes, widths = Shapes(recipe), {}
     with suppress(InputError):
         widths["in_channels"] = 2 * shapes.latent(recipe.phases[0].resolution)[0]

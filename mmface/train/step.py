@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches forward and backward, clip, and the loss of every sample of the global batch."""
+"""Forward and backward pass of one optimizer step, with clipping and the loss of every sample in the global batch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from mmface.train.rows.batches import Batch
 
 @dataclass(frozen=True)
 class GlobalLosses:
-    """What the step saw, equal on every rank, by slot of the global batch.
+    """Loss of every slot of the global batch, and the gradient's norm; equal on every rank.
 
     Attributes:
         loss: [batch_size] fp32.
         modality: [batch_size] int64.
-        octile: [batch_size] int64, which eighth of the times drawn (by probability) the sample's time fell in.
-        grad_norm: norm of the whole gradient before clipping.
+        octile: [batch_size] int64, the eighth (0 … 7, of equal probability) that the sample's time was drawn from.
+        grad_norm: norm of the full gradient before clipping.
     """
 
     loss: Tensor
@@ -38,12 +38,12 @@ class GlobalLosses:
 
     @property
     def finite(self) -> bool:
-        """Whether the step may be applied."""
+        """Whether every loss and the gradient are finite."""
         return bool(np.isfinite(self.grad_norm)) and bool(self.loss.isfinite().all())
 
     @property
     def bad_slots(self) -> list[int]:
-        """Slots whose loss is not finite; all of them if only the gradient is not."""
+        """Slots whose loss is not finite; all slots if only the gradient is not finite."""
         found = (~self.loss.isfinite()).nonzero().flatten().tolist()
         return found or list(range(len(self.loss)))
 
@@ -51,12 +51,14 @@ class GlobalLosses:
 def backward(
     transformer: nn.Module, objective: Objective, batches: Iterable[Batch], batch_size: int, train: Train, world: World
 ) -> GlobalLosses:
-    """Leaves the clipped gradient of the global batch's mean loss in the parameters. Does not step the optimizer.
+    """Computes the clipped gradient of the global batch's mean loss and leaves it in the parameters.
+
+    Does not call the optimizer.
 
     Args:
-        transformer: the model as :func:`mmface.train.placement.wrap` gives it.
+        transformer: the model as returned by :func:`mmface.train.placement.wrap`.
         batches: this rank's micro-batches.
-        batch_size: slots of the global batch.
+        batch_size: number of slots in the global batch.
     """
     batches = list(batches)
     seen = torch.zeros(batch_size, 3, dtype=torch.float64, device=world.device)
@@ -65,7 +67,7 @@ def backward(
         with _synchronised(transformer, number == len(batches)), _precision(train, world):
             t = objective.timesteps(batch.uniform)
             loss = objective(transformer, batch.latents, batch.noise, t, batch.conditioning).loss
-            # DDP and FSDP average over ranks; each sample weighs 1 / batch_size, however the slots are shared out.
+            # DDP and FSDP average over ranks; the factor gives each sample the weight 1 / batch_size on any rank.
             (loss.sum() * (world.size / batch_size)).backward()  # type: ignore[no-untyped-call]
         octile = (batch.uniform * 8).long()
         seen[batch.slots.to(world.device)] = torch.stack(
@@ -77,7 +79,7 @@ def backward(
 
 
 def _synchronised(transformer: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    # Gradients need to travel once a step, with the last micro-batch.
+    # Gradients are exchanged once per step, with the last micro-batch.
     if isinstance(transformer, FSDPModule):
         transformer.set_requires_gradient_sync(last)
     if isinstance(transformer, DistributedDataParallel) and not last:
@@ -87,7 +89,7 @@ def _synchronised(transformer: nn.Module, last: bool) -> contextlib.AbstractCont
 
 def _clip(transformer: nn.Module, limit: float) -> float:
     parameters = [parameter for parameter in transformer.parameters() if parameter.grad is not None]
-    # In fp32, whatever the gradients are kept in; of shards these are norms over all ranks, still in parts.
+    # In fp32 for any dtype of the gradients. Norms of shards are partial sums over ranks until `whole` combines them.
     norms = [
         torch.linalg.vector_norm(parameter.grad, dtype=torch.float32)
         for parameter in parameters

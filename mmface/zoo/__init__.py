@@ -1,1 +1,1 @@
-"""Small stand-in weights that ship with the package, each of the class production uses (§7)."""
+"""The zoo: small networks that ship with the package, of the same classes as in production (§7)."""

@@ -1,4 +1,4 @@
-"""``mmface zoo train`` and ``mmface zoo measure``."""
+"""The commands ``mmface zoo train`` and ``mmface zoo measure``."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _TRAINERS: dict[str, Callable[[Path], None]] = {
 
 
 def train_zoo(only: Sequence[str] | None = None, out: Path | None = None, dataset: str | None = None) -> None:
-    """Train all zoo networks, or those named, into the package or into folders below ``out``.
+    """Trains zoo networks and writes their weights into the package, or into folders below ``out``.
 
     Args:
-        dataset: ``conditions`` dataset whose photographs to train VAE and parser on, in place of what ships.
+        only: names of the networks; all by default, or VAE and parser with ``dataset``.
+        dataset: a ``conditions`` dataset; VAE and parser are trained on its photographs instead of drawn portraits.
 
     Raises:
-        InputError: a dataset without ``out``, or for a network that cannot be trained on one.
+        InputError: ``dataset`` without ``out``, or with a network that cannot be trained on a dataset.
         DatasetError: no such dataset.
-        ServiceError: a package of photographs could not be fetched.
+        ServiceError: a package of photographs could not be downloaded.
     """
     if dataset is not None:
         _train_own(only or OWN, out, dataset)
@@ -43,10 +44,12 @@ def train_zoo(only: Sequence[str] | None = None, out: Path | None = None, datase
 
 def _train_own(only: Sequence[str], out: Path | None, dataset: str) -> None:
     if out is None:
-        raise InputError("say where the weights go; the package keeps those that ship", field="--out")
+        raise InputError(
+            "name a folder for the weights; training on a dataset does not replace those of the package", field="--out"
+        )
     foreign = [name for name in only if name not in OWN]
     if foreign:
-        message = f"{foreign[0]} is trained on drawn portraits; a dataset trains {' and '.join(OWN)}"
+        message = f"{foreign[0]} is trained on drawn portraits only; with --dataset name {' or '.join(OWN)}"
         raise InputError(message, field="--only")
     place = home()
     uri = place.child(find(scan(place), dataset).key).uri
@@ -58,10 +61,10 @@ def _train_own(only: Sequence[str], out: Path | None, dataset: str) -> None:
 
 
 def measure_zoo(photos: Path | None = None, sheet: Path | None = None, n: int = 256) -> str:
-    """All figures as a markdown table.
+    """Measures the zoo and returns all figures as a markdown table.
 
     Raises:
-        InputError: ``photos`` holds no picture.
+        InputError: ``photos`` holds no image.
     """
     torch.manual_seed(0)
     return measure.as_table(measure.measure(n, photos, sheet))

@@ -1,4 +1,4 @@
-"""What the zoo trains on: portraits drawn from seeds that nothing else uses, or a dataset's photographs."""
+"""Training data of the zoo: portraits drawn from seeds that nothing else uses, or photographs of a dataset."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ from mmface.zoo import photos
 TRAIN_SEED = 1_000_000
 HELD_OUT_SEED = 500_000
 SIZE = 128
-MEGAPIXELS = 100.0  # the images stage has refused larger ones already
+MEGAPIXELS = 100.0  # generous: the images stage has applied the recipe's limit
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Pictures as arrays: ``images`` uint8 [N, S, S, 3], ``masks`` uint8 [N, S, S]; portraits have captions and
-    attributes too."""
+    """Images uint8 [N, S, S, 3] with masks uint8 [N, S, S]; drawn portraits also have captions and attributes."""
 
     images: NDArray[np.uint8]
     masks: NDArray[np.uint8]
@@ -48,7 +47,7 @@ class Drawn:
 
 @lru_cache(maxsize=2)
 def drawn(n: int, seed: int, size: int = SIZE) -> Drawn:
-    """Portraits of seeds ``seed`` … ``seed + n - 1``; remembered, so that networks trained in one go share them."""
+    """Portraits of the seeds ``seed`` … ``seed + n - 1``; cached for all networks trained in one process."""
     portraits = [draw(seed + i, size) for i in range(n)]
     return Drawn(
         np.stack([p.image for p in portraits]),
@@ -66,12 +65,12 @@ def of_dataset(conditions: str, split: str, size: int = SIZE) -> Drawn:
         split: ``"train"`` or ``"test"``.
 
     Raises:
-        DatasetError: no such dataset, or no such row in it.
+        DatasetError: not a published ``conditions`` dataset, or it has no row of that split.
     """
     masks = open_dataset(conditions)
     photos_of = open_dataset(masks.manifest.inputs["images"]) if "images" in masks.manifest.inputs else None
     if photos_of is None:
-        raise DatasetError(f"{conditions} is no conditions dataset", field="dataset")
+        raise DatasetError(f"{conditions} is not a conditions dataset", field="dataset")
     rows = [
         row
         for part in part_names(masks)
@@ -79,17 +78,20 @@ def of_dataset(conditions: str, split: str, size: int = SIZE) -> Drawn:
         if row["split"] == split
     ]
     if not rows:
-        raise DatasetError(f"no row of {conditions} is of the split {split}", field="dataset")
+        raise DatasetError(f"{conditions} has no row of the split {split}", field="dataset")
     pictures = [square_picture(row["image"], MEGAPIXELS).resize((size, size), Image.Resampling.LANCZOS) for row in rows]
     labels = [resize_mask(mask_from_png(row["mask"]), size) for row in rows]
     return Drawn(np.stack([np.asarray(picture) for picture in pictures]), np.stack(labels), [], [])
 
 
 def photographs(cache: Path | None, seed: int) -> NDArray[np.uint8]:
-    """1500 crops [N, 128, 128, 3] of freely licensed photographs, fetched into ``cache`` (default: the user's).
+    """At most 1500 crops [N, 128, 128, 3] of freely licensed photographs, downloaded into ``cache``.
+
+    Args:
+        cache: a folder; ``~/.cache/mmface/photos`` by default.
 
     Raises:
-        ServiceError: a package of photographs could not be fetched.
+        ServiceError: a package of photographs could not be downloaded.
     """
     paths = photos.fetch(cache or Path.home() / ".cache" / "mmface" / "photos")
     return photos.crops(paths, per_photo=8, size=SIZE, seed=seed)[:1500]

@@ -1,4 +1,4 @@
-"""The loop that every network of the zoo is trained by: AdamW, warm-up, a cosine down to nothing, clipped gradients."""
+"""The training loop of all zoo networks: AdamW, warm-up, cosine decay to zero, clipped gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast."""
+    """Number of steps and settings of the optimizer."""
 
     steps: int
     rate: float
@@ -21,12 +21,12 @@ class Plan:
     beta2: float = 0.999
 
     def at(self, step: int) -> float:
-        """Learning rate of a step."""
+        """The learning rate of a step."""
         return self.rate * min(1.0, (step + 1) / self.warm) * (0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
 def fit(name: str, model: nn.Module, loss: Callable[[int], Tensor], plan: Plan) -> None:
-    """Minimise ``loss(step)`` over the parameters of ``model``, in place, and print how it goes under ``name``."""
+    """Minimises ``loss(step)`` over the parameters of ``model``, in place; prints the mean loss every 50 steps."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=plan.rate, betas=(0.9, plan.beta2), weight_decay=plan.weight_decay
     )

@@ -1,4 +1,4 @@
-"""How good the zoo is: figures on portraits nobody trained on, and on photographs where a folder of them is given."""
+"""Measures the zoo networks on held-out portraits, and on photographs if a folder of them is given."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures uint8 [N, 128, 128, 3] of one kind, with masks uint8 [N, 128, 128] where there are any."""
+    """Images uint8 [N, 128, 128, 3] of one kind, with masks uint8 [N, 128, 128] or None."""
 
     kind: str  # portraits, photographs
     images: NDArray[np.uint8]
@@ -37,7 +37,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Networks:
-    """What turns a picture into something else."""
+    """The networks to measure."""
 
     parser: Any
     sketcher: Any
@@ -45,14 +45,14 @@ class Networks:
 
 
 def load_photos(folder: Path, n: int) -> Pictures:
-    """The first ``n`` pictures of a folder, and ``../masks/<stem>.png`` for each where that folder exists.
+    """The first ``n`` images of a folder, with their masks ``../masks/<stem>.png`` if all of them exist.
 
     Raises:
-        InputError: no such folder, or no picture in it.
+        InputError: no such folder, or no image in it.
     """
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in _SUFFIXES)[:n] if folder.is_dir() else []
     if not paths:
-        raise InputError(f"{folder} holds no jpg, png or webp picture: give a folder of photographs", field="photos")
+        raise InputError(f"{folder} holds no jpg, png or webp file: give a folder of photographs", field="photos")
     images = []
     for path in paths:
         with Image.open(path) as file:
@@ -71,7 +71,7 @@ def _pixels(images: NDArray[np.uint8]) -> Tensor:
 
 @torch.inference_mode()
 def reconstruct(vae: Any, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pictures through the VAE's mean and back, uint8 [N, S, S, 3]."""
+    """Encodes images to the VAE's mean and decodes them again, uint8 [N, S, S, 3]."""
     parts = []
     for part in np.array_split(images, max(1, len(images) // 16)):
         encoded = vae.encode(_pixels(part) * 2 - 1)
@@ -82,7 +82,7 @@ def reconstruct(vae: Any, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio in dB."""
+    """Peak signal-to-noise ratio in dB, averaged over the images."""
     mse = ((a.astype(np.float64) - b) ** 2).mean(axis=(1, 2, 3))
     return float((10 * np.log10(255**2 / np.maximum(mse, 1e-9))).mean())
 
@@ -111,8 +111,8 @@ def _sizes() -> dict[str, float]:
     }
 
 
-def _of_pictures(of: Pictures, by: Networks) -> tuple[dict[str, float], NDArray[np.uint8]]:
-    """Figures, and a strip of twelve pictures over their masks, sketches and reconstructions."""
+def _measure_pictures(of: Pictures, by: Networks) -> tuple[dict[str, float], NDArray[np.uint8]]:
+    """Figures by name, and a contact sheet: twelve images above their masks, sketches and reconstructions."""
     figures: dict[str, float] = {}
     found, drawings = predict(by.parser, of.images), draw_sketches(by.sketcher, of.images[:64])
     if of.masks is not None:
@@ -131,25 +131,25 @@ def _of_pictures(of: Pictures, by: Networks) -> tuple[dict[str, float], NDArray[
 
 
 def measure(n: int = 256, photos: Path | None = None, sheet: Path | None = None) -> dict[str, float]:
-    """Every figure of the zoo by name; writes the contact sheet if asked.
+    """All figures of the zoo by name; also writes the contact sheet if ``sheet`` is given.
 
     Args:
-        n: held-out portraits (a multiple of 32), and photographs at most.
+        n: number of held-out portraits, a multiple of 32, and the largest number of photographs.
         photos: a folder of real photographs, with masks in ``../masks`` or without.
-        sheet: PNG to write: picture, parsed mask, sketch, VAE reconstruction, one column a picture.
+        sheet: PNG to write, one column per image: image, parsed mask, sketch, VAE reconstruction.
 
     Raises:
-        InputError: ``n`` is not a positive multiple of 32, or ``photos`` holds no picture.
+        InputError: ``n`` is not a positive multiple of 32, or ``photos`` holds no image.
     """
     if n < 32 or n % 32:
-        raise InputError(f"{n} portraits: give a multiple of 32", field="n")
+        raise InputError(f"{n} is not a positive multiple of 32: give 32, 64, …", field="n")
     real = load_photos(photos, n) if photos else None
     data = drawn(n, HELD_OUT_SEED)
     vae = load_vae("zoo:vae") if Path(resolve("zoo:vae")).is_dir() else None
     networks = Networks(load_parser("zoo:parser")[0], load_sketcher("zoo:sketch"), vae)
-    figures, strip = _of_pictures(Pictures("portraits", data.images, data.masks), networks)
+    figures, strip = _measure_pictures(Pictures("portraits", data.images, data.masks), networks)
     if real:
-        more, below = _of_pictures(real, networks)
+        more, below = _measure_pictures(real, networks)
         figures |= more
         if below.shape[1] == strip.shape[1]:  # twelve photographs or more
             strip = np.concatenate([strip, below])

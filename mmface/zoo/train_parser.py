@@ -1,4 +1,4 @@
-"""Train the zoo face parser: a small SegFormer on portraits, disturbed so that photographs are not foreign to it."""
+"""Trains the zoo face parser: a small SegFormer, on portraits augmented so that it also works on photographs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_model() -> SegformerForSemanticSegmentation:
-    """A SegFormer of 1.2 M parameters that decides in cells of 2x2 pixels.
+    """An untrained SegFormer with 1.2 M parameters and logits for cells of 2x2 pixels.
 
-    SegFormer's usual cells of 4x4 are wider than the brows and lips of a 128 px portrait.
+    SegFormer's usual cells of 4x4 pixels are wider than the brows and lips of a 128 px portrait.
     """
     config = SegformerConfig(
         depths=[1, 1, 2, 2],
@@ -43,19 +43,19 @@ def build_model() -> SegformerForSemanticSegmentation:
 
 
 def image_processor() -> SegformerImageProcessor:
-    """Resizes to 128 px, so that 64 px and 512 px pictures are seen at the scale it was trained at."""
+    """A processor that resizes images of any size to 128 px, the scale of training."""
     side = {"height": PIXELS, "width": PIXELS}
     return SegformerImageProcessor(size=side, image_mean=list(_MEAN), image_std=list(_STD), do_reduce_labels=False)
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W] in 0..1 → the network's input [B, 3, 128, 128], as the processor makes it."""
+    """Pixels [B, 3, H, W] in 0..1 → the network's input [B, 3, 128, 128]; the same as the processor's output."""
     pixels = F.interpolate(pixels, size=(PIXELS, PIXELS), mode="bilinear", antialias=True)
     return (pixels - pixels.new_tensor(_MEAN).view(3, 1, 1)) / pixels.new_tensor(_STD).view(3, 1, 1)
 
 
 def disturb(pixels: Tensor, labels: Tensor, backdrops: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Other backgrounds, mirrored, moved, recoloured, blurred and noisy: [B, 3, S, S] in 0..1 and [B, S, S]."""
+    """Augments pixels [B, 3, S, S] in 0..1 and labels [B, S, S]: background, position, colour, blur, noise."""
     n = len(pixels)
     swap = torch.from_numpy(rng.random(n) < 0.4).view(n, 1, 1, 1) & (labels[:, None] == 0)
     pixels = torch.where(swap, backdrops, pixels)
@@ -91,16 +91,16 @@ def _recolour(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _weights(masks: NDArray[np.uint8]) -> Tensor:
-    """Rare labels count more, but not as much more as they are rare."""
+    """Loss weights of the labels: rare ones weigh more, by their share to the power -0.3."""
     share = np.bincount(masks.reshape(-1), minlength=len(LABELS)) / masks.size
     weights = np.clip(share, 1e-5, None) ** -0.3
     return torch.from_numpy(weights / (weights * share).sum()).float()
 
 
 def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - soft Dice of logits [B, C, S, S] and labels [B, S, S], averaged over the labels that the batch holds.
+    """1 - soft Dice of logits [B, C, S, S] and labels [B, S, S], averaged over the labels in the batch.
 
-    Cross-entropy alone gives up labels of a few pixels: earrings, necklaces, brows.
+    With cross-entropy alone, the network misses labels of a few pixels: earrings, necklaces, brows.
     """
     found = logits.softmax(1)
     truth = torch.zeros_like(found).scatter_(1, labels[:, None], 1)
@@ -120,13 +120,14 @@ def train(
     data: Drawn | None = None,
     held_out: Drawn | None = None,
 ) -> None:
-    """Train and save weights and processor in ``out``; photographs (:mod:`mmface.zoo.photos`) serve as backgrounds.
+    """Trains and saves weights and processor in ``out``; photographs (:mod:`mmface.zoo.photos`) are the backgrounds.
 
     Args:
-        data, held_out: photographs to train and to measure on, instead of drawn portraits; the backgrounds are theirs.
+        data, held_out: photographs to train and to measure on, instead of drawn portraits; then ``data`` also provides
+            the backgrounds.
 
     Raises:
-        ServiceError: a package of photographs could not be fetched into ``cache``.
+        ServiceError: a package of photographs could not be downloaded into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -151,7 +152,7 @@ def train(
 
 @torch.inference_mode()
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Labels [N, S, S] of pictures uint8 [N, S, S, 3]."""
+    """Labels [N, S, S] of images uint8 [N, S, S, 3]."""
     found = []
     for part in np.array_split(images, max(1, len(images) // 16)):
         pixels = torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255
@@ -161,7 +162,7 @@ def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def per_label_iou(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Intersection over union of each label over all pixels of all pictures; NaN where the truth lacks the label."""
+    """Intersection over union of each label over all pixels of all images; NaN for labels not in the truth."""
     n = len(LABELS)
     table = np.bincount(truth.reshape(-1).astype(np.int64) * n + found.reshape(-1), minlength=n * n).reshape(n, n)
     inside = np.diag(table).astype(np.float64)

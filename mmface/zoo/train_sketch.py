@@ -1,8 +1,8 @@
-"""Train the zoo sketcher: a U²-Net-lite that draws what a pencil would, dark lines on white paper.
+"""Trains the zoo sketcher: a U²-Net-lite that draws pencil sketches, dark lines on white.
 
-The target of a portrait joins two drawings: the borders between its labels (outline, hairline, eyes, lips) and the
-picture's own fine lines by an extended difference of Gaussians (XDoG, Winnemoeller 2012). A photograph has no labels,
-so it teaches the second kind alone.
+The target of a portrait combines the borders between its labels (outline, hairline, eyes, lips) and the fine lines that
+an extended difference of Gaussians finds in the image (XDoG, Winnemoeller 2012). Photographs have no labels: their
+target has only the fine lines.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def _blur(grey: Tensor, sigma: float) -> Tensor:
 
 
 def xdog(pixels: Tensor, sigma: float = 0.8, sharpness: float = 14.0, threshold: float = 0.012) -> Tensor:
-    """Dark lines of pictures [B, 3, H, W] in 0..1 as ink [B, 1, H, W], 1 = black line."""
+    """Dark lines of images [B, 3, H, W] in 0..1 as ink [B, 1, H, W], 1 = black line."""
     grey = (pixels * pixels.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
     fine, coarse = _blur(grey, sigma), _blur(grey, 2.2 * sigma)
-    # Relative to the surroundings, so that lines in dark skin weigh as much as lines in fair skin.
+    # Relative to the surroundings: lines on dark skin count as much as lines on fair skin.
     difference = (coarse - fine) / (0.15 + coarse)
     return torch.tanh(sharpness * (difference - threshold).clamp(min=0))
 
 
 def borders(labels: Tensor) -> Tensor:
     """Ink [B, 1, H, W] along the borders between labels [B, H, W]."""
-    # Between nose and skin there is no line to see.
+    # Nose and skin have no visible border.
     value = labels.clone()
     value[labels == 2] = 1
     right = (value[:, :, 1:] != value[:, :, :-1]).float()
@@ -53,7 +53,7 @@ def borders(labels: Tensor) -> Tensor:
 
 
 def target(pixels: Tensor, labels: Tensor | None) -> Tensor:
-    """The drawing to learn, as ink [B, 1, H, W]."""
+    """The sketch to learn, as ink [B, 1, H, W]."""
     lines = xdog(pixels)
     if labels is None:
         return lines
@@ -63,7 +63,7 @@ def target(pixels: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def _disturb(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Other exposure, colour and noise; the drawing stays."""
+    """Changes exposure and colour and adds noise; the target stays the same."""
     n = len(pixels)
 
     def each(low: float, high: float, channels: int = 1) -> Tensor:
@@ -76,7 +76,7 @@ def _disturb(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _crops(pixels: Tensor, labels: Tensor | None, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures and their targets, enlarged or reduced and cut to the training size."""
+    """Images and their targets, randomly scaled and cropped to the training size."""
     side = int(rng.integers(_CROP, 161))
     pixels = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
     if labels is not None:
@@ -96,10 +96,10 @@ def train(
     batch: int = 8,
     cache: Path | None = None,
 ) -> None:
-    """Train and save the weights in ``out``; every third batch is cut from photographs (:mod:`mmface.zoo.photos`).
+    """Trains and saves the weights in ``out``; every third batch has crops of photographs (:mod:`mmface.zoo.photos`).
 
     Raises:
-        ServiceError: a package of photographs could not be fetched into ``cache``.
+        ServiceError: a package of photographs could not be downloaded into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -115,7 +115,7 @@ def train(
             at = rng.integers(0, len(data.images), batch)
             pixels, ink = _crops(data.pixels(at), data.labels(at), rng)
         maps = model.logits(_disturb(pixels, rng))
-        # Deep supervision as in the paper: every side map draws the picture too.
+        # Deep supervision as in the paper: every side map is trained on the target, too.
         every = torch.stack([F.binary_cross_entropy_with_logits(one, ink) for one in maps]).sum()
         return every + 2 * F.l1_loss(torch.sigmoid(maps[0]), ink)
 

@@ -1,12 +1,12 @@
-"""Train the zoo VAE: a latent space that a generator can learn within minutes.
+"""Trains the zoo VAE: its latent space is made for a generator that learns it within minutes.
 
-Sharp reconstructions are not what makes a latent space learnable: a linear codec of 33 dB has latents that jump from
-patch to patch. So the encoder is learnt from nothing, and three things keep its latents calm:
+Sharp reconstructions do not make a latent space easy to learn: the latents of a linear codec with 33 dB change abruptly
+from patch to patch. The encoder is therefore trained from scratch, and three terms keep its latents smooth:
 
-- the decoder sees latents with noise, as generators leave it, and the encoder makes room for it;
-- latents averaged 2x2 shall decode to the picture averaged 2x2 (scale equivariance, arXiv 2502.14831), which forbids
-  channels that count pixels inside a patch;
-- latents stay white: mean 0 and the identity as covariance, so they need no normalisation (``scaling_factor`` 1).
+- The decoder gets latents with noise like that of a generator's output, so the encoder learns to tolerate it.
+- Latents averaged 2x2 must decode to the image averaged 2x2 (scale equivariance, arXiv 2502.14831). This prevents
+  channels that encode single pixels of a patch.
+- Latents stay white: mean 0, covariance the identity. They need no normalisation (``scaling_factor`` 1).
 
 Shapes: B batch, C latent channels, H W image size.
 """
@@ -31,11 +31,11 @@ from mmface.zoo.drawn import TRAIN_SEED, Drawn, drawn
 from mmface.zoo.fit import Plan, fit
 
 CHANNELS, CROP = 16, 64
-NOISE = 0.5  # highest deviation of the noise added to latents
+NOISE = 0.5  # largest standard deviation of the noise added to latents
 
 
 def build() -> Any:
-    """The untrained network, 2.4 M parameters: residual blocks alone, at 1/2, 1/4 and 1/8 of the picture's side."""
+    """The untrained network with 2.4 M parameters: residual blocks at 1/2, 1/4 and 1/8 of the image side."""
     return AutoencoderDC(
         latent_channels=CHANNELS,
         encoder_block_out_channels=(0, 32, 64, 128),
@@ -49,12 +49,12 @@ def build() -> Any:
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures uint8 [N, S, S, 3] to cut crops from, with the share of a batch that each kind makes up."""
+    """Images uint8 [N, S, S, 3] to crop, by kind, each with its share of a batch."""
 
     kinds: tuple[tuple[float, Tensor], ...]
 
     def batches(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Endless batches [B, 3, CROP, CROP] in [-1, 1]: crops, some mirrored, some relit, some grey."""
+        """Endless batches [B, 3, CROP, CROP] in [-1, 1] of crops, some mirrored, relit or grey."""
         shares = [share for share, _ in self.kinds]
         while True:
             kinds = rng.choice(len(shares), batch, p=shares)
@@ -70,7 +70,7 @@ def _crop(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def _relight(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Half of the crops with other contrast, tint and brightness; one in twelve grey, as sketches are."""
+    """Changes contrast, tint and brightness of half of the crops; makes one in twelve grey, like sketches."""
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
         return torch.from_numpy(rng.uniform(low, high, (len(x), channels, 1, 1))).float()
@@ -81,7 +81,7 @@ def _relight(x: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def pool(cache: Path, portraits: int, seed: int) -> Pool:
-    """Drawn portraits, crops of free photographs, and masks in their colours (conditions are encoded too)."""
+    """Drawn portraits, crops of free photographs, and masks in colour (the VAE also encodes conditions)."""
     data = drawn(portraits, TRAIN_SEED)
     masks = np.stack([mask_to_rgb(mask) for mask in data.masks[:200]])
     crops = photos.crops(photos.fetch(cache), per_photo=12, size=96, seed=seed)
@@ -89,21 +89,21 @@ def pool(cache: Path, portraits: int, seed: int) -> Pool:
 
 
 def pool_of(data: Drawn) -> Pool:
-    """Photographs of a dataset, and their masks in colours."""
+    """Photographs of a dataset, and their masks in colour."""
     masks = np.stack([mask_to_rgb(mask) for mask in data.masks[:200]])
     return Pool(((0.92, torch.from_numpy(data.images)), (0.08, torch.from_numpy(masks))))
 
 
 def reconstruction_loss(painted: Tensor, real: Tensor) -> Tensor:
-    """L1 of pixels, and of their differences with the right and lower neighbour, which keeps edges sharp."""
+    """L1 of pixels, and of differences to the right and lower neighbours, which keeps edges sharp."""
     edges = sum((painted.diff(dim=dim) - real.diff(dim=dim)).abs().mean() for dim in (2, 3))
     return (painted - real).abs().mean() + 0.5 * edges
 
 
 def disturb(latents: Tensor) -> Tensor:
-    """Latents with noise as generators leave it: half of its variance is shared by the 2x2 latents of a token.
+    """Adds noise like that of a generator's output: the 2x2 latents of a token share half of its variance.
 
-    Each picture has its own deviation in 0 … ``NOISE``.
+    The standard deviation is random for each image, in 0 … ``NOISE``.
     """
     deviation = NOISE * torch.rand(len(latents), 1, 1, 1)
     fine, coarse = torch.randn_like(latents), torch.randn_like(latents[:, :, ::2, ::2])
@@ -112,7 +112,7 @@ def disturb(latents: Tensor) -> Tensor:
 
 
 def whiteness_loss(latents: Tensor) -> Tensor:
-    """How far latents [B, C, H, W] are from mean 0 and the identity as covariance."""
+    """The distance of latents [B, C, H, W] from mean 0 and identity covariance."""
     flat = latents.transpose(0, 1).flatten(1)
     return (flat.mean(1) ** 2).mean() + ((flat.cov() - torch.eye(CHANNELS)) ** 2).sum() / CHANNELS
 
@@ -135,13 +135,13 @@ def train(
     cache: Path | None = None,
     data: Drawn | None = None,
 ) -> None:
-    """Train and save fp16 weights in ``out``.
+    """Trains and saves fp16 weights in ``out``.
 
     Args:
         data: photographs to train on, instead of drawn portraits and free photographs.
 
     Raises:
-        ServiceError: a package of photographs could not be fetched into ``cache``.
+        ServiceError: a package of photographs could not be downloaded into ``cache``.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

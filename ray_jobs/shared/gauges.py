@@ -1,4 +1,4 @@
-"""What a training tells Prometheus, through Ray's metrics; MLflow keeps the whole history."""
+"""Exports the latest figures of training to Prometheus through Ray's metrics; MLflow has the whole history."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TAGS = ("run", "phase")
 
 
 class TrainingGauges:
-    """The newest line of the log as gauges, for rank 0.
+    """Gauges of the latest entry of the history, on rank 0.
 
     Args:
-        run: id of the MLflow run, or the training's own name without one.
-        phase: its number and resolution, like ``1-512``.
+        run: id of the MLflow run, or the name of the training run if there is none.
+        phase: number and resolution of the phase, such as ``1-512``.
     """
 
     def __init__(self, run: str, phase: str) -> None:
@@ -38,10 +38,10 @@ class TrainingGauges:
         }
 
     def show(self, entry: Mapping[str, float], steps: int) -> None:
-        """Takes over one entry of the history; what it does not measure keeps its last value.
+        """Sets the gauges to one entry of the history; gauges without a value in the entry do not change.
 
         Args:
-            steps: of the whole phase.
+            steps: number of steps of the phase.
         """
         for name, value in {**entry, "steps": float(steps)}.items():
             if name in self._gauges:

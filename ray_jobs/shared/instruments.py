@@ -1,4 +1,4 @@
-"""How training is watched: lines in the driver's log, figures in the MLflow run."""
+"""Reports the progress of training: lines in the driver's log, metrics in the MLflow run."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ POLL_SECONDS = 1.0
 
 
 class Tracker:
-    """Rank 0's way into the MLflow run: every step once, numbered over all phases, however often it was restarted.
+    """Logs the metrics of training to the MLflow run, on rank 0.
+
+    Steps are numbered over all phases, and each is logged once, however often training is restarted.
 
     Args:
         run: id of the MLflow run.
-        uri: of the tracking server.
-        offset: steps of the phases before this one.
+        uri: URI of the tracking server.
+        offset: number of steps of the previous phases.
     """
 
     def __init__(self, run: str, uri: str, offset: int) -> None:
-        os.environ[tracking.TRACKING_VARIABLE] = uri  # a worker's environment need not be the driver's
+        os.environ[tracking.TRACKING_VARIABLE] = uri  # a worker's environment may differ from the driver's
         self.run, self.offset = run, offset
-        self.last: int | None = None  # that MLflow has; not known before it was asked
-        self.late: list[dict[str, float]] = []
-        self.refused = False  # the run was deleted, or does not take such figures: it will not take later ones either
+        self.last: int | None = None  # last step that MLflow has; None until MLflow was asked
+        self.late: list[dict[str, float]] = []  # entries that MLflow has not accepted yet
+        self.refused = False  # the run was deleted or refuses these metrics, so it will refuse later ones too
 
     def log(self, entry: dict[str, float]) -> None:
-        """Logs one entry of the history, unless an earlier attempt did, and those that MLflow did not take before.
+        """Logs one entry of the history, unless an earlier attempt did, after any entries that are still waiting.
 
-        Raises nothing: figures are not worth a run, and they are in its history too.
+        Never raises: missing metrics must not end training, and the history has them too.
         """
         if self.refused:
             return
@@ -48,14 +50,14 @@ class Tracker:
                 self._log(self.late[0])
                 self.late.pop(0)
         except ServiceError as error:
-            log.warning("%s; %d lines are kept for it", error, len(self.late))
+            log.warning("%s; %d lines of metrics are kept and sent later", error, len(self.late))
         except RegistryError as error:
             self._give_up(error)
 
     def _give_up(self, error: RegistryError) -> None:
         self.refused = True
         self.late.clear()
-        log.warning("MLflow refuses the figures of run %s (%s); training goes on without them", self.run, error.message)
+        log.warning("MLflow refuses metrics of run %s (%s); training continues without them", self.run, error.message)
 
     def _log(self, entry: dict[str, float]) -> None:
         if self.last is None:
@@ -72,7 +74,7 @@ class Tracker:
             self.last = step
 
     def preview(self, step: int, png: bytes) -> None:
-        """Stores a picture as ``previews/step-000500.png``; a restarted run that paints it again replaces it."""
+        """Stores a preview as ``previews/step-000500.png``; a restarted run replaces previews that it paints again."""
         if self.refused:
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -81,16 +83,16 @@ class Tracker:
             try:
                 tracking.log_artifact(self.run, path, "previews")
             except ServiceError as error:
-                log.warning("%s; the preview of step %d is not kept", error, step)
+                log.warning("%s; the preview of step %d is not stored", error, step)
             except RegistryError as error:
                 self._give_up(error)
 
 
 def describe(title: str, entry: Mapping[str, float], steps: int) -> str:
-    """One line for a person.
+    """One line of the log that reports an entry of the history.
 
     Args:
-        entry: of the history; with the held-out loss of an earlier one, if it was ever measured.
+        entry: the entry, completed with the latest held-out loss if there is one.
     """
     minutes, seconds = divmod(round(entry["eta_s"]), 60)
     held_out = f"  held-out {entry['held_out/loss']:.4f}" if "held_out/loss" in entry else ""
@@ -101,10 +103,12 @@ def describe(title: str, entry: Mapping[str, float], steps: int) -> str:
 
 
 class Progress:
-    """The latest line about a run, in the store: workers may be on other machines, and Ray does not pass on their logs.
+    """The latest progress line of a run, passed from its workers to the driver through the store.
+
+    Workers may be on other machines, and Ray does not forward their logs.
 
     Args:
-        store: where jobs and workers meet.
+        store: a store that driver and workers share.
         run: name of the run.
     """
 
@@ -112,13 +116,13 @@ class Progress:
         self.store, self.key = store, f"progress/{run}"
 
     def write(self, line: str) -> None:
-        """Leaves a line for whoever watches."""
+        """Writes a line for the driver to show."""
         self.store.write(self.key, line.encode())
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Logs every new line meanwhile."""
-        self.store.delete(self.key)  # of a run that was killed
+        """Context manager that logs every new line of the workers."""
+        self.store.delete(self.key)  # a line of a killed run
         over = threading.Event()
         thread = threading.Thread(target=self._show, args=(over,), daemon=True)
         thread.start()
@@ -129,15 +133,15 @@ class Progress:
             thread.join()
             try:
                 self.store.delete(self.key)
-            except ServiceError as error:  # what ended the run says more
-                log.warning("%s", error)
+            except ServiceError as error:  # not raised: it would hide the error that ended the run
+                log.warning("cannot delete the progress line: %s", error)
 
     def _read(self) -> str:
-        """The line that lies there; none while the store does not answer, for training goes on without it."""
+        """The stored line; empty while the store does not answer, since training does not need it."""
         try:
             return self.store.read(self.key).decode() if self.store.exists(self.key) else ""
         except (DatasetError, ServiceError) as error:
-            log.debug("the progress of training could not be read: %s", error)
+            log.debug("cannot read the progress of training: %s", error)
             return ""
 
     def _show(self, over: threading.Event) -> None:

@@ -1,4 +1,4 @@
-"""What every job shares: its arguments, reaching Ray, and running a stage exactly once over the parts of a dataset."""
+"""Code that all jobs share: arguments, connecting to Ray, and running a stage exactly once over its parts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import Any
 
 from mmface import plan
 from mmface.config import Recipe
-from mmface.config.environment import prepare_environment
+from mmface.config.environment import prepare_environment, quiet_libraries
 from mmface.config.load import load_recipe
 from mmface.datasets.dataset import Publisher, open_dataset, published
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, Runner, Worker, check_budget, part_names, reconcile
+from mmface.datasets.part_worker import PartWorker, Runner, Worker
+from mmface.datasets.parts import DATA, part_names
 from mmface.datasets.reuse import gather
+from mmface.datasets.tally import check_budget, reconcile
 from mmface.errors import SAID, TRY_AGAIN, MMFaceError, StageError, UnreachableError, describe
 from mmface.networks.hub import pin_components
 from mmface.store import Store, home
@@ -26,7 +28,7 @@ from mmface.store.reach import ray_address
 
 log = logging.getLogger(__name__)
 
-POOLS = 3  # pools of actors lost in a row, without one new part between them, before a stage gives up
+POOLS = 3  # a stage fails after losing this many pools of actors in a row without a new part
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,16 @@ class JobArguments:
     mlflow_run: str | None
 
     def pinned(self) -> JobArguments:
-        """The same with the stage's components at a commit, which a flow has pinned already. Raises RecipeError."""
+        """The same arguments with the stage's components pinned to commits; no change if a flow has pinned them.
+
+        Raises:
+            RecipeError: a component cannot be pinned.
+        """
         return replace(self, recipe=pin_components(self.recipe, plan.COMPONENTS[self.stage]))
 
 
 def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[str] = ()) -> JobArguments:
-    """``--recipe PATH [--set key=value] [--inputs name=URI] [--home URI] [--phase I] [--mlflow-run ID]``."""
+    """Parses ``--recipe PATH [--set key=value] [--inputs name=URI] [--home URI] [--phase I] [--mlflow-run ID]``."""
     parser = argparse.ArgumentParser(prog=f"python -m ray_jobs.{stage}")
     parser.add_argument("--recipe", required=True, help="name or path of the recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one recipe key")
@@ -67,13 +73,14 @@ def parse_arguments(stage: str, argv: Sequence[str] | None, *, needs: Iterable[s
 
 
 def run_as_program(main: Callable[[], str | list[str]]) -> None:
-    """``python -m ray_jobs.<stage>``: progress on stderr, the URIs of its datasets on stdout.
+    """Runs a job as a program: prints progress on stderr and the URIs of its datasets on stdout.
 
-    A mistake that we know is one line and exit code 2; a service that does not answer is one line and ``TRY_AGAIN``.
+    An error of the mmface tree prints one line and exits with code 2, or ``TRY_AGAIN`` if a service did not answer.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("ray_jobs", "mmface", "__main__"):
         logging.getLogger(name).setLevel(logging.INFO)
+    quiet_libraries()
     try:
         prepare_environment()
         made = main()
@@ -84,10 +91,10 @@ def run_as_program(main: Callable[[], str | list[str]]) -> None:
 
 
 def connect_ray() -> None:
-    """Joins the cluster of ``RAY_ADDRESS``, or starts Ray on this machine; does nothing when connected.
+    """Connects to the cluster at ``RAY_ADDRESS``, or starts Ray on this machine; does nothing if already connected.
 
     Raises:
-        ServiceError: ``RAY_ADDRESS`` names a place where nothing answers.
+        ServiceError: nothing answers at ``RAY_ADDRESS``.
     """
     import ray
 
@@ -97,15 +104,16 @@ def connect_ray() -> None:
     if address:
         ray.init(address=address)
     else:
-        # "local": without an address Ray would join whatever cluster was started on this machine last.
+        # With "local" Ray starts; without an address it would join the cluster that was last started on this machine.
         options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
         ray.init(address="local", logging_level="warning", **options)
 
 
 def exactly_once(home: Store, identity: Identity, make: Callable[[Publisher], str]) -> str:
-    """The dataset of ``identity``: the published one, or what ``make`` publishes.
+    """URI of the dataset with ``identity``: the published one, or the one that ``make`` publishes.
 
-    Of two runs at once the first publishes. What the other then stumbles over is of no account: it takes the winner's.
+    If two runs work on it at once, the first to publish wins. Errors of the losing run are ignored; it returns the
+    winner's dataset.
     """
     found = published(home, identity)
     if found:
@@ -127,12 +135,13 @@ def run_stage(
     *,
     extra: Callable[[Store], Mapping[str, Any]] | None = None,
 ) -> str:
-    """A whole stage over the parts of its first input: maps what is unfinished, checks the budget, publishes.
+    """Runs a stage over the parts of its first input: maps unfinished parts, checks the error budget, publishes.
 
     Args:
-        extra: what the manifest is to say beside the counts, asked when every part is finished.
+        extra: returns further facts for the manifest; called after all parts are finished.
 
-    Returns the dataset's URI; at once if it is published already.
+    Returns:
+        The dataset's URI; at once if it is published already.
     """
 
     def work(publisher: Publisher) -> str:
@@ -145,7 +154,7 @@ def run_stage(
 
 
 def publish_parts(publisher: Publisher, parts: Sequence[str], recipe: Recipe, extra: Mapping[str, Any]) -> str:
-    """Counts the finished parts, checks the error budget, publishes; returns the dataset's URI."""
+    """Counts the rows of the finished parts, checks the error budget, publishes; returns the dataset's URI."""
     tally = reconcile(publisher, parts)
     check_budget(publisher, tally.counts, recipe.data.max_quarantined)
     return publisher.publish(tally.counts, extra={**tally.extra, **extra}, files=tally.files)
@@ -154,16 +163,16 @@ def publish_parts(publisher: Publisher, parts: Sequence[str], recipe: Recipe, ex
 def run_parts(
     publisher: Publisher, parts: Sequence[str], make: Callable[[], Worker], workers: int, *, folder: str = DATA
 ) -> None:
-    """Runs the parts that ``folder`` does not hold yet on at most ``workers`` Ray Data actors.
+    """Runs the parts that are missing in ``folder`` on at most ``workers`` Ray Data actors.
 
-    An actor that dies is replaced and its part tried again; see :mod:`mmface.datasets.journal` for what ends that.
+    If an actor dies, it is replaced and its part is retried; :mod:`mmface.datasets.journal` limits the retries.
 
     Args:
-        make: builds the worker, inside its actor.
+        make: creates the worker, inside its actor.
 
     Raises:
-        StageError: processes die and no part gets finished, or Ray itself was lost.
-        MMFaceError: what a worker raised; what was finished before is kept.
+        StageError: processes keep dying without finishing a part, or the connection to Ray was lost.
+        MMFaceError: raised by a worker; finished parts are kept.
     """
     stage = publisher.identity.stage
     todo = _unfinished(publisher, parts, folder)
@@ -174,23 +183,27 @@ def run_parts(
     from ray.exceptions import RayActorError, RayError
 
     connect_ray()
-    barren = 0
+    lost_pools = 0
     while todo:
         rows = 0
         try:
             for done, (part, count) in enumerate(_map_parts(publisher, todo, make, workers, folder), 1):
                 rows += count
-                log.info("%s: %d of %d parts, %d rows (%s)", stage, done, len(todo), rows, part)
+                figures = {"name": stage, "done": done, "total": len(todo), "rows": rows}
+                line = "%s: %d of %d parts, %d rows (%s)"
+                log.info(line, stage, done, len(todo), rows, part, extra={"progress": figures})
             return
         except RayActorError as error:
             left = _unfinished(publisher, parts, folder)
-            barren = barren + 1 if len(left) == len(todo) else 0
-            if barren == POOLS:
-                raise StageError(f"workers die before they finish a part ({cause_of(error)})", field=stage) from error
-            log.warning("%s: workers were lost (%s); %d parts are left", stage, cause_of(error), len(left))
+            lost_pools = lost_pools + 1 if len(left) == len(todo) else 0
+            if lost_pools == POOLS:
+                remedy = "look for the cause in the Ray logs, give the job more memory or lower data.workers"
+                message = f"workers died {POOLS} times before they finished a part ({cause_of(error)}); {remedy}"
+                raise StageError(message, field=stage) from error
+            log.warning("%s: lost workers (%s); retrying the %d parts that are left", stage, cause_of(error), len(left))
             todo = left
         except RayError as error:
-            raise StageError(f"{cause_of(error)}; run again to go on where it stopped", field=stage) from error
+            raise StageError(f"{cause_of(error)}; run again to resume where it stopped", field=stage) from error
 
 
 def _unfinished(publisher: Publisher, parts: Sequence[str], folder: str) -> list[str]:
@@ -201,7 +214,7 @@ def _unfinished(publisher: Publisher, parts: Sequence[str], folder: str) -> list
 def _map_parts(
     publisher: Publisher, parts: Sequence[str], make: Callable[[], Worker], workers: int, folder: str
 ) -> Iterator[tuple[str, int]]:
-    """Names and rows of the parts as they get finished. Raises what a worker raised."""
+    """(name, number of rows) of each part when it is finished. Raises the error of a worker."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -217,12 +230,12 @@ def _map_parts(
             try:
                 return {"part": [part], "rows": [self.runner.run(part)], "error": [None]}
             except MMFaceError as error:
-                # Raised here, Ray Data would hand on its text alone.
+                # Returned, not raised: Ray Data would pass on only the text of an exception.
                 return {"part": [part], "rows": [0], "error": [error]}
-            except Exception as error:  # any: whatever a worker cannot be built for, or a defect
-                log.exception("%s: %s", stage, part)
+            except Exception as error:  # any type: a worker that cannot be created, or a bug
+                log.exception("%s: %s failed", stage, part)
                 failed = StageError(
-                    f"{part}: {describe(error)}; its traceback is in Ray's log of the worker", field=stage
+                    f"{part}: {describe(error)}; the traceback is in Ray's log of the worker", field=stage
                 )
                 return {"part": [part], "rows": [0], "error": [failed]}
 
@@ -235,11 +248,11 @@ def _map_parts(
 
 
 def cause_of(error: Exception) -> str:
-    """An error of Ray in one line: of a task what it raised, else what Ray says first."""
+    """An error of Ray in one line: for a task the exception that it raised, otherwise the first line of the message."""
     from ray.exceptions import RayTaskError
 
     lines = re.sub(r"\x1b\[\d*m", "", str(error)).strip().splitlines() or [type(error).__name__]
     if isinstance(error, RayTaskError):
-        # Beside the frames of tracebacks, the first that was raised comes first.
+        # The first line that is not part of a traceback is the exception that was raised first.
         return next((line for line in lines if line and not line.startswith((" ", "ray::", "Traceback"))), lines[-1])
     return lines[0]

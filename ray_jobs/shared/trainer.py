@@ -1,4 +1,4 @@
-"""What runs in each worker of a training run, between Ray Train and ``mmface.train``."""
+"""The code of a training worker: connects Ray Train with ``mmface.train``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker has to know."""
+    """The settings of a training run that its workers need.
+
+    Attributes:
+        inputs: URIs of the datasets, by name.
+        run: name of the run, by stage and fingerprint.
+        home: URI of the home.
+        mlflow_run: id of the MLflow run, if metrics are logged.
+        threads: of torch in each worker; None leaves the number to torch.
+    """
 
     recipe: Recipe
     phase: int
@@ -39,22 +47,22 @@ class Work:
     threads: int | None = None
 
     def checkpoints(self) -> Checkpoints:
-        """Where the run keeps its checkpoints."""
+        """The run's checkpoints."""
         from mmface.train.checkpoints.run import Checkpoints
 
         return Checkpoints(Store(self.home), self.run, keep_last=self.recipe.train.keep_last)
 
 
 def start_key(work: Work) -> str:
-    """Where the run says what it goes on from."""
+    """Name under which the run's :class:`Progress` reports from which checkpoint it resumes."""
     return f"{work.run}-start"
 
 
 def train_worker(config: dict[str, Any]) -> int | MMFaceError:
-    """What runs in each worker: returns the last step.
+    """The function that Ray Train runs in each worker; returns the last step.
 
-    An error that every rank meets alike is handed back: trying again would not help. Any other is raised, so that Ray
-    ends the whole group instead of letting the others wait.
+    Errors that occur on every rank alike are returned, because a restart would not help. Other exceptions are raised,
+    so that Ray stops all workers instead of letting the others wait.
     """
     import ray.train
     import torch
@@ -66,7 +74,7 @@ def train_worker(config: dict[str, Any]) -> int | MMFaceError:
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
     if work.threads:
-        torch.set_num_threads(work.threads)  # Ray allows one
+        torch.set_num_threads(work.threads)  # Ray sets one thread
     with scratch_folder() as scratch:
         try:
             return train(work, world, scratch, context.get_local_world_size())
@@ -75,17 +83,18 @@ def train_worker(config: dict[str, Any]) -> int | MMFaceError:
 
 
 def train(work: Work, world: World, scratch: Path, neighbours: int) -> int:
-    """Goes on from the newest checkpoint, or starts, and trains to the last step, which it returns.
+    """Starts training, or resumes from the newest checkpoint, and trains to the last step, which it returns.
 
-    ``neighbours``: workers of this machine.
+    Args:
+        neighbours: number of workers on this machine.
     """
     from mmface.train.checkpoints.keeper import Keeper, resume
     from mmface.train.loop import train_phase
+    from mmface.train.memory_check import check_memory
     from mmface.train.parallel.ranks import together
-    from mmface.train.room import check_room
 
     checkpoints, folder = work.checkpoints(), scratch / "checkpoint"
-    together(world, lambda: check_room(work.recipe, work.phase, world, neighbours))
+    together(world, lambda: check_memory(work.recipe, work.phase, world, neighbours))
     data, held_out, previous = together(world, lambda: load_inputs(work, scratch))
     found = resume(checkpoints, world, folder)
     if found and world.rank == 0:
@@ -107,7 +116,7 @@ def train(work: Work, world: World, scratch: Path, neighbours: int) -> int:
 
 
 def steps_before(work: Work) -> int:
-    """Steps of the phases before this one, as they were trained: each had rows of its own."""
+    """Number of steps of the previous phases, from their manifests, since it depends on the rows of each phase."""
     steps, uri = 0, work.inputs.get("previous")
     while uri:
         manifest = open_dataset(uri).manifest
@@ -116,7 +125,7 @@ def steps_before(work: Work) -> int:
 
 
 def load_inputs(work: Work, scratch: Path) -> tuple[TrainingSet, TrainingSet | None, Path | None]:
-    """The training rows, those that are held out, and the folder with the previous phase's weights."""
+    """The training rows, the held-out rows, and the folder with the weights of the previous phase."""
     from mmface.train.rows.sets import load_sets
 
     rows = work.recipe.watch.held_out_rows
@@ -129,7 +138,7 @@ def load_inputs(work: Work, scratch: Path) -> tuple[TrainingSet, TrainingSet | N
 
 
 def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path | None) -> Hooks:
-    """Rank 0 shows, exports and tracks the figures; all ranks keep checkpoints together."""
+    """The hooks of the training loop: rank 0 reports metrics and previews; all ranks save checkpoints together."""
     from mmface.train.checkpoints.state import read_history
     from mmface.train.hooks import Hooks
 
@@ -141,7 +150,7 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
     tracker = None
     if world.rank == 0 and work.mlflow_run and work.tracking_uri:
         tracker = Tracker(work.mlflow_run, work.tracking_uri, offset)
-    known: dict[str, float] = {}  # a line of the log does not always measure the held-out loss
+    known: dict[str, float] = {}  # latest value of each metric; not every entry has the held-out loss
     for entry in read_history(resume) if resume else []:
         known.update(entry)
         if tracker:
@@ -153,8 +162,8 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
         try:
             progress.write(describe(f"train {work.phase} ({phases[work.phase].resolution} px)", known, steps))
         except ServiceError as error:
-            # A line for people is not worth a run; the next checkpoint tells whether the store is gone for good.
-            log.warning("%s", error)
+            # A lost progress line must not end training; if the store stays unreachable, the next checkpoint fails.
+            log.warning("cannot write the progress line: %s", error)
         if tracker:
             tracker.log(entry)
 

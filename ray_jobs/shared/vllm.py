@@ -1,8 +1,8 @@
-"""A captioning model behind vLLM (``ray.data.llm``), whose answers are recorded part by part before they are judged.
+"""Captions from vLLM (``ray.data.llm``): its answers are recorded part by part, then the ``captions`` stage reads them.
 
-An engine takes minutes to start and lives outside the stage's actors. So it answers all unfinished parts in one pass,
-once a try; the answers lie below ``work/`` until the dataset is published, and the ``captions`` stage reads them there
-as if it had asked. A pass that was killed goes on with the parts that have no answers yet.
+An engine takes minutes to start and runs outside the stage's workers. Each try is therefore one pass over all
+unfinished parts. The answers are stored below ``work/`` until the dataset is published; the stage reads them as if it
+asked the model itself. A pass that is interrupted resumes with the parts that have no answers yet.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, look_up, read_part
+from mmface.datasets.part_worker import PartWorker, look_up
+from mmface.datasets.parts import DATA, read_part
 from mmface.datasets.records import CAPTIONS, ORIGIN
 from mmface.datasets.reuse import Known
 from mmface.datasets.stage import Row
@@ -30,6 +31,9 @@ from mmface.store import Store
 from mmface.store.tables import read_rows, to_parquet
 from ray_jobs.shared.job import cause_of, connect_ray
 
+if TYPE_CHECKING:
+    from mmface.data.captions.ask import Question
+
 ANSWERS = pa.schema(
     [("id", pa.string()), ("slot", pa.int32()), ("prompt", pa.string()), ("answer", pa.string()), ("of", pa.int32())]
 )
@@ -37,19 +41,20 @@ Ask = Callable[[Sequence[str], int], Iterable[Row]]
 
 
 def require_vllm() -> None:
-    """Raises RecipeError where vLLM is not installed."""
+    """Raises RecipeError if vLLM is not installed."""
     if find_spec("vllm") is None:
         message = "vllm is not installed here; pip install 'ray[llm]' on the cluster, or set transformers"
         raise RecipeError(message, field="captioning.engine")
 
 
 def record_answers(publisher: Publisher, parts: Sequence[str], tries: int, ask: Ask) -> None:
-    """Asks about every part that has no answers yet, try by try, and writes each part's answers once they are complete.
+    """Runs one pass per try over the parts that have no answers yet; writes a part's answers once all have arrived.
 
     Args:
         parts: names of the parts.
         tries: how often a question is asked at most.
-        ask: answers the open questions of the named parts at a try, in any order; each row says how many its part has.
+        ask: answers the questions of the named parts at a try, in any order; ``of`` in each row is the number of
+            questions of its part.
     """
     finished = _names(publisher.finished(DATA))
     for attempt in range(tries):
@@ -66,28 +71,34 @@ def record_answers(publisher: Publisher, parts: Sequence[str], tries: int, ask: 
 
 
 class Questions:
-    """The open questions of a part at a try: first every prompt, then those whose last answer was refused.
+    """The questions of a part at a try: at the first try every prompt, later those whose last answer was refused.
 
-    Nothing is asked about rows that an earlier dataset holds; the stage copies these.
+    Rows of an earlier dataset are left out: the stage copies their captions.
     """
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
         self.identity, self.store, self.recipe = identity, store, recipe
 
     def __call__(self, part: str, attempt: int) -> list[Row]:
-        """Rows of ``part id slot prompt of image``; the picture as a data URL."""
-        pictures = dict(self._pictures(self._unknown(part)))
-        if attempt == 0:
-            prompts = self.recipe.captioning.prompts[: self.recipe.data.captions_per_image]
-            asked = [(row, slot, prompt) for row in pictures for slot, prompt in enumerate(prompts)]
-        else:
-            asked = list(self._refused(part, attempt - 1))
+        """Rows of ``part id slot prompt of image``; the photograph as a data URL."""
+        from mmface.data.captions.ask import Question, ask_until_accepted
+
+        prompts = self.recipe.captioning.prompts[: self.recipe.data.captions_per_image]
+        questions = [
+            Question(row, url, prompt, slot)
+            for row, url in self._pictures(self._new_rows(part))
+            for slot, prompt in enumerate(prompts)
+        ]
+        captioner = RecordedAnswers(self.recipe.components.captioner)
+        captioner.load(self.store.child(self.identity.key), part, attempt)
+        reviewed = ask_until_accepted(questions, captioner, tries=attempt, min_words=self.recipe.captioning.min_words)
+        total = len(reviewed.unanswered)
         return [
-            {"part": part, "id": row, "slot": slot, "prompt": prompt, "of": len(asked), "image": pictures[row]}
-            for row, slot, prompt in asked
+            {"part": part, "id": one.row, "slot": one.slot, "prompt": one.prompt, "of": total, "image": one.picture}
+            for one in reviewed.unanswered
         ]
 
-    def _unknown(self, part: str) -> list[Row]:
+    def _new_rows(self, part: str) -> list[Row]:
         from mmface.data.captions import Captions
 
         inputs = [open_dataset(uri) for uri in self.identity.inputs.values()]
@@ -104,36 +115,35 @@ class Questions:
                 limits = self.recipe.data.max_megapixels, self.recipe.picture_side
                 picture = None if supplied(row) else square_picture(row["image"], *limits)
             except InputError:
-                continue  # the stage sets the row aside, and says why
+                continue  # the stage puts the row into quarantine, with the reason
             if picture is not None:
                 sink = BytesIO()
                 picture.save(sink, "PNG")
                 yield row["id"], f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
-    def _refused(self, part: str, attempt: int) -> Iterator[tuple[str, int, str]]:
-        from mmface.data.captions.ask import again
-        from mmface.data.captions.rules import Rejection, review
-
-        for row in recorded(self.store.child(self.identity.key), part, attempt):
-            judged = review(row["answer"], row["prompt"], self.recipe.captioning.min_words)
-            if isinstance(judged, Rejection):
-                yield row["id"], row["slot"], again(row["prompt"], judged.reason)
-
 
 class RecordedAnswers:
-    """The captioner of a stage whose model has answered already."""
+    """A captioner that gives the recorded answers of a part."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.answers: dict[tuple[str, str], str] = {}
 
-    def __call__(self, questions: Sequence[Any]) -> list[str]:
+    def load(self, store: Store, part: str, tries: int) -> None:
+        """Takes the answers of a part's first ``tries`` tries, in place of those of the last part."""
+        self.answers = {
+            (row["id"], row["prompt"]): row["answer"]
+            for attempt in range(tries)
+            for row in recorded(store, part, attempt)
+        }
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
         """The recorded answer to each question."""
         return [self.answers[question.row, question.prompt] for question in questions]
 
 
 class RecordedWorker(PartWorker):
-    """A worker that lays a part's answers before the stage."""
+    """A worker that runs the ``captions`` stage on the recorded answers of each part."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
         from mmface.data.captions import Captions
@@ -143,23 +153,19 @@ class RecordedWorker(PartWorker):
         super().__init__(identity, store, Captions(recipe, self.captioner))
 
     def run(self, part: str) -> int:
-        """Makes one part."""
-        self.captioner.answers = {
-            (row["id"], row["prompt"]): row["answer"]
-            for attempt in range(self.tries)
-            for row in recorded(self.publisher.store, part, attempt)
-        }
+        """Makes one part; returns its number of rows."""
+        self.captioner.load(self.publisher.store, part, self.tries)
         return super().run(part)
 
 
 def recorded(store: Store, part: str, attempt: int) -> list[Row]:
-    """A part's answers at a try; none where nothing was asked."""
+    """A part's answers at a try; empty if nothing was asked."""
     path = f"{_folder(attempt)}/{part}"
     return read_rows(store.read(path)) if store.exists(path) else []
 
 
 def vllm(questions: Questions) -> Ask:
-    """Asks vLLM engines, ``data.workers`` of them; each needs a GPU."""
+    """An :data:`Ask` that runs ``data.workers`` vLLM engines; each needs a GPU."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
     from ray.exceptions import RayError
@@ -167,7 +173,7 @@ def vllm(questions: Questions) -> Ask:
     connect_ray()
     recipe = questions.recipe
     model, _, revision = recipe.components.captioner.partition("@")
-    most = recipe.captioning.max_new_tokens
+    limit = recipe.captioning.max_new_tokens
     processor = build_processor(
         vLLMEngineProcessorConfig(
             model_source=model,
@@ -175,34 +181,34 @@ def vllm(questions: Questions) -> Ask:
             concurrency=recipe.data.workers,
             prepare_multimodal_stage={"enabled": True, "chat_template_content_format": "openai"},
         ),
-        preprocess=lambda row: {**row, **_request(row["prompt"], row["image"], most)},
-        postprocess=lambda row: _answer(row, most),
+        preprocess=lambda row: {**row, **_request(row["prompt"], row["image"], limit)},
+        postprocess=lambda row: _answer(row, limit),
     )
 
     def ask(parts: Sequence[str], attempt: int) -> Iterable[Row]:
         blocks = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-        asked = blocks.flat_map(lambda row: questions(str(row["part"]), attempt))
+        rows = blocks.flat_map(lambda row: questions(str(row["part"]), attempt))
         try:
-            yield from processor(asked).iter_rows()
+            yield from processor(rows).iter_rows()
         except RayError as error:
-            message = f"{cause_of(error)}; run again to go on with the parts that have no answers"
+            message = f"{cause_of(error)}; run the job again to resume with the parts that have no answers"
             raise StageError(message, field="captions") from error
 
     return ask
 
 
-def _request(prompt: str, image: str, most: int) -> dict[str, Any]:
+def _request(prompt: str, image: str, limit: int) -> dict[str, Any]:
     content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": prompt}]
     return {
         "messages": [{"role": "user", "content": content}],
-        "sampling_params": {"temperature": 0.0, "max_tokens": most},
+        "sampling_params": {"temperature": 0.0, "max_tokens": limit},
     }
 
 
-def _answer(row: Row, most: int) -> Row:
-    """An answer that was cut off loses its last word, which may be half a word."""
+def _answer(row: Row, limit: int) -> Row:
+    """The row of :data:`ANSWERS`, with ``part``; a truncated answer loses its last word, which may be incomplete."""
     text = str(row["generated_text"])
-    answer = text if row["num_generated_tokens"] < most else text.rpartition(" ")[0]
+    answer = text if row["num_generated_tokens"] < limit else text.rpartition(" ")[0]
     return {**{name: row[name] for name in ("part", "id", "slot", "prompt", "of")}, "answer": answer}
 
 

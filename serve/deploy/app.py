@@ -1,4 +1,4 @@
-"""Starting and stopping the service (§9)."""
+"""Starts and stops the service on Ray Serve (§9)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from mmface.bundles.registry import get_alias
 from mmface.bundles.tracking import TRACKING_VARIABLE, tracking_uri
 from mmface.config import Recipe, Serve
-from mmface.errors import RegistryError, ServiceError
+from mmface.errors import RegistryError, ServiceError, UnhealthyModelError
 from mmface.store import HOME_VARIABLE, home
 from mmface.store.reach import ray_address
 from serve.deploy.deployments import UNSERVED, build
@@ -25,8 +25,9 @@ from serve.guards.access import Key, read_keys
 
 APP = "mmface"
 START_S = 300.0
-# Addresses and credentials of the store and of MLflow. What names a file of this machine is of no use elsewhere.
-HANDED_ON = (
+# Variables that replicas get: addresses and credentials of the store and of MLflow. Variables that name files are left
+# out, because the files exist only on this machine.
+FORWARDED = (
     "AWS_ACCESS_KEY_ID",
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",
@@ -52,22 +53,22 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     """Serves the model that the recipe's alias points to.
 
     Args:
-        recipe: ``serve`` says where and within which limits.
-        blocking: stay until SIGINT or SIGTERM, then stop the service.
-        home: becomes this process's ``MMFACE_HOME``; the environment's if not given.
+        recipe: its ``serve`` has host, port, model and limits.
+        blocking: run until SIGINT or SIGTERM, then stop the service.
+        home: set as this process's ``MMFACE_HOME``; by default the environment's value stays.
 
     Returns:
-        The base URL; its ``/readyz`` has answered.
+        The base URL; its ``/readyz`` has answered 200, unless ``blocking``.
 
     Raises:
-        RegistryError: nothing has that alias yet.
-        ServiceError: Ray or the registry is not reachable, the port is taken, or the model does not become ready; when
-            ``blocking`` a model that cannot be loaded is waited for instead, and ``/readyz`` says why.
+        RegistryError: no version has the alias yet.
+        ServiceError: Ray or the registry cannot be reached, the port is taken, or the model does not become ready. If
+            ``blocking``, the service waits for a model that cannot be loaded, and ``/readyz`` says why.
     """
     settings = recipe.serve
     if home is not None:
         os.environ[HOME_VARIABLE] = home
-    _keys(settings)  # a mistake in them costs no start
+    _keys(settings)  # fails early if they are malformed
     if get_alias(settings.model_name, settings.alias) is None:
         message = f"{settings.model_name} has no {settings.alias} yet: run mmface retrain"
         raise RegistryError(message, field="serve.alias")
@@ -79,11 +80,11 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
     try:
         _deploy(settings)
     except ServiceError as error:
-        if not (blocking and error.field == UNSERVED):
+        if not (blocking and isinstance(error, UnhealthyModelError)):
             if fresh:
                 shutdown()
             raise
-        log.warning("serve: up, but not ready: %s", error.message)
+        log.warning("serve: running, but not ready: %s", error.message)
     if blocking:
         _until_signal()
         shutdown()
@@ -91,21 +92,21 @@ def run(recipe: Recipe, *, blocking: bool = False, home: str | None = None) -> s
 
 
 def shutdown() -> None:
-    """Stops the service; generations in flight are finished first. Ray goes on."""
+    """Stops the service after the running generations have finished. Ray keeps running."""
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def base_url(settings: Serve) -> str:
-    """Where clients on this machine reach the service."""
+    """The URL of the service for clients on this machine."""
     host = _local(settings.host)
     return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 def connect() -> None:
-    """Joins the Ray cluster of ``RAY_ADDRESS`` or starts Ray here, unless this process is connected already.
+    """Connects to the Ray cluster of ``RAY_ADDRESS``, or starts a local Ray, unless this process is connected already.
 
     Raises:
-        ServiceError: nothing answers at ``RAY_ADDRESS``.
+        ServiceError: the cluster at ``RAY_ADDRESS`` cannot be reached.
     """
     if ray.is_initialized():
         return
@@ -113,20 +114,20 @@ def connect() -> None:
     if address:
         ray.init(address=address)
     else:
-        # "local": without an address Ray would join whatever cluster was started on this machine last.
+        # "local", because without an address Ray would join the cluster that was last started on this machine.
         options = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
         ray.init(address="local", logging_level=logging.WARNING, **options)
 
 
 def require_free_port(settings: Serve) -> None:
-    """Raises ServiceError with the remedy when something listens on the port already."""
+    """Raises a ServiceError if another process listens on the port already."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            remedy = "stop what listens there or choose another with --set serve.port=PORT"
+            remedy = "stop the process that listens there, or choose another port with --set serve.port=PORT"
             raise ServiceError(
                 f"{settings.host}:{settings.port}: {error.strerror}; {remedy}", field="serve.port"
             ) from None
@@ -158,13 +159,13 @@ def _deploy(settings: Serve) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What replicas need to reach the same registry; a relative home would mean another folder there."""
-    credentials = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
+    """Variables that let replicas reach the same registry. The home is absolute, as they run in another folder."""
+    credentials = {name: os.environ[name] for name in FORWARDED if name in os.environ}
     return {HOME_VARIABLE: home().uri, TRACKING_VARIABLE: tracking_uri(), **credentials}
 
 
 def _keys(settings: Serve) -> tuple[Key, ...] | None:
-    """The keys of this process's environment; None where a cluster's ingress may have them in its own."""
+    """The API keys in this process's environment; None if only the environment of a cluster's ingress may have them."""
     variable = settings.api_keys_env
     elsewhere = variable is not None and variable not in os.environ and ray_address() is not None
     return None if elsewhere else read_keys(settings)
@@ -182,7 +183,7 @@ def _wait_until_ready(settings: Serve) -> None:
             if response.status == 200:
                 return
             if response.status == 503 and f'"{UNSERVED}"' in answer:
-                raise ServiceError(f"the model could not be served: {answer}", field=UNSERVED)
+                raise UnhealthyModelError(f"the model could not be served: {answer}", field=UNSERVED)
         except (OSError, HTTPException) as error:
             answer = str(error)
         finally:

@@ -1,6 +1,6 @@
 """Ray Serve deployments: an ingress that checks requests, and replicas that hold the model.
 
-Torch is imported where a replica starts: neither the ingress nor the command line waits for it.
+Only replicas import torch, when they start, so that neither the ingress nor the command line waits for it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from serve.guards.access import Key
-    from serve.http.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
+    from serve.http.job import Generated, Job, Progress
+    from serve.http.requests import Modality
+    from serve.http.schemas import ModelInfo, Readiness
 
-UNSERVED = "serve.alias"  # the field of the error of a replica that has no model
-PROBES = 8  # places of a replica beside its generations: readiness, models, conversions
+UNSERVED = "serve.alias"  # field of the error that a replica without a model raises
+PROBES = 8  # calls that a replica takes besides generations: readiness, models, conversions
 
 
 class Replica:
-    """The versions that the aliases point to (:class:`serve.deploy.models.Models`), measured.
+    """Serves the versions that the aliases point to (:class:`serve.deploy.models.Models`), and exports metrics.
 
-    It starts without a model where none can be loaded, and says so until one can.
+    It starts even if no model can be loaded; until one can, its calls raise a ServiceError that says why.
     """
 
     async def __init__(self, settings: Serve, threads: int, environment: dict[str, str]) -> None:
@@ -44,8 +46,8 @@ class Replica:
         from serve.deploy.gauges import Gauges
         from serve.deploy.models import Models
 
-        disable_progress_bar()  # of loading, in a log
-        # Ray limits OpenMP to the CPUs an actor reserves; denoising wants what the machine has.
+        disable_progress_bar()  # loading would fill the log with it
+        # Ray limits OpenMP to the CPUs that the actor reserves; denoising should use the whole machine.
         torch.set_num_threads(threads)
         self._gauges = Gauges()
         device = "cuda" if settings.use_gpu else "cpu"
@@ -72,19 +74,19 @@ class Replica:
         return await self._models.champion().convert(photo, modality)
 
     async def describe(self) -> list[ModelInfo]:
-        """What is served, the champion first."""
+        """The served versions, the champion first."""
         self._models.champion()
         return [generator.info for generator in self._models.serving()]
 
     async def ready(self) -> Readiness:
-        """See :meth:`Generator.ready`; names a champion that could not be loaded."""
+        """See :meth:`Generator.ready`; ``refused`` names a champion that cannot be loaded."""
         readiness = await self._models.champion().ready()
         return readiness.model_copy(update={"refused": self._models.refused})
 
     async def check_health(self) -> None:
-        """See :meth:`Generator.check_health`; a replica without a model is whole, only not ready."""
+        """See :meth:`Generator.check_health`; a replica without a model is healthy, only not ready."""
         if self._following.done():
-            raise ServiceError("aliases are not followed any more; see the replica's log")
+            raise ServiceError("the task that follows the aliases has ended; see the replica's log")
         for generator in self._models.serving()[:1]:
             self._gauges.refused(generator.info.version, self._models.refused is not None)
         for generator in self._models.serving():
@@ -92,15 +94,15 @@ class Replica:
 
 
 class Remote:
-    """The replicas as a :class:`serve.http.api.Backend`: Ray's errors become ours, cancelling reaches the replica."""
+    """The replicas as a :class:`serve.http.backend.Backend`: translates Ray's errors and forwards cancellation."""
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
         self.handle = handle
 
     async def generate(self, job: Job) -> Generated:
         """See :meth:`Generator.generate`."""
-        made: Generated = await self._call("generate", job)
-        return made
+        generated: Generated = await self._call("generate", job)
+        return generated
 
     async def convert(self, photo: bytes, modality: Modality) -> bytes:
         """See :meth:`Generator.convert`."""
@@ -115,7 +117,7 @@ class Remote:
                 async for event in response:
                     yield event
         finally:
-            response.cancel()  # of what is finished it does nothing
+            response.cancel()  # has no effect if the response is complete
 
     async def describe(self) -> list[ModelInfo]:
         """See :meth:`Replica.describe`."""
@@ -148,12 +150,12 @@ def _our_errors() -> Iterator[None]:
             raise error.cause from None
         raise
     except (RayActorError, RayServeException) as error:
-        message = f"the model's replica went away ({type(error).__name__}); a new one is starting"
+        message = f"the model's replica is unavailable ({type(error).__name__}); a new one is starting, try again later"
         raise ApiError(503, message, retry_after_s=5) from None
 
 
 class Ingress:
-    """Builds the routes where they run."""
+    """The ASGI application; its routes are built in the process that runs them."""
 
     def __init__(self, handle: DeploymentHandle[Any], settings: Serve, keys: tuple[Key, ...] | None) -> None:
         self.backend = Remote(handle)
@@ -161,7 +163,7 @@ class Ingress:
         self.keys = keys
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Ray Serve's late binding: called after the constructor."""
+        """The application; Ray Serve calls this after the constructor."""
         from serve.http.api import create_app
 
         return create_app(self.backend, self.settings, self.keys)
@@ -170,20 +172,20 @@ class Ingress:
 def build(settings: Serve, environment: dict[str, str], keys: tuple[Key, ...] | None = None) -> serve.Application:
     """The application for ``serve.run``.
 
-    Credentials and keys travel as arguments of constructors: Ray shows an actor's ``runtime_env`` to everybody.
+    Credentials and keys are passed as constructor arguments, because Ray's dashboard shows an actor's ``runtime_env``.
 
     Args:
-        settings: where and within which limits.
-        environment: variables of the processes that load the model, such as the registry's address.
-        keys: who may use it; None if the ingress finds them in its own environment.
+        settings: the recipe's ``serve``.
+        environment: variables for the processes that load the model, such as the registry's address.
+        keys: the accepted API keys; None if the ingress reads them from its own environment.
     """
     resources: dict[str, Any] = {"num_cpus": 1, "num_gpus": int(settings.use_gpu)}
     replica: Any = serve.deployment(
         Replica,
         name="Replica",
         **_scale(settings),
-        # A replica bounds its own queue, because only it knows what waits in it. Serve's bound is for the time when
-        # no replica can take anything.
+        # A replica bounds its queue itself, because only it knows how many requests wait. Serve's own bound applies
+        # while no replica can take requests.
         max_ongoing_requests=settings.max_queued + 1 + PROBES,
         max_queued_requests=settings.max_queued,
         ray_actor_options=resources,

@@ -1,4 +1,4 @@
-"""Loads a registered version in a process of its own, as a replica does, before an alias moves to it (§8).
+"""Checks in a process of its own that a replica can load a registered version, before an alias moves to it (§8).
 
 ``python -m serve.deploy.warm`` runs beside the flow, or as a job on the cluster (:mod:`flows.steps.warm`).
 """
@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from mmface.config.environment import quiet_libraries
 from mmface.errors import SAID, TRY_AGAIN, MMFaceError, UnreachableError
 from mmface.store import Store
 
@@ -18,38 +19,41 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Loads and paints, then writes the receipt.
+    """Loads the version, which paints its preview, then writes the receipt.
 
     Raises:
-        MMFaceError: the version cannot be served; see :meth:`serve.deploy.models.Models.load`.
+        MMFaceError: the version cannot be served; see :meth:`serve.deploy.loader.Loader.load`.
     """
     parser = argparse.ArgumentParser(prog="python -m serve.deploy.warm")
     parser.add_argument("--recipe", required=True, help="name or path of the recipe")
-    parser.add_argument("--home", required=True, help="where the receipt is written")
+    parser.add_argument("--home", required=True, help="folder or s3:// address of the receipt")
     parser.add_argument("--version", required=True, help="registered version of the recipe's serve.model_name")
-    parser.add_argument("--receipt", required=True, metavar="KEY", help="what to write when the version can be served")
+    parser.add_argument(
+        "--receipt", required=True, metavar="KEY", help="key of the file to write when the version can be served"
+    )
     given = parser.parse_args(argv)
 
     from diffusers.utils.logging import disable_progress_bar
 
     from mmface.config.load import load_recipe
     from mmface.networks.components import accelerator
-    from serve.deploy.models import Models
+    from serve.deploy.loader import Loader
 
-    disable_progress_bar()  # of loading, in a log
+    disable_progress_bar()  # loading would fill the log with it
     settings, device = load_recipe(given.recipe).serve, accelerator()
-    generator = Models(settings, lambda *_: None, lambda *_: None, device).load(given.version)
+    generator = Loader(settings, lambda *_: None, device).load(given.version)
     generator.engine.close()
-    said = {"model": settings.model_name, "version": given.version, "device": device}
-    Store(given.home).write(given.receipt, json.dumps(said).encode())
+    receipt = {"model": settings.model_name, "version": given.version, "device": device}
+    Store(given.home).write(given.receipt, json.dumps(receipt).encode())
     log.info("warm: version %s of %s loads and paints on %s", given.version, settings.model_name, device)
 
 
 def run_as_program() -> None:
-    """Ends as jobs do: a mistake that we know is one line and exit code 2, ``TRY_AGAIN`` where nothing answered."""
+    """Exits as jobs do: one line per error of ours, with code 2, or ``TRY_AGAIN`` if a service could not be reached."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("serve", "mmface"):
         logging.getLogger(name).setLevel(logging.INFO)
+    quiet_libraries()
     try:
         main()
     except MMFaceError as error:

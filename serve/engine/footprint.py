@@ -1,8 +1,9 @@
-"""How many images may be painted at once: by number, and by the bytes that they are predicted to take.
+"""How many images may be painted at once: limited by their number and by the memory they are predicted to take.
 
 For the prediction the networks run once on fake tensors (:mod:`mmface.train.memory`) at the model's largest size, in
-less than a second; smaller images take their share of that by tokens. Kernels' own buffers are not seen: the default
-limit leaves room for them, and a limit that turns out too high is lowered (:meth:`Room.learn`).
+less than a second; smaller images are counted in proportion to their tokens. The prediction leaves out buffers that
+kernels allocate: the default limit leaves room for them, and a limit that proves too high is lowered
+(:meth:`Room.learn`).
 """
 
 from __future__ import annotations
@@ -21,35 +22,35 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmface.estimate.hardware import GPU_OVERHEAD
 from mmface.model import Conditioning, MMFaceDiT, predict
 from mmface.networks.vae import decode, encode_moments, latent_channels, spatial_factor
-from mmface.train.memory import Account
-from mmface.train.room import gpu_memory, machine_memory
-from serve.engine.encodings import REMEMBERED
+from mmface.train.memory_account import Account
+from mmface.train.memory_check import gpu_memory, machine_memory
+from serve.engine.encodings import CACHED
 
 if TYPE_CHECKING:
     from mmface.config import Serve
     from mmface.pipeline import MMFacePipeline
-    from serve.engine.plan import Plan
+    from serve.engine.painting import Painting
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-CPU_SHARE = 0.5  # of a machine's memory that its replicas may fill
-LATENTS = 6  # copies an image: its latents, its estimate, what solvers remember of earlier steps, the network's input
+CPU_SHARE = 0.5  # share of a machine's memory that its replicas may fill
+LATENTS = 6  # latent-sized tensors per image: latents, estimate, the solver's earlier steps, the network's input
 _ALLOCATION_FAILED = ("can't allocate memory", "out of memory", "ALLOC_FAILED")  # CPU, CUDA, cuBLAS and cuDNN
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that images take beside the weights.
+    """Bytes of memory that images take, weights not included.
 
     Attributes:
         row: activations of one row of a network evaluation at the largest size; with guidance an image has two rows.
-        tokens: of that row, the image's and the text's.
-        text_tokens: of a prompt.
-        multiple: pixels along the side of an image token.
-        latent: of an image's latents, by image token.
-        text: of an encoded prompt.
-        fixed: of the autoencoder at the largest size, which sees one image at a time, and of remembered encodings.
+        tokens: number of image and text tokens in that row.
+        text_tokens: number of tokens in a prompt.
+        multiple: side of an image token in pixels.
+        latent: an image's latents, per image token.
+        text: an encoded prompt.
+        fixed: the autoencoder at the largest size, which gets one image at a time, and the cached encodings.
     """
 
     row: float
@@ -61,7 +62,7 @@ class Footprint:
     fixed: float
 
     def image(self, width: int, height: int, rows: int) -> float:
-        """Of an image while it is painted: its latents and conditions, and the activations of its rows."""
+        """Bytes of an image while it is painted: its latents and conditions, and the activations of its rows."""
         image_tokens = width * height // self.multiple**2
         latents, share = self.latent * image_tokens, (image_tokens + self.text_tokens) / self.tokens
         return LATENTS * latents + rows * (latents + self.text + self.row * share)
@@ -69,19 +70,19 @@ class Footprint:
 
 @dataclass
 class Load:
-    """Images under way, and the bytes that they are predicted to take."""
+    """Unfinished images, and the bytes that they are predicted to take."""
 
     images: int = 0
     bytes: float = 0.0
 
 
 class Room:
-    """What images under way may take together. One is always let in, whatever is predicted for it.
+    """Limits for the images that are painted at once. A single image always fits, whatever is predicted for it.
 
     Args:
-        max_images: how many.
+        max_images: the largest number of images.
         footprint: of the model.
-        limit: bytes.
+        limit: the most bytes that they may be predicted to take.
     """
 
     def __init__(self, max_images: int, footprint: Footprint, limit: float) -> None:
@@ -89,37 +90,38 @@ class Room:
         self.footprint = footprint
         self.limit = limit
 
-    def load(self, plans: Iterable[Plan]) -> Load:
-        """Of one image of each plan."""
+    def load(self, paintings: Iterable[Painting]) -> Load:
+        """The load of one image of each painting."""
         load = Load()
-        for plan in plans:
-            self.add(load, plan)
+        for painting in paintings:
+            self.add(load, painting)
         return load
 
-    def add(self, load: Load, plan: Plan, images: int = 1) -> None:
-        """Counts images of ``plan`` in; negative numbers count them out."""
+    def add(self, load: Load, painting: Painting, images: int = 1) -> None:
+        """Adds images of ``painting`` to ``load``; a negative number removes them."""
         load.images += images
-        load.bytes += images * self._bytes(plan)
+        load.bytes += images * self._bytes(painting)
 
-    def is_full(self, load: Load, plan: Plan) -> bool:
-        """Whether an image of ``plan`` has to wait."""
+    def is_full(self, load: Load, painting: Painting) -> bool:
+        """Whether another image of ``painting`` has to wait."""
         if load.images == 0:
             return False
-        return load.images >= self.max_images or load.bytes + self._bytes(plan) > self.limit
+        return load.images >= self.max_images or load.bytes + self._bytes(painting) > self.limit
 
     def learn(self, load: Load) -> None:
-        """This much ran out of memory: from now on half of it is the limit."""
+        """Lowers the limit to half of ``load``, with which memory ran out."""
         if 0 < load.bytes / 2 < self.limit:
             self.limit = load.bytes / 2
-            message = "out of memory with %d images, predicted to take %.3f GiB; their limit is %.3f GiB from now on"
+            message = "out of memory with %d images, predicted to take %.3f GiB; the limit is %.3f GiB from now on"
             log.warning(message, load.images, load.bytes / GIB, self.limit / GIB)
 
-    def _bytes(self, plan: Plan) -> float:
-        return self.footprint.image(plan.width, plan.height, 1 if plan.guidance_scale == 1 else 2)
+    def _bytes(self, painting: Painting) -> float:
+        rows = 1 if painting.guidance_scale == 1 else 2
+        return self.footprint.image(painting.width, painting.height, rows)
 
 
 def room_for(pipeline: MMFacePipeline, pixels: int, settings: Serve) -> Room:
-    """The room that ``settings`` and the pipeline's device give to images of up to ``pixels`` x ``pixels``."""
+    """The limits, by ``settings`` and the pipeline's device, for images of up to ``pixels`` x ``pixels``."""
     footprint = predict_footprint(pipeline, pixels)
     if settings.max_memory_gib is not None:
         return Room(settings.max_batch, footprint, settings.max_memory_gib * GIB)
@@ -127,7 +129,7 @@ def room_for(pipeline: MMFacePipeline, pixels: int, settings: Serve) -> Room:
 
 
 def predict_footprint(pipeline: MMFacePipeline, pixels: int) -> Footprint:
-    """What images of up to ``pixels`` x ``pixels`` take in ``pipeline``."""
+    """The footprint of images of up to ``pixels`` x ``pixels`` in ``pipeline``."""
     config, side = pipeline.text_encoder.config, pixels // spatial_factor(pipeline.vae)
     latent = latent_channels(pipeline.vae), side, side
     text = int(config.max_position_embeddings), int(config.hidden_size)
@@ -142,14 +144,14 @@ def predict_footprint(pipeline: MMFacePipeline, pixels: int) -> Footprint:
         multiple=pipeline.size_multiple,
         latent=latent_bytes,
         text=text_bytes,
-        fixed=coding + REMEMBERED * (latent_bytes * image_tokens + text_bytes),
+        fixed=coding + CACHED * (latent_bytes * image_tokens + text_bytes),
     )
 
 
 def default_limit(pipeline: MMFacePipeline, settings: Serve) -> float:
-    """Bytes of the pipeline's device that one version may fill beside weights.
+    """Bytes on the pipeline's device that one served version may use besides weights.
 
-    The weights of every version that is served are left out, and those of one that is loaded to replace another.
+    Memory is kept free for the weights of every served version, and of one more that is loaded to replace another.
     """
     versions = 2 if settings.canary else 1
     weights = sum(_weights(module) for module in pipeline.components.values() if isinstance(module, nn.Module))
@@ -162,7 +164,7 @@ def default_limit(pipeline: MMFacePipeline, settings: Serve) -> float:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be allocated, on whatever device."""
+    """Whether an error means that memory could not be allocated, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _ALLOCATION_FAILED)
@@ -198,7 +200,7 @@ def _coding(kind: Any, config: str, latent: tuple[int, int, int], pixels: int) -
 
 
 def _activations(make: Callable[[], Any], run: Callable[[Any], object]) -> float:
-    """Bytes at the fullest moment of ``run``, without weights and the copies that autocast makes of them."""
+    """Peak bytes of ``run``, without the weights and the copies that autocast makes of them."""
     account = Account({"weights": 0.0, "weight copies": 0.0})
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), account:
         model = make()

@@ -1,6 +1,6 @@
-"""A model as an asynchronous service: the engine paints in its thread, the event loop queues and answers for it (§9).
+"""A model as an asynchronous service: the engine paints in its own thread, the event loop handles the requests (§9).
 
-Plain Python: the app puts it on Ray Serve, tests drive it directly. Prompts are never logged.
+Independent of Ray: the deployment puts it on Ray Serve, tests call it directly. Prompts are never logged.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmface.config import Serve
-from mmface.errors import ServiceError
-from serve.engine.engine import Engine, OnStep
+from mmface.errors import ServiceError, UnhealthyModelError
+from serve.engine.defaults import make_painting, model_info
+from serve.engine.denoiser import OnStep
+from serve.engine.engine import Engine
 from serve.engine.footprint import ran_out_of_memory, room_for
 from serve.engine.painting import Painting, Pixels
-from serve.engine.plan import Plan, make_plan, model_info
 from serve.engine.threads import in_own_thread
-from serve.engine.traces import begin, tracer_to
+from serve.engine.traces import Trace, begin, tracer_to
 from serve.http.errors import MemoryShortageError, OverloadedError
-from serve.http.schemas import Generated, Job, Modality, ModelInfo, Progress, Readiness
+from serve.http.job import Generated, Job, Progress
+from serve.http.requests import Modality
+from serve.http.schemas import ModelInfo, Readiness
 
 if TYPE_CHECKING:
     from mmface.bundles.bundle import Bundle
     from serve.engine.converter import Converter
 
-FRESH_S = 5.0  # a forward pass this young proves readiness
-STUCK_FACTOR = 2.0  # deadlines without a denoising step that count as a hang
+FRESH_S = 5.0  # age in seconds up to which a forward pass proves readiness
+STUCK_FACTOR = 2.0  # the engine hangs if it does no denoising step for this many times the deadline
 
 
 class Generator:
@@ -39,7 +42,7 @@ class Generator:
     Args:
         bundle: what :func:`mmface.bundles.registry.load_bundle` returns; its recipe gives the defaults.
         settings: the model's name and the limits.
-        on_step: told how many images a denoising step moved on, and its seconds.
+        on_step: called after each step with the number of images advanced and its duration.
     """
 
     def __init__(self, bundle: Bundle, settings: Serve, on_step: OnStep = lambda images, seconds: None) -> None:
@@ -50,13 +53,13 @@ class Generator:
         room = room_for(bundle.pipeline, self.recipe.resolutions[-1], settings)
         self.engine = Engine(bundle.pipeline, room, on_step)
         self._tracer = tracer_to(settings.traces) if settings.traces else None
-        self._mean_seconds = 1.0  # of a request, running
+        self._mean_seconds = 1.0  # running mean of a request's duration
         self._converter: Converter | None = None
         self._converting = asyncio.Lock()
         try:
             self._probe()
         except BaseException:
-            self.engine.close()  # else its thread keeps the weights
+            self.engine.close()  # or its thread would keep the weights
             raise
 
     async def describe(self) -> list[ModelInfo]:
@@ -64,51 +67,51 @@ class Generator:
         return [self.info]
 
     async def generate(self, job: Job) -> Generated:
-        """Paints ``job.fields.n`` images; see :meth:`stream`."""
+        """Generates the images of ``job``; errors as in :meth:`stream`."""
         async with aclosing(self.stream(job)) as events:
             async for event in events:
                 if isinstance(event, Generated):
                     return event
-        raise AssertionError("a stream ends with what was generated")
+        raise AssertionError("a stream ends with Generated")
 
     async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
-        """Tells how ``job`` fares, then what was painted. Leaving frees the engine within one denoising step.
+        """Yields the progress of ``job``, then its images. Closing the iterator frees the engine within one step.
 
         Raises:
-            InputError: a size or step count this model does not support.
+            InputError: a size or step count that this model does not support.
             OverloadedError: ``settings.max_queued`` requests are waiting already.
             MemoryShortageError: there was not enough memory.
             GenerationError: a step failed.
             ServiceError: the engine has stopped.
         """
-        plan = make_plan(job, self.info)
-        self._require_room()
         loop, started = asyncio.get_running_loop(), time.monotonic()
         events: asyncio.Queue[Progress | Pixels | BaseException] = asyncio.Queue()
 
         def put(event: Progress | Pixels | BaseException) -> None:
-            if not plan.left.is_set() and not loop.is_closed():
+            if not painting.cancelled.is_set() and not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        trace = begin(self._tracer, plan, self.info)
+        painting = make_painting(job, self.info, on_progress=put, on_end=put)
+        self._require_room()
+        painting.trace = self._begin_trace(painting)
         event: Progress | Pixels | BaseException | None = None
         try:
-            self.engine.submit(Painting(plan, tell=put, finish=put, trace=trace))
+            self.engine.submit(painting)
             while isinstance(event := await events.get(), Progress):
                 yield event
         finally:
-            plan.left.set()
-            trace.end(None if isinstance(event, Progress) else event)
+            painting.cancelled.set()
+            painting.trace.end(None if isinstance(event, Progress) else event)
         if isinstance(event, BaseException):
             raise event
         self._mean_seconds += 0.2 * (time.monotonic() - started - self._mean_seconds)
-        yield self._generated(plan, event)
+        yield self._generated(painting, event)
 
     async def convert(self, photo: bytes, modality: Modality) -> bytes:
-        """A photograph's mask or sketch, PNG. The networks load with the first call.
+        """The mask or sketch of a photograph, PNG. The first call loads the networks.
 
         Raises:
-            InputError: not a picture.
+            InputError: ``photo`` cannot be decoded, or has too many pixels.
             MemoryShortageError: there was not enough memory.
         """
         async with self._converting:
@@ -116,10 +119,11 @@ class Generator:
                 return await in_own_thread(lambda: self._convert(photo, modality))
 
     async def ready(self) -> Readiness:
-        """Answers after a real forward pass, unless one has just been done or is being done.
+        """Does a real forward pass, unless one was done in the last seconds or the engine is busy.
 
         Raises:
-            ServiceError: the model's output is not finite, there is no memory for it, or the engine has stopped.
+            UnhealthyModelError: the model's output is not finite.
+            ServiceError: memory ran out, or the engine has stopped.
         """
         engine = self.engine
         if not engine.alive:
@@ -136,7 +140,7 @@ class Generator:
         )
 
     async def check_health(self) -> None:
-        """Ray Serve calls this periodically and replaces a replica for which it raises."""
+        """Raises if the replica should be replaced; Ray Serve calls this periodically."""
         idle = time.monotonic() - self.engine.counters.last_forward
         if self.engine.pending and idle > STUCK_FACTOR * self.settings.timeout_s:
             raise ServiceError(f"no denoising step for {idle:.0f} s", field="serve.timeout_s")
@@ -157,29 +161,37 @@ class Generator:
             message = f"{waiting} requests are waiting; try again later"
             raise OverloadedError(message, retry_after_s=turns * self._mean_seconds)
 
-    def _generated(self, plan: Plan, images: Pixels) -> Generated:
+    def _begin_trace(self, painting: Painting) -> Trace:
+        size = f"{painting.width}x{painting.height}"
+        steps = painting.num_inference_steps
+        return begin(self._tracer, painting.job, model=self.info.id, steps=steps, size=size)
+
+    def _generated(self, painting: Painting, images: Pixels) -> Generated:
+        request = painting.job.request
+        warnings = self._truncation("prompt", request.prompt)
+        warnings += self._truncation("negative_prompt", request.negative_prompt)
         return Generated(
             images=images,
-            seeds=plan.seeds,
+            seeds=painting.job.seeds,
             model=self.info.id,
             version=self.info.version,
-            num_inference_steps=plan.num_inference_steps,
-            guidance_scale=plan.guidance_scale,
-            sampler=plan.sampler,
-            warnings=tuple(self._cut_off("prompt", plan) + self._cut_off("negative_prompt", plan)),
+            num_inference_steps=painting.num_inference_steps,
+            guidance_scale=painting.guidance_scale,
+            sampler=painting.sampler,
+            warnings=tuple(warnings),
         )
 
-    def _cut_off(self, name: str, plan: Plan) -> list[str]:
+    def _truncation(self, field: str, text: str) -> list[str]:
+        """A warning if ``text`` has more tokens than the text encoder reads."""
         tokenizer = self.pipeline.tokenizer
-        tokens = len(tokenizer(getattr(plan.job.fields, name), truncation=False).input_ids)
-        limit = tokenizer.model_max_length
-        return [f"{name}: {tokens} tokens cut to the text encoder's {limit}"] if tokens > limit else []
+        tokens, limit = len(tokenizer(text, truncation=False).input_ids), tokenizer.model_max_length
+        return [f"{field}: {tokens} tokens were truncated to the text encoder's {limit}"] if tokens > limit else []
 
     def _fresh(self) -> bool:
         return time.monotonic() - self.engine.counters.last_forward < FRESH_S
 
     def _probe(self) -> None:
-        """The smallest real generation; several callers share one."""
+        """Does the smallest real generation, unless another caller has just done one."""
         if self._fresh():
             return
         side = self.recipe.resolutions[0]
@@ -194,7 +206,7 @@ class Generator:
         )
         assert isinstance(latents, torch.Tensor)
         if not torch.isfinite(latents).all():
-            raise ServiceError(f"{self.info.id} answers with numbers that are not finite; roll the alias back")
+            raise UnhealthyModelError(f"the output of {self.info.id} is not finite; roll the alias back")
         self.engine.counters.last_forward = time.monotonic()
 
 

@@ -1,4 +1,4 @@
-"""Threads that compute."""
+"""Computing outside the event loop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 
 
 async def in_own_thread(work: Callable[[], Result]) -> Result:
-    """Runs ``work`` in a thread that ends with it.
+    """Runs ``work`` in a new thread that ends with it.
 
-    OpenMP keeps helpers for every thread that has computed. Once there are more of them than processors they sleep
-    between two operations instead of waiting awake, and waking them costs a denoising step half of its time again. So
-    that only the engine has helpers, nothing else may compute in a thread that stays.
+    OpenMP keeps worker threads for every thread that has computed. Once there are more of them than processors, they
+    sleep between two operations instead of spinning, and waking them makes a denoising step about 1.5 times slower.
+    Only the engine's thread should have such workers, so all other computation runs in threads that end.
     """
     pool = ThreadPoolExecutor(max_workers=1)
     try:

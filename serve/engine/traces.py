@@ -1,6 +1,6 @@
-"""Spans of each generation where ``serve.traces`` asks for them: waiting, encoding, denoising, decoding.
+"""OpenTelemetry spans of each generation, if ``serve.traces`` is set: waiting, encoding, denoising, decoding.
 
-They carry the request id, never a prompt. OTLP over HTTP is understood by collectors, Jaeger, Tempo and MLflow.
+Spans have the request id, never the prompt. Collectors, Jaeger, Tempo and MLflow accept OTLP over HTTP.
 """
 
 from __future__ import annotations
@@ -17,28 +17,27 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span, Tracer
 
-    from serve.engine.plan import Plan
-    from serve.http.schemas import ModelInfo
+    from serve.http.job import Job
 
 Phase = Literal["encode", "decode"]
 
 
 class Trace:
-    """Of a generation that nobody watches: costs nothing."""
+    """The trace of a generation while tracing is off: does nothing."""
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
-        """Around the encoding or the decoding of an image."""
+        """Context in which an image is encoded or decoded."""
         return nullcontext()
 
     def end(self, result: object) -> None:
-        """When the generation has ended: with its pictures, with an error, or with neither if its caller left."""
+        """Called at the end of the generation with its images or its error; with None if the caller left."""
 
 
 UNTRACED = Trace()
 
 
 class Spans(Trace):
-    """The spans of one generation, ``span`` around all of it."""
+    """The spans of one generation; ``span`` encloses the others."""
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
         from opentelemetry.trace import set_span_in_context
@@ -47,11 +46,11 @@ class Spans(Trace):
         self._span = span
         self._inside = set_span_in_context(span)
         self._since = time.time_ns()
-        self._denoising: tuple[int, int] | None = None  # from the first image's encoding to the last one's decoding
+        self._denoising: tuple[int, int] | None = None  # end of the first encoding, start of the last decoding
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """See :meth:`Trace.phase`; the first one ends the waiting."""
+        """See :meth:`Trace.phase`; the first phase ends the waiting."""
         begun = time.time_ns()
         if self._denoising is None:
             self._write("wait", self._since, begun)
@@ -82,27 +81,26 @@ class Spans(Trace):
         self._tracer.start_span(name, self._inside, start_time=start).end(end)
 
 
-def begin(tracer: Tracer | None, plan: Plan, info: ModelInfo) -> Trace:
-    """The trace of a generation that is about to queue; part of its client's trace if it sent one."""
+def begin(tracer: Tracer | None, job: Job, *, model: str, steps: int, size: str) -> Trace:
+    """The trace of a generation before it is queued; it continues the client's trace if the client sent one."""
     if tracer is None:
         return UNTRACED
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    job = plan.job
     parent = TraceContextTextMapPropagator().extract({"traceparent": job.traceparent} if job.traceparent else {})
     attributes = {
         "mmface.request_id": job.request_id,
-        "mmface.model": info.id,
+        "mmface.model": model,
         "mmface.modality": job.modality,
-        "mmface.images": len(plan.seeds),
-        "mmface.steps": plan.num_inference_steps,
-        "mmface.size": f"{plan.width}x{plan.height}",
+        "mmface.images": len(job.seeds),
+        "mmface.steps": steps,
+        "mmface.size": size,
     }
     return Spans(tracer, tracer.start_span("generate", parent, attributes=attributes))
 
 
 def tracer_to(address: str) -> Tracer:
-    """The tracer of this process that sends to an OTLP address.
+    """This process's tracer that sends to an OTLP address.
 
     Raises:
         ServiceError: the exporter is not installed.
@@ -112,7 +110,7 @@ def tracer_to(address: str) -> Tracer:
 
 @lru_cache
 def provider_to(address: str) -> TracerProvider:
-    """Behind :func:`tracer_to`; sends in a thread of its own, and what is left when the process ends."""
+    """The provider of :func:`tracer_to`; it sends in its own thread, and sends the rest when the process ends."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:

@@ -1,4 +1,4 @@
-"""Who may use the service, and how often: API keys and a token bucket each (§9)."""
+"""API keys and their rate limits: who may use the service, and how often (§9)."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from mmface.errors import ServiceError
 from serve.http.errors import ApiError, envelope
 from serve.http.routing import route_path
 
-# Health, documents and the page have no secrets. Whatever is not named here is guarded, unknown routes included.
+# Health checks, documentation and the page need no key. Every other path is guarded, unknown routes included.
 PUBLIC = re.compile(r"/|/healthz|/readyz|/docs|/openapi\.json|/playground/[^/]+")
-POLICY_VIOLATION = 1008  # a websocket's code for closing
+POLICY_VIOLATION = 1008  # close code of websockets (RFC 6455)
 _KEY = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key's name, for logs, and the SHA-256 of the key, which is all that the service knows of it."""
+    """An API key: its name, for logs, and its SHA-256; the service never has the key itself."""
 
     name: str
     digest: str = field(repr=False)
 
 
 def read_keys(settings: Serve) -> tuple[Key, ...]:
-    """The keys of the variable ``serve.api_keys_env``, which holds ``name:sha256,name:sha256``; none if it is not set.
+    """The keys in the environment variable that ``serve.api_keys_env`` names, as ``name:sha256,name:sha256``.
 
-    Keys are long random words, so a plain hash is enough: ``openssl rand -hex 24`` and ``printf %s KEY | sha256sum``.
+    Empty if ``serve.api_keys_env`` is not set. Keys are long random strings, so a plain hash is enough: make one with
+    ``openssl rand -hex 24`` and hash it with ``printf %s KEY | sha256sum``.
 
     Raises:
-        ServiceError: the variable is missing or malformed. A service that should ask for keys never starts without.
+        ServiceError: the variable is missing or malformed; a service that requires keys never starts without them.
     """
     variable = settings.api_keys_env
     if variable is None:
@@ -49,19 +50,20 @@ def read_keys(settings: Serve) -> tuple[Key, ...]:
     names = {key.name for key in keys}
     if not keys or len(keys) != len(written) or len(names) != len(keys):
         message = (
-            f"the variable {variable} must hold NAME:SHA256 of each key, with different names, separated by commas"
+            f"the environment variable {variable} must hold NAME:SHA256 of each key, with unique names, "
+            "separated by commas"
         )
         raise ServiceError(message, field="serve.api_keys_env")
     return keys
 
 
 def is_public(path: str) -> bool:
-    """Whether a route, by its path within the service, asks for no key."""
+    """Whether a path within the service needs no key."""
     return PUBLIC.fullmatch(path) is not None
 
 
 class Bucket:
-    """A token bucket: ``per_minute`` requests at once or spread, never more in the long run."""
+    """A token bucket: allows ``per_minute`` requests a minute on average, and as many at once."""
 
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
@@ -69,7 +71,7 @@ class Bucket:
         self._at = time.monotonic()
 
     def take(self, now: float) -> float:
-        """Takes a token and returns 0, or the seconds until there is one."""
+        """Takes a token and returns 0; without a token, returns the seconds until there is one."""
         self._tokens = min(self.per_minute, self._tokens + (now - self._at) * self.per_minute / 60)
         self._at = now
         if self._tokens < 1:
@@ -79,9 +81,9 @@ class Bucket:
 
 
 class Access:
-    """ASGI middleware: 401 without a known ``Authorization: Bearer KEY``, 429 above the key's rate.
+    """ASGI middleware: answers 401 without a known ``Authorization: Bearer KEY``, and 429 above the key's rate.
 
-    ``request.state.key`` is the key's name. The rate is counted in this process.
+    Sets ``request.state.key`` to the key's name. Each process counts the rate for itself.
     """
 
     def __init__(self, app: ASGIApp, keys: tuple[Key, ...], per_minute: int | None) -> None:
@@ -90,8 +92,8 @@ class Access:
         self._buckets = {key.name: Bucket(per_minute) for key in keys} if per_minute else {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets :data:`PUBLIC` routes pass, and what is no request."""
-        refusal = None if scope["type"] == "lifespan" or is_public(route_path(scope)) else self._judge(scope)
+        """Checks every request and websocket except those to :data:`PUBLIC` paths."""
+        refusal = None if scope["type"] == "lifespan" or is_public(route_path(scope)) else self._refusal(scope)
         if refusal is None:
             await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -100,15 +102,15 @@ class Access:
             headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
             await envelope(refusal, headers)(scope, receive, send)
 
-    def _judge(self, scope: Scope) -> ApiError | None:
+    def _refusal(self, scope: Scope) -> ApiError | None:
         kind, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not given:
             return ApiError(401, "send Authorization: Bearer KEY", param="Authorization", code="missing_api_key")
         digest = hashlib.sha256(given.strip().encode("latin-1")).hexdigest()
-        # Every key is compared, in constant time: neither which one nor how much of it matched shows.
+        # All keys are compared, in constant time: the duration must not reveal which key matched, or how much of it.
         known = [key for key in self.keys if hmac.compare_digest(key.digest, digest)]
         if not known:
-            return ApiError(401, "this key is not known", param="Authorization", code="invalid_api_key")
+            return ApiError(401, "unknown API key; check the key", param="Authorization", code="invalid_api_key")
         scope.setdefault("state", {})["key"] = known[0].name
         wait = self._buckets[known[0].name].take(time.monotonic()) if self._buckets else 0.0
         if wait:

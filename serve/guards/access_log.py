@@ -1,4 +1,4 @@
-"""One line of JSON a request. Prompts are in it only where ``serve.log_prompts`` asks for that."""
+"""The access log: one line of JSON per request. It contains prompts only if ``serve.log_prompts`` is set."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ CLIENT_LEFT = 499
 
 
 def log_to_stdout() -> None:
-    """Gives the access log its place, unless something has been done with it already."""
+    """Prints the access log on stdout, unless its logger has handlers already."""
     if log.handlers:
         return
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # the command line's handler of the logger "serve" would print every line a second time
 
 
 class AccessLog:
-    """ASGI middleware: logs each request when its answer is complete, or its client has gone.
+    """ASGI middleware: logs each request when its answer is complete or its client has disconnected.
 
     Args:
-        prompts: log them too.
+        prompts: whether to log prompts too.
     """
 
     def __init__(self, app: ASGIApp, *, prompts: bool) -> None:
@@ -39,14 +40,14 @@ class AccessLog:
         self.prompts = prompts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Watches what is sent; 500 is what the server answers to an error that comes through."""
+        """Observes the answer. An exception is logged as 500, because that is what the server answers."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
         status, version, complete = CLIENT_LEFT, None, False
 
-        async def watched(message: Message) -> None:
+        async def observed(message: Message) -> None:
             nonlocal status, version, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -55,7 +56,7 @@ class AccessLog:
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, observed)
         except Exception:
             status, complete = 500, True
             raise
@@ -68,7 +69,7 @@ class AccessLog:
         line: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "method": scope["method"],
-            # The route's own path: what clients put in its place is neither bounded nor harmless.
+            # The path of the route, such as /v1/models/{model}: the client's own path may have any length and content.
             "route": getattr(scope.get("route"), "path", None),
             "status": status,
             "seconds": round(seconds, 4),

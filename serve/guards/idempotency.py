@@ -1,4 +1,4 @@
-"""``Idempotency-Key``: a request that is repeated gets the answer that was made for it (§9)."""
+"""``Idempotency-Key``: a retried request gets the answer of its first try (§9)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SANE = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(eq=False)
 class _Answer:
-    """What was answered to a request; ``done`` is set once that is known, or known not to be kept."""
+    """A recorded answer; ``done`` is set once it is complete, or was dropped because it is not worth keeping."""
 
     digest: bytes
     messages: list[Message] = field(default_factory=list)
@@ -36,7 +36,7 @@ class _Answer:
     size: int = 0
 
     def worth_keeping(self) -> bool:
-        """A success that was made to its end; of a stream, one that did not end with an error."""
+        """Whether it is a complete success; a stream must not have ended with an error event."""
         if not self.messages or self.messages[0]["status"] >= 300 or self.messages[-1].get("more_body", False):
             return False
         bodies = [body for message in self.messages if (body := message.get("body", b""))]
@@ -44,10 +44,10 @@ class _Answer:
 
 
 class Idempotency:
-    """ASGI middleware: remembers successful answers for :data:`KEPT_S`, within bounds, in this process.
+    """ASGI middleware: keeps successful answers for :data:`KEPT_S` in this process, bounded in number and bytes.
 
-    The same key with the same body is answered alike; while the first one runs, the others wait. With another body it
-    is 422. Keys of different callers are different.
+    A request with the same key and body gets the stored answer; while the first try runs, retries wait for it. The
+    same key with another body is a 422. Callers with different API keys have separate idempotency keys.
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
@@ -56,7 +56,7 @@ class Idempotency:
         self._answers: OrderedDict[tuple[str, ...], _Answer] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads the whole body where the header is given; it is bounded already."""
+        """Reads the whole body of requests that have the header; other middleware has bounded its size."""
         if scope["type"] != "http" or scope["method"] != "POST" or HEADER not in Headers(scope=scope):
             await self.app(scope, receive, send)
             return
@@ -68,7 +68,7 @@ class Idempotency:
             await envelope(error)(scope, receive, send)
             return
         if known is None:
-            await self._answer(scope, _again(body, receive), send, key, digest)
+            await self._answer(scope, _replayed(body, receive), send, key, digest)
             return
         first, *rest = known.messages
         await send({**first, "headers": [*first["headers"], (b"idempotent-replayed", b"true")]})
@@ -76,10 +76,10 @@ class Idempotency:
             await send(message)
 
     async def _known(self, key: tuple[str, ...], digest: bytes) -> _Answer | None:
-        """What was answered before, or is being answered now; None if there is nothing of use."""
+        """The stored answer, once a first try that is still running has finished; None if there is none."""
         while (known := self._answers.get(key)) is not None and known.until > self._clock():
             if known.digest != digest:
-                message = "this key came with another request before; use a new one"
+                message = "this key was used for a different request; use a new key"
                 raise ApiError(422, message, param=HEADER, code="idempotency_key_reused")
             await known.done.wait()
             if self._answers.get(key) is known:
@@ -106,7 +106,7 @@ class Idempotency:
             self._bound()
 
     def _bound(self) -> None:
-        """Forgets the oldest answers beyond the bounds."""
+        """Drops expired answers, and the oldest ones beyond the bounds."""
         kept = [(key, answer) for key, answer in self._answers.items() if answer.done.is_set()]
         size = sum(answer.size for _, answer in kept)
         for number, (key, answer) in enumerate(kept):
@@ -117,20 +117,20 @@ class Idempotency:
 
 
 async def _read(scope: Scope, receive: Receive) -> tuple[bytes, bytes]:
-    """A request's body, and the digest of what it asks for: repeated forms differ in their boundary alone."""
+    """The body of a request, and a digest of it that ignores the multipart boundary, which differs between retries."""
     headers = Headers(scope=scope)
     if not _SANE.fullmatch(headers[HEADER]):
-        raise ApiError(400, "1 to 255 printable characters without spaces", param=HEADER)
+        raise ApiError(400, "must be 1 to 255 printable characters without spaces", param=HEADER)
     body = await Request(scope, receive).body()
     kind, options = parse_options_header(headers.get("content-type"))
     boundary = options.get(b"boundary", b"")
     content = body.replace(boundary, b"") if boundary else body
-    asked = b"\0".join((kind, headers.get("accept", "").encode("latin-1"), content))
-    return body, hashlib.sha256(asked).digest()
+    identity = b"\0".join((kind, headers.get("accept", "").encode("latin-1"), content))
+    return body, hashlib.sha256(identity).digest()
 
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """``receive`` with the body that was read already in front."""
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """A ``receive`` that first returns the body that was read already."""
     unread = True
 
     async def replayed() -> Message:

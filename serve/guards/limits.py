@@ -1,4 +1,4 @@
-"""Bounds on what a client may take: bytes, seconds to send them, and seconds until an answer."""
+"""Limits for each request: the size of its body, the time to send it, and the time until the answer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.http.errors import ApiError, envelope
 
-DRAINED_BYTES = 64_000_000  # at most, of the body of a request that is refused before it has arrived
+DRAINED_BYTES = 64_000_000  # most bytes that are read of a body whose request is refused before it has arrived
 DRAINED_S = 3.0
 
 
 class BoundedUploads:
-    """ASGI middleware: refuses large bodies, by their Content-Length or while they stream in, and slow ones.
+    """ASGI middleware: refuses bodies that are too large (by Content-Length, or while they arrive) or too slow.
 
     Args:
-        max_bytes: of a body.
-        max_seconds: within which a body must have arrived.
+        max_bytes: largest size of a body.
+        max_seconds: longest time until a body has arrived.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int, max_seconds: float) -> None:
@@ -28,7 +28,7 @@ class BoundedUploads:
         self.max_seconds = max_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts what ``receive`` hands out; the reader of the body meets the error."""
+        """Counts the bytes that ``receive`` returns; beyond a limit it raises, where the route reads the body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -45,7 +45,7 @@ class BoundedUploads:
         async def bounded() -> Message:
             nonlocal received, arrived
             try:
-                # Once the body is here, receive() waits for the client to leave, as long as that takes.
+                # After the body, receive() waits for the client to disconnect, for which there is no limit.
                 async with asyncio.timeout_at(None if arrived else until):
                     message = await receive()
             except TimeoutError:
@@ -64,23 +64,23 @@ class BoundedUploads:
 
 
 class Drained:
-    """ASGI middleware: before a request is answered, the rest of its body is read and dropped, within bounds.
+    """ASGI middleware: reads and drops the rest of a request's body before the answer is sent, up to a limit.
 
-    A server that answers earlier closes the connection, which resets it under a proxy that still sends: its client
-    then sees the proxy's 502 instead of the refusal.
+    Otherwise the server would close the connection while a proxy is still sending. The proxy's connection is then
+    reset, and its client sees a 502 of the proxy instead of our refusal.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Clients that wait for 100 Continue have not begun to send, and slow ones are answered at once."""
+        """Drains before the answer, except before a 408 (a slow body) or if the client waits for 100 Continue."""
         if scope["type"] != "http" or b"expect" in dict(scope["headers"]):
             await self.app(scope, receive, send)
             return
         arrived = dict(scope["headers"]).keys().isdisjoint((b"content-length", b"transfer-encoding"))
 
-        async def watched() -> Message:
+        async def observed() -> Message:
             nonlocal arrived
             message = await receive()
             arrived = not message.get("more_body", False)
@@ -91,18 +91,18 @@ class Drained:
             with suppress(TimeoutError):
                 async with asyncio.timeout(DRAINED_S):
                     while not arrived and left > 0:
-                        left -= len((await watched()).get("body", b""))
+                        left -= len((await observed()).get("body", b""))
 
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] != 408:
                 await drain()
             await send(message)
 
-        await self.app(scope, watched, send_after_body)
+        await self.app(scope, observed, send_after_body)
 
 
 class Deadline:
-    """When an answer must be complete; starts with its construction."""
+    """The time by which an answer must be complete, counted from construction."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -110,7 +110,7 @@ class Deadline:
 
     @asynccontextmanager
     async def __call__(self) -> AsyncIterator[None]:
-        """408 when the deadline passes in the block; what it awaits is cancelled."""
+        """Cancels the block and raises a 408 when the deadline passes inside it."""
         try:
             async with asyncio.timeout_at(self._at):
                 yield

@@ -1,4 +1,4 @@
-"""The routes (§9). Plain FastAPI over a :class:`Backend`; knows nothing of Ray."""
+"""The routes of the service (§9): plain FastAPI over a :class:`Backend`, independent of Ray."""
 
 from __future__ import annotations
 
@@ -16,13 +16,20 @@ from serve.guards.access_log import AccessLog, log_to_stdout
 from serve.guards.idempotency import HEADER, Idempotency
 from serve.guards.limits import BoundedUploads, Deadline, Drained
 from serve.http import openai, streaming
-from serve.http.backend import Backend as Backend
-from serve.http.backend import Service
+from serve.http.backend import Backend, Service
 from serve.http.context import RequestContext
 from serve.http.errors import ApiError, install_handlers
-from serve.http.fields import ConvertFields, GenerateFields, Modality
-from serve.http.openapi import PICTURE, add_docs, add_upload_route, complete, error_responses, painted, upload_body
-from serve.http.orders import answer, take
+from serve.http.generation import answer, make_job
+from serve.http.openapi import (
+    PICTURE,
+    add_docs,
+    add_upload_route,
+    complete,
+    error_responses,
+    generated_responses,
+    upload_body,
+)
+from serve.http.requests import ConvertRequest, GenerateRequest, Modality
 from serve.http.routing import BarePrefix, Head
 from serve.http.schemas import Health, Readiness
 from serve.http.uploads import read_upload
@@ -31,9 +38,9 @@ from serve.playground.page import add_playground
 READY_TIMEOUT_S = 10.0
 DRAWINGS = {
     "mask": "19-label mask: a PNG of label indices, grey or with a palette, or a picture in the palette's colours. "
-    "Soft edges are tolerated and counted in `warnings`, transparent parts are background.",
-    "sketch": "Lines on paper, dark on light or light on dark (then inverted, `warnings` says so): png, jpg or webp. "
-    "Transparent parts are paper.",
+    "Soft edges are accepted and counted in `warnings`; transparent parts become background.",
+    "sketch": "Lines on paper: png, jpg or webp. Light lines on dark paper are inverted, and `warnings` says so. "
+    "Transparent parts become paper.",
 }
 
 
@@ -41,7 +48,7 @@ def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None =
     """The ASGI application of the service.
 
     Args:
-        keys: who may use it; if not given, those of this process's variable ``serve.api_keys_env``.
+        keys: the accepted API keys; if None, those of this process's variable ``serve.api_keys_env``.
 
     Raises:
         ServiceError: the variable ``serve.api_keys_env`` holds no keys.
@@ -50,9 +57,9 @@ def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None =
         title="MMFace",
         version=version("mmface"),
         summary="Face portraits from a text prompt and a drawing.",
-        docs_url=None,  # FastAPI's page names the document by an address that no stripping proxy has
+        docs_url=None,  # FastAPI's page refers to the document by an absolute path, which is wrong behind a proxy
         redoc_url=None,
-        redirect_slashes=False,  # such redirects trust the Host header and lose a stripped prefix
+        redirect_slashes=False,  # its redirects trust the Host header and lose a prefix that a proxy removed
         root_path_in_servers=False,
     )
     install_handlers(app)
@@ -70,7 +77,7 @@ def create_app(backend: Backend, settings: Serve, keys: tuple[Key, ...] | None =
 
 
 def _add_middleware(app: FastAPI, settings: Serve, keys: tuple[Key, ...]) -> None:
-    """The last one added is the first one met."""
+    """Adds the middleware, innermost first: a request passes the one that is added last first."""
     app.state.model_version = None
     app.add_middleware(Idempotency)
     app.add_middleware(BoundedUploads, max_bytes=settings.max_upload_bytes, max_seconds=settings.upload_timeout_s)
@@ -95,12 +102,12 @@ def _add_middleware(app: FastAPI, settings: Serve, keys: tuple[Key, ...]) -> Non
 def _add_health(app: FastAPI, backend: Backend) -> None:
     @app.get("/healthz", tags=["health"], responses=error_responses(400, 500))
     async def healthz() -> Health:
-        """The process answers."""
+        """The process is running."""
         return Health()
 
     @app.get("/readyz", tags=["health"], responses=error_responses(400, 500, 503), response_model_exclude_none=True)
     async def readyz() -> Readiness:
-        """The model has just done a real forward pass."""
+        """The model works: it has just completed a real forward pass."""
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 readiness = await backend.ready()
@@ -116,19 +123,19 @@ def _add_generate(app: FastAPI, service: Service, modality: Modality) -> None:
     async def generate(request: Request) -> Response:
         deadline = Deadline(service.settings.timeout_s)
         async with deadline():
-            fields, drawing = await read_upload(request, GenerateFields, "condition")
-            order = await take(service, request, deadline, fields, drawing, field="condition", modality=modality)
-        if order.reply.body == "events":
-            return await streaming.stream(service, order, streaming.ours)
-        return await answer(service, order)
+            sent, drawing = await read_upload(request, GenerateRequest, "condition")
+            job, reply = await make_job(service, request, sent, drawing, field="condition", modality=modality)
+        if reply.body == "events":
+            return await streaming.stream(service, job, reply, deadline, streaming.generate_events)
+        return await answer(service, job, reply, deadline)
 
     add_upload_route(
         app,
         f"/v1/generate/{modality}",
         generate,
         summary=f"Portraits from a prompt and a {modality}",
-        body=upload_body(GenerateFields, "condition", DRAWINGS[modality]),
-        answer=painted(streaming.EVENTS),
+        body=upload_body(GenerateRequest, "condition", DRAWINGS[modality]),
+        answer=generated_responses(streaming.EVENTS),
         errors=(400, 401, 406, 408, 413, 415, 422, 429, 500, 503),
     )
 
@@ -136,7 +143,7 @@ def _add_generate(app: FastAPI, service: Service, modality: Modality) -> None:
 def _add_convert(app: FastAPI, service: Service, modality: Modality) -> None:
     async def convert(request: Request) -> Response:
         async with Deadline(service.settings.timeout_s)():
-            _, photo = await read_upload(request, ConvertFields, "image")
+            _, photo = await read_upload(request, ConvertRequest, "image")
             try:
                 return Response(await service.backend.convert(photo, modality), media_type="image/png")
             except InputError as error:
@@ -147,7 +154,7 @@ def _add_convert(app: FastAPI, service: Service, modality: Modality) -> None:
         f"/v1/conditions/{modality}",
         convert,
         summary=f"A photograph's {modality}",
-        body=upload_body(ConvertFields, "image", "A face photograph: jpg, png or webp. Its centre square is used."),
+        body=upload_body(ConvertRequest, "image", "A face photograph: jpg, png or webp. Its centre square is used."),
         answer=PICTURE,
         errors=(400, 401, 408, 413, 415, 422, 429, 500, 503),
     )

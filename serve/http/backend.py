@@ -1,4 +1,4 @@
-"""The border between the routes and what paints for them."""
+"""The interface between the routes and the model that generates for them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mmface.config import Serve
-from serve.http.fields import Modality
-from serve.http.schemas import Generated, Job, ModelInfo, Progress, Readiness
+from serve.http.job import Generated, Job, Progress
+from serve.http.requests import Modality
+from serve.http.schemas import ModelInfo, Readiness
 
-DECODERS = 2  # drawings decoded at once: each may take a few bytes a pixel of max_condition_megapixels
+DECODERS = 2  # drawings decoded at once; each takes a few bytes per pixel, up to max_condition_megapixels
 
 
 class Backend(Protocol):
-    """Where the work is done: a Ray Serve handle, or a Generator in this process."""
+    """Generates images: a Ray Serve handle, or a Generator in this process."""
 
     async def generate(self, job: Job) -> Generated:
-        """Paints; cancelling it stops the work."""
+        """Generates the images of ``job``. Cancelling the call stops the work."""
         ...
 
     def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
-        """Tells how ``job`` fares, and at last what was painted; closing or cancelling it stops the work."""
+        """Yields progress, and at last the generated images. Closing or cancelling the iterator stops the work."""
         ...
 
     async def convert(self, photo: bytes, modality: Modality) -> bytes:
-        """Photograph to condition PNG."""
+        """The condition PNG of a photograph."""
         ...
 
     async def describe(self) -> list[ModelInfo]:
-        """The served versions, the one that answers by default first."""
+        """The served versions; the first one answers by default."""
         ...
 
     async def ready(self) -> Readiness:
-        """Raises unless a real forward pass works."""
+        """Does a real forward pass; raises if it fails."""
         ...
 
 
 @dataclass(frozen=True)
 class Service:
-    """What every route works with."""
+    """What every route needs: the backend, the settings, and a limit on concurrent decoding."""
 
     backend: Backend
     settings: Serve

@@ -1,4 +1,4 @@
-"""What every request carries: its id, and the model version in every answer."""
+"""The request id of every request, and the model version in every answer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestContext:
-    """ASGI middleware: ``request.state.request_id`` is the client's ``X-Request-Id``, or a new one.
+    """ASGI middleware: sets ``request.state.request_id`` to the client's ``X-Request-Id``, or to a new id.
 
-    An id that could not be written to a header, a log or a file is replaced, and the answer says by which. Otherwise
-    Ray Serve's proxy makes the id when there is none and repeats it in the answer, so this does not.
-    ``X-Model-Version`` is added where a route has not said it.
+    An id that is not safe in headers, logs and file names is replaced, and the answer's ``X-Request-Id`` is the new
+    one. Valid ids are not repeated here, because Ray Serve's proxy does that, and makes an id where there is none.
+    ``X-Model-Version`` is added unless the route has set it.
 
     Args:
-        state: the application's; its ``model_version`` is None until it is known.
+        state: state of the application; its ``model_version`` is None until it is known.
     """
 
     def __init__(self, app: ASGIApp, state: State) -> None:
@@ -27,7 +27,7 @@ class RequestContext:
         self.state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Names the request, and the model version in its answer."""
+        """Sets the request id, and adds the headers to the answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""One error envelope for every answer that is not a success (§9)."""
+"""Errors of the service, and the one JSON envelope in which every failure is answered (§9)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from mmface.errors import InputError, MMFaceError, RegistryError, ServiceError
 from serve.http.routing import route_path
 from serve.http.schemas import ErrorBody, ErrorDetail
 
-MAX_NAME = 64  # of a client's field name, repeated to it
+MAX_NAME = 64  # characters of a client's field name that an error repeats
 
-# Types and codes follow OpenAI's so that its clients raise the matching class.
+# OpenAI's types and codes, so that its clients raise the matching exception class.
 TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -50,14 +50,14 @@ CODES = {
 
 
 class ApiError(Exception):
-    """An answer with an error status.
+    """An error that is answered with an HTTP status.
 
     Args:
         status: HTTP status, one of :data:`TYPES`.
         message: one line that says what is wrong and what to do.
         param: the request field at fault.
-        code: stable word for programs; follows from the status if not given.
-        retry_after_s: seconds after which another try makes sense (sent as ``Retry-After``).
+        code: stable identifier for programs; by default the one of the status.
+        retry_after_s: seconds after which a retry may succeed (sent as ``Retry-After``).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class ApiError(Exception):
 
 
 class OverloadedError(MMFaceError):
-    """The replica's queue is full; ``retry_after_s`` estimates when a place is free."""
+    """The replica's queue is full; ``retry_after_s`` is an estimate of when it has room again."""
 
     code = "overloaded"
 
@@ -97,7 +97,7 @@ class UnknownModelError(MMFaceError):
 
 
 class GenerationError(MMFaceError):
-    """A step failed for a reason that is not the request's; the replica's log has the traceback."""
+    """A denoising step failed through no fault of the request; the replica's log has the traceback."""
 
     code = "generation_failed"
 
@@ -114,30 +114,30 @@ def envelope(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONR
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.code == CODES[408]:
-        # OpenAI's clients repeat a 408 by themselves; what took too long once would again.
+        # OpenAI's clients retry a 408 automatically, and a request that took too long would do so again.
         headers["X-Should-Retry"] = "false"
     return JSONResponse(error_body(error).model_dump(), status_code=error.status, headers=headers)
 
 
 def error_body(error: ApiError) -> ErrorBody:
-    """What a response or an event says of ``error``."""
+    """The JSON of ``error`` in a response or an event."""
     detail = ErrorDetail(message=error.message, type=TYPES[error.status], param=error.param, code=error.code)
     return ErrorBody(error=detail)
 
 
 def from_validation(error: RequestValidationError | ValidationError) -> ApiError:
-    """The first of pydantic's complaints; never repeats the value, which may be a prompt."""
+    """The first of pydantic's errors as a 422. Never repeats the value, which may be a prompt."""
     first = error.errors()[0]
-    # A union names its branch after the field; the field alone means something to the caller.
+    # For a union, pydantic appends the branch to the field; the caller knows only the field.
     names = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "unknown field; see /docs for those that exist"
+        message = "unknown field; see /docs for the fields that exist"
     return ApiError(422, message, param=names[0][:MAX_NAME] if names else None)
 
 
 def from_mmface(error: MMFaceError) -> ApiError:
-    """The status that fits an error of the package."""
+    """The answer to an error of the package, with the status that fits it."""
     if isinstance(error, OverloadedError):
         return ApiError(429, error.message, retry_after_s=error.retry_after_s)
     if isinstance(error, UnknownModelError):
@@ -150,7 +150,7 @@ def from_mmface(error: MMFaceError) -> ApiError:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Makes every error of ``app`` an envelope: ours, FastAPI's, the router's, and the unforeseen."""
+    """Answers every error of ``app`` with the envelope: ours, FastAPI's, the router's and unexpected ones."""
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         if isinstance(error, HTTPException):
@@ -165,13 +165,13 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def to_api_error(error: Exception) -> ApiError:
-    """The answer that an exception means."""
+    """The answer to an exception."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, MMFaceError):
         return from_mmface(error)
     if isinstance(error, RequestValidationError):
         return from_validation(error)
-    # Starlette raises it again after this answer, so the server's log has the traceback. That includes a pydantic
-    # ValidationError: one that comes from the client's fields was turned into a 422 where they were read.
+    # Starlette raises the exception again after this answer, so the server's log has the traceback. A pydantic
+    # ValidationError that gets here is a defect too: those of the client's fields became a 422 in uploads.py.
     return ApiError(500, f"internal error ({type(error).__name__}); the server's log has the request id")

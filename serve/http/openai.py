@@ -1,4 +1,4 @@
-"""Routes in OpenAI's conventions: its official clients work with this service."""
+"""Routes that follow OpenAI's conventions, so that its official clients work with this service (§9)."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from pydantic import BaseModel, Field
 from serve.guards.limits import Deadline
 from serve.http.backend import Service
 from serve.http.errors import UnknownModelError
-from serve.http.fields import EditFields, PictureFormat
-from serve.http.openapi import add_upload_route, error_responses, painted, upload_body
-from serve.http.orders import Order, answer, image_data, pictures, take
-from serve.http.schemas import Generated, ImageData, ModelInfo, ModelList, Progress
-from serve.http.streaming import Event, Failed, stream
+from serve.http.generation import answer, image_data, image_files, make_job
+from serve.http.job import Generated, Job
+from serve.http.negotiation import Reply
+from serve.http.openapi import add_upload_route, error_responses, generated_responses, upload_body
+from serve.http.requests import EditRequest, PictureFormat
+from serve.http.schemas import ImageData, ModelInfo, ModelList
+from serve.http.streaming import Event, Failed, Report, stream
 from serve.http.uploads import read_upload
 
 PICTURE = (
-    "The drawing that the portrait follows, a mask or a sketch (see `modality`): png, jpg or webp. Multipart may "
-    'call it `image[]`; JSON may send `"images": [{"image_url": "data:image/png;base64,…"}]` with one entry instead. '
-    "OpenAI's `mask`, which marks what to repaint, has no counterpart here."
+    "The drawing that the portrait follows, a mask or a sketch (see `modality`): png, jpg or webp. In multipart the "
+    'part may be named `image[]`; JSON may send `"images": [{"image_url": "data:image/png;base64,…"}]` with one entry. '
+    "OpenAI's `mask`, which marks the area to repaint, is not supported."
 )
 
 
 class TokenDetails(BaseModel):
-    """Always 0: tokens are not counted."""
+    """Always 0, because tokens are not counted."""
 
     image_tokens: int = 0
     text_tokens: int = 0
 
 
 class Usage(BaseModel):
-    """Clients expect it; always 0: tokens are not counted."""
+    """Always 0, because tokens are not counted; clients expect the field."""
 
     input_tokens: int = 0
     input_tokens_details: TokenDetails = TokenDetails()
@@ -43,7 +45,7 @@ class Usage(BaseModel):
 
 
 class EditImage(Event):
-    """One picture on its way or complete, and the seed that tells it from the others of n."""
+    """One picture, a preview or complete, and its seed, which distinguishes it from the others of n."""
 
     b64_json: str
     seed: int
@@ -62,7 +64,7 @@ class EditPartialImage(EditImage):
 
 
 class EditCompleted(EditImage):
-    """A finished picture; with n > 1 there are n of these."""
+    """A finished picture; with n > 1 there are n of these events."""
 
     type: Literal["image_edit.completed"] = "image_edit.completed"
     model: str
@@ -73,72 +75,77 @@ class EditCompleted(EditImage):
 EVENTS = (EditPartialImage, EditCompleted, Failed)
 
 
-def edit_events(told: Progress | Generated, order: Order) -> list[Event]:
-    """The events of ``/v1/images/edits``: pictures only, each in one of its own."""
-    if told.images is None:
+def edit_events(report: Report, job: Job, reply: Reply) -> list[Event]:
+    """The events of ``/v1/images/edits``: one for each picture, preview or finished."""
+    if report.images is None:
         return []
-    height, width = told.images.shape[1:3]
-    made = told if isinstance(told, Generated) else None
+    height, width = report.images.shape[1:3]
+    result = report if isinstance(report, Generated) else None
 
     def common(image: ImageData) -> dict[str, Any]:
         return {
             **image.model_dump(),
             "created_at": int(time.time()),
-            "output_format": order.reply.picture,
+            "output_format": reply.picture,
             "size": f"{width}x{height}",
         }
 
-    images = [common(image) for image in image_data(pictures(told.images, order, made), order)]
-    if isinstance(told, Generated):
-        warnings = [*order.warnings, *told.warnings]
-        return [EditCompleted(**image, model=told.model, warnings=warnings) for image in images]
-    return [EditPartialImage(**image, partial_image_index=told.preview) for image in images]
+    images = [common(image) for image in image_data(image_files(report.images, job, reply, result), job)]
+    if isinstance(report, Generated):
+        warnings = [*reply.warnings, *report.warnings]
+        return [EditCompleted(**image, model=report.model, warnings=warnings) for image in images]
+    return [EditPartialImage(**image, partial_image_index=report.preview) for image in images]
 
 
 def add_openai(app: FastAPI, service: Service) -> None:
-    """``/v1/images/edits`` and ``/v1/models``."""
-    name = service.settings.model_name
+    """Adds ``/v1/images/edits`` and ``/v1/models``."""
+    _add_edits(app, service)
+    _add_models(app, service)
 
+
+def _add_edits(app: FastAPI, service: Service) -> None:
     async def edits(request: Request) -> Response:
         deadline = Deadline(service.settings.timeout_s)
         async with deadline():
-            fields, drawing = await read_upload(request, EditFields, "image", other_names=("image[]", "images"))
-            version = _version(fields.model, name)
-            order = await take(
+            sent, drawing = await read_upload(request, EditRequest, "image", other_names=("image[]", "images"))
+            job, reply = await make_job(
                 service,
                 request,
-                deadline,
-                fields,
+                sent,
                 drawing,
                 field="image",
-                modality=fields.modality,
-                version=version,
+                modality=sent.modality,
+                version=_version(sent.model, service.settings.model_name),
                 prefer_json=True,
             )
-            order = replace(order, warnings=(*order.warnings, *fields.unused()))
-        if order.reply.body == "events":
-            return await stream(service, order, edit_events)
-        return await answer(service, order)
+            reply = replace(reply, warnings=(*reply.warnings, *sent.unused()))
+        if reply.body == "events":
+            return await stream(service, job, reply, deadline, edit_events)
+        return await answer(service, job, reply, deadline)
 
     add_upload_route(
         app,
         "/v1/images/edits",
         edits,
-        summary="Portraits from a prompt and a drawing, as OpenAI's clients ask for them",
-        body=upload_body(EditFields, "image", PICTURE),
-        answer=painted(EVENTS, "JSON; one picture if `Accept` names its type and not JSON; events with `stream`."),
+        summary="Portraits from a prompt and a drawing, for OpenAI's clients",
+        body=upload_body(EditRequest, "image", PICTURE),
+        answer=generated_responses(
+            EVENTS, "JSON; one picture if `Accept` names its type and not JSON; events with `stream`."
+        ),
         errors=(400, 401, 404, 406, 408, 413, 415, 422, 429, 500, 503),
     )
 
+
+def _add_models(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models", tags=["models"], responses=error_responses(400, 401, 429, 500, 503))
     async def models() -> ModelList:
-        """The served model versions, the one that answers by default first, and what they support."""
+        """The served model versions and what they support; the first one answers by default."""
         return ModelList(data=await service.backend.describe())
 
     @app.get("/v1/models/{model}", tags=["models"], responses=error_responses(400, 401, 404, 422, 429, 500, 503))
     async def model_of(model: str) -> ModelInfo:
-        """A served version by `NAME:VERSION`, or by `NAME` the one that answers by default."""
-        version = _version(model, name)
+        """One served version: `NAME:VERSION`, or `NAME` for the version that answers by default."""
+        version = _version(model, service.settings.model_name)
         served = await service.backend.describe()
         for info in served:
             if version in (None, info.version):
@@ -147,7 +154,7 @@ def add_openai(app: FastAPI, service: Service) -> None:
 
 
 def _version(model: str | None, name: str) -> str | None:
-    """The version that ``model`` insists on, None if it does not; 404 if it is another model."""
+    """The version in ``model``, None if it names only the model; 404 if that is not the served one."""
     given, _, version = (model or name).partition(":")
     if given != name:
         raise UnknownModelError(f"there is no such model; {name} is served", field="model")

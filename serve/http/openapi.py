@@ -1,4 +1,4 @@
-"""What ``/docs`` says beyond what FastAPI sees: bodies in two content types, forms of answers, events, errors, keys."""
+"""The parts of the OpenAPI document that FastAPI cannot derive: upload bodies, answers, events, errors, keys."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ Responses = dict[int | str, dict[str, Any]]
 
 MEANINGS = {
     400: "Malformed: not JSON, not UTF-8, not base64, not a picture, a field sent twice.",
-    401: "Where the service asks for keys: none was sent, or an unknown one.",
+    401: "The API key is missing or unknown; only where the service requires keys.",
     404: "No such route, or a model or version that is not served (`model_not_found`).",
     405: "The route exists, with another method.",
-    406: "`Accept` names nothing that can be had.",
-    408: "Not finished before the deadline; the work was stopped. Or the body did not arrive in time.",
+    406: "No media type in `Accept` is available.",
+    408: "Not finished before the deadline, and the work was stopped; or the body did not arrive in time.",
     413: "The body is too large.",
     415: "Neither multipart/form-data nor application/json.",
     422: "A field is missing, unknown or out of range, or the mask has unknown colours; `param` names it.",
-    429: "Too many generations are waiting, or too many requests with this key; `Retry-After` says when to come back.",
+    429: "Too many generations are waiting, or too many requests with this key; retry after `Retry-After` seconds.",
     500: "A defect of the server.",
     503: "The model is not ready.",
 }
 REQUEST_ID = {
     "name": "X-Request-Id",
     "in": "header",
-    "description": "Becomes the request's id in logs and in the pictures. Made if absent; replaced, and the new one "
-    "answered, if it is not 1 to 128 letters, digits and `._:-`.",
+    "description": "The request's id in logs and pictures: 1 to 128 letters, digits and `._:-`. If it is absent or "
+    "invalid, a new one is made and returned.",
     "schema": {"type": "string"},
 }
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "A repeated request with the same key and body gets the same answer for an hour, without new work; "
-    "with another body it is 422.",
+    "description": "For one hour, a repeated request with the same key and body gets the stored answer, without new "
+    "work; the same key with another body is a 422.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
 _REFERENCE = "#/components/schemas/{model}"
@@ -54,21 +54,21 @@ _SEED_LIST = {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19}){0,7}$", "
 PICTURE: Responses = {200: {"description": "The picture.", "content": {"image/png": _BINARY}}}
 
 
-def painted(
+def generated_responses(
     events: Iterable[type[BaseModel]],
     description: str = "JSON; one picture if `Accept` names its type; events with `stream`.",
 ) -> Responses:
-    """The success of a route that paints.
+    """The successful responses of a route that generates.
 
     Args:
         events: models of its server-sent events.
-        description: which form an answer has.
+        description: of the forms that an answer can have.
     """
     names = {model.model_fields["type"].default: {"$ref": _reference(model)} for model in events}
     event = {
         "type": "object",
         "description": "One event: `event: NAME`, `data: JSON`, an empty line; `x-events` has the JSON of each name. "
-        "Without news a comment, a line that begins with a colon, comes at least every 10 seconds.",
+        "If there is no event, a comment (a line that begins with a colon) is sent at least every 10 seconds.",
         "required": ["event", "data"],
         "properties": {
             "event": {"type": "string", "enum": list(names)},
@@ -82,10 +82,13 @@ def painted(
             "model": GenerateResponse,
             "content": dict.fromkeys(MEDIA_TYPES.values(), _BINARY) | {"text/event-stream": {"schema": event}},
             "headers": {
-                "X-Model-Version": {"description": "Version that made it.", "schema": {"type": "string"}},
+                "X-Model-Version": {"description": "Model version that generated it.", "schema": {"type": "string"}},
                 "X-Seed": {"description": "With a picture: its seed.", "schema": {"type": "integer"}},
                 "X-Warnings": {"description": "With a picture: what was adjusted.", "schema": {"type": "string"}},
-                "Idempotent-Replayed": {"description": "`true` on a repeated answer.", "schema": {"type": "string"}},
+                "Idempotent-Replayed": {
+                    "description": "`true` if the answer was stored.",
+                    "schema": {"type": "string"},
+                },
             },
         }
     }
@@ -97,7 +100,7 @@ def error_responses(*statuses: int) -> Responses:
 
 
 def upload_body(model: type[BaseModel], file_field: str, description: str) -> dict[str, Any]:
-    """``openapi_extra`` of a route that takes ``model`` and a picture as multipart or JSON."""
+    """``openapi_extra`` of a route that accepts the fields of ``model`` and a picture, as multipart or JSON."""
 
     def content(picture: dict[str, str], *, as_text: bool) -> dict[str, Any]:
         schema = model.model_json_schema()
@@ -131,7 +134,7 @@ def add_upload_route(
     answer: Responses,
     errors: tuple[int, ...],
 ) -> None:
-    """A POST route that reads its body itself, so that it is bounded and strict; ``body`` documents it."""
+    """Adds a POST route that reads its body itself, with bounds and strict types; ``body`` documents that body."""
     app.add_api_route(
         path,
         handler,
@@ -146,7 +149,7 @@ def add_upload_route(
 
 
 def add_docs(app: FastAPI) -> None:
-    """``/docs``: finds the document beside itself, whatever prefix a proxy adds or takes away."""
+    """Adds ``/docs``. Its link to the document is relative, so it works behind any prefix of a proxy."""
 
     async def docs(_: Request) -> Response:
         return get_swagger_ui_html(openapi_url="openapi.json", title=f"{app.title} - Swagger UI")
@@ -155,18 +158,18 @@ def add_docs(app: FastAPI) -> None:
 
 
 def complete(app: FastAPI, events: Iterable[type[BaseModel]], *, keys: bool) -> None:
-    """Adds what no single route knows: events, headers that every request may have, and the API key.
+    """Completes the document with what belongs to no single route: events, common request headers, and the API key.
 
     Args:
-        events: models that :func:`painted` refers to.
-        keys: whether the service asks for one.
+        events: models that :func:`generated_responses` refers to.
+        keys: whether the service requires API keys.
     """
     _, definitions = models_json_schema([(model, "serialization") for model in events], ref_template=_REFERENCE)
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-            made["servers"] = [{"url": "."}]  # relative to the document, as OpenAPI has it
+            made["servers"] = [{"url": "."}]  # OpenAPI resolves it relative to the document
             made["components"]["schemas"] |= definitions["$defs"]
             for path, operations in made["paths"].items():
                 for method, operation in operations.items():
@@ -191,7 +194,7 @@ def _reference(model: type[BaseModel]) -> str:
 
 
 def _in_json(field: dict[str, Any], required: bool) -> dict[str, Any]:
-    """A field's schema in JSON, where null stands for an absent field."""
+    """A field's schema in JSON, where null means that the field is absent."""
     if required or any(one.get("type") == "null" for one in field.get("anyOf", [])):
         return field
     about = {key: field[key] for key in ("title", "description", "default", "examples") if key in field}
@@ -199,7 +202,7 @@ def _in_json(field: dict[str, Any], required: bool) -> dict[str, Any]:
 
 
 def _in_form(field: dict[str, Any]) -> dict[str, Any]:
-    """A field's schema in a form, which has neither null nor arrays: an absent field, or text with commas."""
+    """A field's schema in a form, which has no null (the field is left out) and no arrays (text with commas)."""
     if "anyOf" not in field:
         return field
     field = deepcopy(field)

@@ -1,4 +1,4 @@
-"""How requests find their route: the path within the service, the bare prefix, HEAD."""
+"""Paths below a prefix: the path that routes see, the redirect of the bare prefix; and HEAD requests."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def route_path(scope: Scope) -> str:
     """The path that routes are matched with: ``path`` without ``root_path``.
 
     Mounts, Ray Serve's ``route_prefix`` and servers that know their prefix leave it in ``scope["path"]`` and repeat it
-    in ``scope["root_path"]``. It counts where it ends with a whole segment, as for Starlette's router: whoever guards a
-    route must read the path as the router does.
+    in ``scope["root_path"]``. As in Starlette's router, the prefix is removed only if it ends with a whole segment:
+    code that guards a route must see the same path as the router.
     """
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
@@ -22,17 +22,17 @@ def route_path(scope: Scope) -> str:
 
 
 class BarePrefix:
-    """ASGI middleware: redirects ``/faces``, a prefix without its slash, to ``/faces/``.
+    """ASGI middleware: redirects a prefix without its slash, such as ``/faces``, to ``/faces/``.
 
-    Relative addresses of the page resolve there. The redirect is relative too, because proxies may have taken more of
-    the path away.
+    The page's relative URLs resolve only there. The redirect is relative too, because proxies may have removed further
+    prefixes from the path.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Everything but the prefix itself goes on."""
+        """Redirects the bare prefix, and passes every other path on."""
         if scope["type"] == "http" and route_path(scope) == "":
             last = scope["path"].rpartition("/")[2]
             await RedirectResponse(f"{quote(last)}/")(scope, receive, send)
@@ -41,13 +41,13 @@ class BarePrefix:
 
 
 class Head:
-    """ASGI middleware: answers HEAD as it answers GET, without the body; FastAPI's routes know GET alone."""
+    """ASGI middleware: answers HEAD like GET, without the body; FastAPI's routes accept only GET."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The server's own scope stays HEAD: the server goes by it when it frames the answer."""
+        """Passes on a copy of the scope with GET; the server frames the answer by its own, which stays HEAD."""
         if scope["type"] != "http" or scope["method"] != "HEAD":
             await self.app(scope, receive, send)
             return
@@ -55,8 +55,8 @@ class Head:
         async def without_body(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        asked = {**scope, "method": "GET"}
+        as_get = {**scope, "method": "GET"}
         try:
-            await self.app(asked, receive, without_body)
+            await self.app(as_get, receive, without_body)
         finally:
-            scope["route"] = asked.get("route")  # for the access log
+            scope["route"] = as_get.get("route")  # for the access log

@@ -1,4 +1,4 @@
-"""Server-sent events: how a request fares, previews, and the result (§9)."""
+"""Server-sent events of a generation: progress, previews and the result (§9)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from pydantic import BaseModel, Field
 from starlette.types import Receive, Scope, Send
 
 from mmface.errors import MMFaceError
+from serve.guards.limits import Deadline
 from serve.http.backend import Service
 from serve.http.errors import ApiError, error_body, to_api_error
-from serve.http.orders import Order, image_data, pictures, response
-from serve.http.schemas import ErrorDetail, Generated, GenerateResponse, ImageData, Progress
+from serve.http.generation import generate_response, image_data, image_files
+from serve.http.job import Generated, Job, Progress
+from serve.http.negotiation import Reply
+from serve.http.schemas import ErrorDetail, GenerateResponse, ImageData
 
-# Proxies must pass events on as they come.
+# Proxies must not buffer events.
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-QUIET_S = 9.0  # after which a comment is sent: many proxies and clients give up a connection that says nothing
+QUIET_S = 9.0  # seconds without an event after which a comment is sent: many proxies and clients close idle connections
 _COMMENT = ": still at work\n\n"
 
 
 class Event(BaseModel):
-    """An event; its name is its type."""
+    """An event; ``type`` is also its name."""
 
     type: str
 
 
 class Queued(Event):
-    """The request waits, or is about to begin."""
+    """The request is waiting, or about to begin."""
 
     type: Literal["queued"] = "queued"
-    ahead: int = Field(description="Requests in front of it; 0 when it begins.", examples=[2])
+    ahead: int = Field(description="Requests ahead of it in the queue; 0 when it begins.", examples=[2])
 
 
 class Step(Event):
@@ -49,7 +52,7 @@ class PartialImage(Event):
     """A preview of every image."""
 
     type: Literal["partial_image"] = "partial_image"
-    partial_image_index: int = Field(description="Of the asked-for previews, from 0.", examples=[0])
+    partial_image_index: int = Field(description="Index of the preview, from 0.", examples=[0])
     step: int = Field(examples=[5])
     data: list[ImageData]
 
@@ -61,7 +64,7 @@ class Completed(GenerateResponse, Event):
 
 
 class Failed(Event):
-    """The last event, if something went wrong after the first one."""
+    """The last event, if the request fails after the first event was sent."""
 
     type: Literal["error"] = "error"
     error: ErrorDetail
@@ -69,86 +72,89 @@ class Failed(Event):
 
 EVENTS = (Queued, Step, PartialImage, Completed, Failed)
 
-News = TypeVar("News")
-Dialect = Callable[[Progress | Generated, Order], list[Event]]
-"""How events are put into words."""
+Item = TypeVar("Item")
+Report = Progress | Generated
+ToEvents = Callable[[Report, Job, Reply], list[Event]]
+"""Turns a report of the replica into the events that a route sends for it."""
 
 
-def ours(told: Progress | Generated, order: Order) -> list[Event]:
+def generate_events(report: Report, job: Job, reply: Reply) -> list[Event]:
     """The events of ``/v1/generate/*``."""
-    if isinstance(told, Generated):
-        return [Completed(**response(told, order).model_dump())]
-    if told.images is not None:
-        data = image_data(pictures(told.images, order), order)
-        return [PartialImage(partial_image_index=told.preview, step=told.step, data=data)]
-    if told.step == 0:
-        return [Queued(ahead=told.ahead)]
-    return [Step(step=told.step, steps=told.steps)]
+    if isinstance(report, Generated):
+        return [Completed(**generate_response(report, job, reply).model_dump())]
+    if report.images is not None:
+        data = image_data(image_files(report.images, job, reply), job)
+        return [PartialImage(partial_image_index=report.preview, step=report.step, data=data)]
+    if report.step == 0:
+        return [Queued(ahead=report.ahead)]
+    return [Step(step=report.step, steps=report.steps)]
 
 
-async def stream(service: Service, order: Order, dialect: Dialect) -> StreamingResponse:
-    """Answers with events. What goes wrong before the first one raises, and is an answer of its own.
+async def stream(
+    service: Service, job: Job, reply: Reply, deadline: Deadline, to_events: ToEvents
+) -> StreamingResponse:
+    """Answers with events. Errors before the first event are raised, and so answered with a status of their own.
 
-    Without a first event for :data:`QUIET_S` the answer begins with a comment.
+    If there is no event within :data:`QUIET_S`, the answer begins with a comment.
     """
-    told = with_pauses(service.backend.stream(order.job), QUIET_S)
-    async with order.deadline():
-        first = await anext(told)
-    return _Events(told, _lines(first, told, order, dialect))
+    reports = with_pauses(service.backend.stream(job), QUIET_S)
+    async with deadline():
+        first = await anext(reports)
+    return _Events(reports, _lines(first, reports, deadline, lambda report: to_events(report, job, reply)))
 
 
-async def with_pauses(told: AsyncIterator[News], quiet_s: float) -> AsyncGenerator[News | None]:
-    """What ``told`` yields, and None whenever it has yielded nothing for ``quiet_s``. Closes ``told`` when closed."""
-    async with aclosing(told):  # type: ignore[type-var]
+async def with_pauses(items: AsyncIterator[Item], quiet_s: float) -> AsyncGenerator[Item | None]:
+    """Yields the items of ``items``, and None whenever there was none for ``quiet_s``. Closes ``items`` when closed."""
+    async with aclosing(items):  # type: ignore[type-var]
         while True:
-            news = asyncio.ensure_future(anext(told))
+            item = asyncio.ensure_future(anext(items))
             try:
-                while not (await asyncio.wait({news}, timeout=quiet_s))[0]:
+                while not (await asyncio.wait({item}, timeout=quiet_s))[0]:
                     yield None
-                yield news.result()
+                yield item.result()
             except StopAsyncIteration:
                 return
             finally:
-                if not news.done():
-                    news.cancel()
-                    with CancelScope(shield=True):  # ``told`` cannot be closed while it runs
-                        await asyncio.wait({news})
+                if not item.done():
+                    item.cancel()
+                    with CancelScope(shield=True):  # ``items`` cannot be closed while it runs
+                        await asyncio.wait({item})
 
 
 class _Events(StreamingResponse):
-    """Closes the backend's iterator whenever the client leaves, also before the first line is read."""
+    """Closes the backend's iterator whenever the client disconnects, even before the first line is read."""
 
-    def __init__(self, told: AsyncGenerator[Progress | Generated | None], lines: AsyncIterator[str]) -> None:
+    def __init__(self, reports: AsyncGenerator[Report | None], lines: AsyncIterator[str]) -> None:
         super().__init__(lines, media_type="text/event-stream", headers=_HEADERS)
-        self.told = told
+        self.reports = reports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with aclosing(self.told):
+        async with aclosing(self.reports):
             await super().__call__(scope, receive, send)
 
 
 async def _lines(
-    first: Progress | Generated | None,
-    told: AsyncIterator[Progress | Generated | None],
-    order: Order,
-    dialect: Dialect,
+    first: Report | None,
+    reports: AsyncIterator[Report | None],
+    deadline: Deadline,
+    to_events: Callable[[Report], list[Event]],
 ) -> AsyncIterator[str]:
-    event = first
+    report = first
     try:
         while True:
-            if event is None:
+            if report is None:
                 yield _COMMENT
             else:
-                for words in await asyncio.to_thread(dialect, event, order):
-                    yield _line(words)
-            async with order.deadline():
-                event = await anext(told)
+                for event in await asyncio.to_thread(to_events, report):
+                    yield _line(event)
+            async with deadline():
+                report = await anext(reports)
     except StopAsyncIteration:
         return
     except (ApiError, MMFaceError) as error:
         yield _failed(to_api_error(error))
     except Exception as error:
-        # The status is sent already, so the stream says it; the server's log has the traceback.
+        # The status has been sent already, so the error becomes an event; the server's log gets the traceback.
         yield _failed(to_api_error(error))
         raise
 

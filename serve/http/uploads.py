@@ -1,4 +1,4 @@
-"""Request bodies: multipart or JSON, read into the same two things."""
+"""Request bodies: multipart or JSON, both read into the request's fields and the bytes of its picture."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
 from serve.http.errors import MAX_NAME, ApiError, from_validation
-from serve.http.fields import Fields
+from serve.http.requests import UploadRequest
 
 MAX_PARTS = 32
-ONE_PICTURE = "one picture is painted from; send one"
-SEEDS = "seed[]"  # how OpenAI's clients write a list in a form, an item a part
-MAX_EXACT = 2**53  # up to which a JSON number with a fraction of 0 is one integer for certain
+ONE_PICTURE = "only one picture is used; send one"
+SEEDS = "seed[]"  # OpenAI's clients send a list as one form part per item, with this name
+MAX_EXACT = 2**53  # largest number up to which a float is an exact integer
 
-Known = TypeVar("Known", bound=Fields)
+Sent = TypeVar("Sent", bound=UploadRequest)
 
 
 @dataclass
 class _Form:
-    """What a multipart body holds: text fields, files, and their names in order."""
+    """The text fields and files of a multipart body, by name, in order."""
 
     values: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -44,10 +44,10 @@ class _Form:
     def on_end(self) -> None:
         self.complete = True
 
-    def texts(self, model: type[Fields]) -> dict[str, str]:
+    def texts(self, model: type[UploadRequest]) -> dict[str, str]:
         """The text fields; 400 if one is not UTF-8.
 
-        An optional field that is empty is absent: forms of browsers send every input.
+        An empty optional field counts as absent, because browsers send every input of a form.
         """
         if SEEDS in self.values:
             self._add(self.values, b"seed", self.values.pop(SEEDS))
@@ -56,10 +56,10 @@ class _Form:
         return {name: decode_text(value, name) for name, value in sent.items()}
 
     def only_file(self, names: tuple[str, ...]) -> bytes | None:
-        """The file of one of these names; 422 if there is any other."""
+        """The file under one of these names; 422 if there is a file under any other name."""
         written = next((name for name in self.values if name in names), None)
         if written is not None:
-            raise ApiError(422, "send it as a file part, with a filename", param=written)
+            raise ApiError(422, "send the picture as a file part, with a filename", param=written)
         given = [name for name in self.files if name in names]
         if len(given) > 1:
             raise ApiError(422, ONE_PICTURE, param=given[1])
@@ -83,14 +83,14 @@ class _Form:
 
 
 async def read_upload(
-    request: Request, model: type[Known], file_field: str, *, other_names: tuple[str, ...] = ()
-) -> tuple[Known, bytes]:
+    request: Request, model: type[Sent], file_field: str, *, other_names: tuple[str, ...] = ()
+) -> tuple[Sent, bytes]:
     """The fields of a request and the bytes of its picture.
 
     Args:
-        model: the text fields.
+        model: the class of the fields.
         file_field: name of the picture: a file in multipart, a base64 string (or data URL) in JSON.
-        other_names: what else clients call the picture.
+        other_names: further names that clients may use for the picture.
 
     Raises:
         ApiError: 400 malformed, 413 too large, 415 neither multipart nor JSON, 422 a field is wrong or missing.
@@ -109,18 +109,18 @@ async def read_upload(
         picture = form.only_file(names)
         values = form.texts(model)
     try:
-        # JSON has types, so a string is no number there; multipart has text only.
+        # JSON has types, so a string is not accepted as a number; multipart has only text.
         strict = kind == b"application/json"
-        fields = model.model_validate(values, strict=strict, context="json" if strict else "text")
+        sent = model.model_validate(values, strict=strict, context="json" if strict else "text")
     except ValidationError as error:
         raise from_validation(error) from None
     if picture is None:
         raise ApiError(422, "Field required", param=file_field)
-    return fields, picture
+    return sent, picture
 
 
 def decode_text(value: bytes, name: str) -> str:
-    """UTF-8 or a 400 that names the field."""
+    """Decodes UTF-8; raises a 400 that names the field if it is not."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -129,7 +129,7 @@ def decode_text(value: bytes, name: str) -> str:
 
 def _multipart(body: bytes, boundary: bytes) -> _Form:
     form = _Form()
-    # The body is in memory and bounded already: files must not go through the disk.
+    # The body is in memory already, and bounded, so files need not be spooled to disk.
     memory = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "UPLOAD_ERROR_ON_BAD_CTE": True}
     try:
         parser = FormParser(
@@ -145,7 +145,7 @@ def _multipart(body: bytes, boundary: bytes) -> _Form:
 
 
 def _from_first_boundary(body: bytes, boundary: bytes) -> bytes:
-    """``body`` without the preamble that RFC 2046 (5.1.1) allows in front of the first boundary."""
+    """``body`` without the preamble that RFC 2046 (5.1.1) allows before the first boundary."""
     delimiter = b"--" + boundary
     _, found, rest = body.partition(b"\r\n" + delimiter)
     return body if body.startswith(delimiter) or not found else delimiter + rest
@@ -154,7 +154,7 @@ def _from_first_boundary(body: bytes, boundary: bytes) -> bytes:
 def _json(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8-sig")
-        tree = json.loads(text, object_pairs_hook=_object, parse_constant=_no_number, parse_float=_number)
+        tree = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_number)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"malformed JSON: {error}") from None
     if not isinstance(tree, dict):
@@ -163,7 +163,7 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _only_picture(tree: dict[str, Any], names: tuple[str, ...]) -> bytes | None:
-    """Takes the picture of one of these names out of a JSON body: base64, or OpenAI's ``[{"image_url": …}]``."""
+    """Removes the picture from a JSON body and decodes it: base64, or OpenAI's ``[{"image_url": …}]``."""
     given = [(name, tree.pop(name)) for name in names if name in tree]
     if not given:
         return None
@@ -179,38 +179,38 @@ def _only_picture(tree: dict[str, Any], names: tuple[str, ...]) -> bytes | None:
     if not isinstance(picture, str):
         raise ApiError(422, "must be a base64 string", param=name)
     if picture.startswith(("http:", "https:")):
-        raise ApiError(422, "addresses are not fetched; send the picture itself in base64", param=name)
+        raise ApiError(422, "URLs are not fetched; send the picture itself in base64", param=name)
     encoded = picture.partition(",")[2] if picture.startswith("data:") else picture
     try:
-        # Without white space: many tools break base64 into lines.
+        # Many tools break base64 into lines, so white space is removed.
         return base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, "not valid base64", param=name) from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object's fields; null is an absent one."""
+    """The fields of a JSON object; a field that is null counts as absent."""
     if len(pairs) > MAX_PARTS:
         raise ApiError(400, f"more than {MAX_PARTS} fields")
     tree: dict[str, Any] = {}
     for name, value in pairs:
-        if _spelled(name) in tree:
+        if _encodable(name) in tree:
             raise ApiError(400, "the field was sent twice", param=name[:MAX_NAME])
         tree[name] = value
     return {name: value for name, value in tree.items() if value is not None}
 
 
-def _spelled(name: str) -> str:
-    """``name`` if UTF-8 can carry it: half a surrogate pair could not go into an answer that names the field."""
+def _encodable(name: str) -> str:
+    """``name``, if it can be encoded in UTF-8 (a lone surrogate cannot): the answer may have to name the field."""
     name.encode("utf-8")
     return name
 
 
 def _number(text: str) -> float:
-    """A JSON number with a point or an exponent; ``1.0`` is the integer 1, as many clients write it."""
+    """A JSON number with a point or an exponent; ``1.0`` is read as the integer 1, because many clients write it so."""
     number = float(text)
     return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else number
 
 
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")

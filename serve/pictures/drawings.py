@@ -1,4 +1,4 @@
-"""A client's drawing to the pixels of a condition: read, told apart, brought to an aspect ratio (§9)."""
+"""Clients' drawings: decoding, recognising masks and sketches, and fitting to an aspect ratio (§9)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from PIL import Image, ImageStat
 from mmface.errors import InputError
 from mmface.imaging.decode import decode
 from serve.http.errors import ApiError
-from serve.http.fields import Fit, Modality
+from serve.http.requests import Fit, Modality
 from serve.pictures.masks import read_mask
 
-MAX_SIDE = 2048  # of a drawing on its way to a replica; more than any model paints
-PAPER = {"mask": 0, "sketch": 255}  # what surrounds a drawing
+MAX_SIDE = 2048  # longest side of a drawing in a job, in pixels; larger than the images of any model
+PAPER = {"mask": 0, "sketch": 255}  # value of padding: background, white paper
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """What a client drew: ``pixels`` [H, W], a mask's labels or a sketch's grey, and what was adjusted."""
+    """A decoded drawing: ``pixels`` [H, W], labels of a mask or grey of a sketch, and what was adjusted."""
 
     pixels: Pixels
     modality: Modality
@@ -30,11 +30,11 @@ class Drawing:
 
 
 def read_drawing(data: bytes, modality: Modality | None, max_megapixels: float, field: str = "condition") -> Drawing:
-    """Decodes a drawing. Without ``modality``, what reads as a mask of two labels or more is one.
+    """Decodes a drawing. Without ``modality``, a valid mask of at least two labels is a mask, all else a sketch.
 
     Raises:
-        ApiError: 400 if it cannot be decoded or is over ``max_megapixels`` (judged by the header alone).
-        InputError: a mask with labels or colours that do not exist.
+        ApiError: 400 if it cannot be decoded or has more than ``max_megapixels``, which its header alone decides.
+        InputError: a mask with unknown labels or colours.
     """
     try:
         image = decode(data, max_megapixels, field=field)
@@ -52,17 +52,17 @@ def read_drawing(data: bytes, modality: Modality | None, max_megapixels: float, 
 
 
 def fit_drawing(drawing: Pixels, modality: Modality, size: tuple[int, int], fit: Fit) -> Pixels:
-    """Brings a drawing to the aspect ratio of what is painted.
+    """Brings a drawing to the aspect ratio of the image to be generated.
 
     Args:
         drawing: [h, w] labels of a mask or grey of a sketch.
-        modality: says what it is padded with and how it is resized.
-        size: (width, height) in pixels of what is painted; only ``stretch`` resizes to it.
+        modality: decides the value of padding and the method of resizing.
+        size: (width, height) of the image in pixels; only ``stretch`` resizes to it.
         fit: ``crop`` keeps the middle at the drawing's own resolution, ``pad`` surrounds it with background or
             paper, ``stretch`` resizes it, masks by nearest and sketches by Lanczos.
 
     Returns:
-        [h', w'] with w' : h' as near to ``size`` as whole pixels allow.
+        [h', w'] with the ratio of ``size``, up to whole pixels.
     """
     height, width = drawing.shape
     if width * size[1] == height * size[0]:
@@ -85,15 +85,15 @@ def fit_drawing(drawing: Pixels, modality: Modality, size: tuple[int, int], fit:
 
 
 def _sketch(image: Image.Image) -> Drawing:
-    """Grey with dark lines on white.
+    """A sketch as grey, dark lines on white.
 
-    What most pixels are, on either side of the middle between the darkest and the lightest, is the paper: a sketch on
-    dark paper is inverted. Transparent parts become white paper, or black if most is transparent and what is drawn
-    is light.
+    The paper is what most pixels are: darker or lighter than the middle between the darkest and the lightest grey. A
+    sketch on dark paper is inverted. Transparent parts become white paper, or black paper if most of the picture is
+    transparent and the drawn part is light.
     """
     grey = np.asarray(_bounded(_on_paper(image), Image.Resampling.LANCZOS))
     darkest, lightest = int(grey.min()), int(grey.max())
-    # Of one grey alone, half way to white decides.
+    # If there is only one grey, it counts as dark below mid-grey.
     middle = (darkest + lightest) / 2 if darkest < lightest else 127.5
     if (grey < middle).mean() <= 0.5:
         return Drawing(grey, "sketch", ())

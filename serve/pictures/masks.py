@@ -1,4 +1,4 @@
-"""Masks as clients send them: exact, or with the soft edges that drawing programs leave."""
+"""Reads clients' masks: exact ones, and those with the soft edges that drawing programs make."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from PIL import Image
 from mmface.errors import InputError
 from mmface.imaging.labels import LABELS, PALETTE, mask_from_image, match_palette
 
-# Of face masks, anti-aliased drawing and scaling to a quarter or eightfold blur at most 32 % of the pixels (edges);
-# JPEG touches 37 % and more, everywhere, and a photograph has 83 % and more outside the palette.
+# Largest share of pixels without a palette colour. In face masks, anti-aliasing and scaling (to a quarter, or
+# eightfold) blur at most 32 % of the pixels, all at edges. JPEG changes at least 37 %, everywhere; in a photograph at
+# least 83 % are outside the palette.
 MAX_SOFT = 1 / 3
-_REACH = 2  # pixels; an edge lies between labels that are this near
+_REACH = 2  # pixels; a soft pixel takes a label that occurs within this distance
 _NOTHING = len(LABELS)
 _CHUNK = 1 << 16
 
@@ -20,14 +21,14 @@ Labels = npt.NDArray[np.uint8]
 
 
 def read_mask(image: Image.Image) -> tuple[Labels, tuple[str, ...]]:
-    """Label indices [H, W] of a decoded picture, and what had to be tolerated.
+    """Label indices [H, W] of a decoded picture, and warnings about what was adjusted.
 
-    Label indices (grey or palette) and exact palette colours are taken as they are. In a picture in colours,
-    transparent parts become background, and pixels of other colours take the nearest label if they are few
-    (:data:`MAX_SOFT`), as edges are.
+    Label indices (grey or palette) and exact palette colours are used as they are. In a colour picture, transparent
+    parts become background, and pixels of other colours take the nearest label, provided that they are few
+    (:data:`MAX_SOFT`), as soft edges are.
 
     Raises:
-        InputError: labels that do not exist, a mode that is no mask, or too many other colours.
+        InputError: unknown labels, an image mode that cannot be a mask, or too many other colours.
     """
     try:
         return mask_from_image(image), ()
@@ -38,7 +39,7 @@ def read_mask(image: Image.Image) -> tuple[Labels, tuple[str, ...]]:
     transparent = rgba.getchannel("A").histogram()[0]
     solid = Image.alpha_composite(Image.new("RGBA", rgba.size, "black"), rgba).convert("RGB")
     if transparent == rgba.width * rgba.height:
-        raise InputError("all of the picture is transparent: there is no mask in it", field="mask")
+        raise InputError("all of the picture is transparent, so it has no mask; send an opaque one", field="mask")
     labels, soft = _nearest(np.asarray(solid))
     counts = (
         (soft, "were no palette colour and took the nearest label"),
@@ -48,15 +49,15 @@ def read_mask(image: Image.Image) -> tuple[Labels, tuple[str, ...]]:
 
 
 def _nearest(rgb: Labels) -> tuple[Labels, int]:
-    """Labels of ``rgb`` [H, W, 3], and how many pixels had no palette colour."""
+    """Labels of ``rgb`` [H, W, 3], and the number of pixels without a palette colour."""
     labels, known = match_palette(rgb)
     soft = int(known.size - known.sum())
     if soft == 0:
         return labels, 0
-    # Edges lie between two labels: a white line on black is no mask.
+    # A soft edge lies between two labels. With fewer labels it is no mask but, say, a white line on black.
     if soft > MAX_SOFT * known.size or len(np.unique(labels[known])) < 2:
         share = f"{_percent(soft / known.size)} of the pixels have no colour of the 19 labels' palette"
-        remedy = f"at most {_percent(MAX_SOFT)}, the soft edges of a drawing, are tolerated; save the mask as PNG"
+        remedy = f"at most {_percent(MAX_SOFT)} are accepted, for soft edges; save the mask as PNG"
         raise InputError(f"{share}; {remedy}", field="mask")
     rows, columns = np.nonzero(~known)
     around = np.pad(np.where(known, labels, np.uint8(_NOTHING)), _REACH, constant_values=_NOTHING)
@@ -67,7 +68,7 @@ def _nearest(rgb: Labels) -> tuple[Labels, int]:
 
 
 def _labels_near(around: Labels, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    """[K, 19]: which labels are within reach of each pixel; all of them where none is."""
+    """[K, 19]: the labels within :data:`_REACH` of each pixel; all labels if there is none."""
     offsets = np.arange(2 * _REACH + 1)
     near = around[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets].reshape(len(rows), -1)
     present = np.zeros((len(rows), _NOTHING + 1), bool)

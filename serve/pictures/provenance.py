@@ -1,4 +1,4 @@
-"""A generated image as a file that says where it comes from, in every format (§9). Never the prompt."""
+"""Encodes generated images as files with metadata that states their origin (§9), never the prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from serve.http.fields import PictureFormat
+from serve.http.requests import PictureFormat
 
 MEDIA_TYPES: dict[PictureFormat, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
 QUALITY = 100
@@ -30,7 +30,7 @@ _USER_COMMENT = 0x9286
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a served image says about itself."""
+    """The metadata of a generated image."""
 
     seed: int
     request_id: str
@@ -41,7 +41,7 @@ class Provenance:
     sampler: str | None = None
 
     def known(self) -> dict[str, str | int | float]:
-        """What is known by name; of a preview, little is."""
+        """The values that are known, by name; a preview lacks those of the model."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -59,7 +59,7 @@ def encode(
         pixels.save(sink, "PNG", pnginfo=_text(provenance, xmp))
         return sink.getvalue()
     options = {"quality": QUALITY if quality is None else quality, "exif": _exif(provenance), "xmp": xmp.encode()}
-    # Faces are small: half the colour resolution would show.
+    # The images are small, so chroma subsampling would be visible.
     pixels.save(sink, picture.upper(), **options, **({"subsampling": 0} if picture == "jpeg" else {}))
     return sink.getvalue()
 

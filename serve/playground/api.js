@@ -1,6 +1,6 @@
-// The service: requests, its error envelope, and its server-sent events.
+// The client of the service: requests, errors and server-sent events.
 
-const KEY = "mmface.key"; // in sessionStorage: forgotten with the tab
+const KEY = "mmface.key"; // in sessionStorage, which is cleared when the tab closes
 
 export function setKey(value) {
   sessionStorage.setItem(KEY, value);
@@ -14,7 +14,7 @@ export function address(path) {
   return new URL(path, document.baseURI);
 }
 
-// What the service, or the way to it, said no with. `param` names the field at fault.
+// An error of the service, or of the connection to it. `param` names the field at fault.
 export class ServiceError extends Error {
   constructor(message, { param = null, status = 0, retryAfter = null } = {}) {
     super(message);
@@ -37,7 +37,7 @@ export async function convert(modality, photo) {
   return (await request(`v1/conditions/${modality}`, { method: "POST", body })).blob();
 }
 
-// Yields {type, …} for each event; the last is "completed".
+// Yields {type, …} for each event; the last one is "completed".
 export async function* generate(modality, fields, drawing, previews, signal) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
@@ -55,12 +55,12 @@ export async function* generate(modality, fields, drawing, previews, signal) {
 
 async function request(path, options = {}) {
   const headers = hasKey() ? { Authorization: `Bearer ${sessionStorage.getItem(KEY)}` } : {};
-  const response = await reached(fetch(address(path), { ...options, headers }));
+  const response = await connected(fetch(address(path), { ...options, headers }));
   if (!response.ok) throw await refusal(response);
   return response;
 }
 
-async function reached(promise) {
+async function connected(promise) {
   try {
     return await promise;
   } catch (error) {
@@ -76,7 +76,7 @@ async function refusal(response) {
     const { message, param } = (await response.json()).error;
     return new ServiceError(message, { ...about, param });
   } catch {
-    // A proxy in between speaks its own language.
+    // The answer of a proxy, which has no error envelope.
     return new ServiceError(`The service answered ${response.status} ${response.statusText}`.trim(), about);
   }
 }
@@ -86,7 +86,7 @@ async function* events(stream) {
   let text = "";
   try {
     for (;;) {
-      const { done, value } = await reached(reader.read());
+      const { done, value } = await connected(reader.read());
       if (done) return;
       text += value;
       const blocks = text.split("\n\n");
@@ -97,6 +97,6 @@ async function* events(stream) {
       }
     }
   } finally {
-    reader.cancel().catch(() => {}); // it may have failed, which has been told
+    reader.cancel().catch(() => {}); // if the stream has failed, that error was thrown already
   }
 }

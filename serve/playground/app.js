@@ -1,4 +1,4 @@
-// Puts the page together.
+// Entry point: builds the page from its parts.
 
 import { getJson, setKey } from "./api.js";
 import { at, later, say } from "./dom.js";
@@ -20,7 +20,7 @@ async function start() {
   addTools(editor);
   addSources(editor, form, problems);
   new Run(editor, form, problems, new Gallery(editor, form));
-  const greet = async () => {
+  const loadModel = async () => {
     problems.clear();
     try {
       form.offer((await getJson("v1/models")).data[0]);
@@ -35,10 +35,10 @@ async function start() {
     at("key-form").hidden = true;
     at("key").value = "";
     at("generate").focus();
-    return greet();
+    return loadModel();
   };
   document.documentElement.dataset.ready = "";
-  await greet();
+  await loadModel();
 }
 
 async function restore(editor) {
@@ -50,7 +50,7 @@ async function restore(editor) {
       editor.addEventListener("drawing", () => editor.modality === modality && keep());
     }
   } catch {
-    say("This browser does not let the page keep your drawing: save it before you leave.");
+    say("This browser does not allow the page to keep your drawing. Save it before you leave.");
   }
 }
 

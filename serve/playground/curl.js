@@ -1,4 +1,4 @@
-// A gallery picture as a command for a shell. It carries its drawing, so it works wherever it is pasted.
+// The shell command that generates a gallery picture again. It contains the drawing, so it works on any machine.
 
 import { address, hasKey } from "./api.js";
 
@@ -6,7 +6,7 @@ const LINE = 76;
 
 export async function curlCommand({ modality, drawing, fields, seed }) {
   const forms = Object.entries({ ...fields, seed, n: 1 }).map(([name, value]) =>
-    // Not -F: there a prompt that begins with @ would name a file.
+    // Not -F, which would read a prompt that begins with @ as a file name.
     `--form-string ${quoted(`${name}=${value}`)}`);
   const options = [
     "-H 'Accept: image/png'",

@@ -1,4 +1,4 @@
-// What every part of the page needs of the document.
+// Helpers for the document: finding and making elements, messages, downloads, debouncing.
 
 export const at = (id) => document.getElementById(id);
 
@@ -22,7 +22,7 @@ export function icon(name) {
   return svg;
 }
 
-// Shown beneath the drawing and read by screen readers.
+// Shows a message below the drawing; screen readers read it aloud.
 export function say(text) {
   at("status").textContent = text;
 }
@@ -33,6 +33,7 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000); // the browser reads it after this returns
 }
 
+// Calls `action` once this much time has passed since the last call.
 export function later(milliseconds, action) {
   let timer = 0;
   return () => {

@@ -1,9 +1,9 @@
-// A drawing: one byte a pixel (a mask's label or a sketch's grey), and the way back to what it was.
+// A drawing: one byte per pixel (a mask's label or a sketch's grey), with undo and redo.
 
-export const SIDE = 512; // of every drawing here; what is sent has the model's size
+export const SIDE = 512; // pixels of every drawing on this page; it is resized to the requested size before it is sent
 export const BLANK = { mask: 0, sketch: 255 };
 const STEPS_BACK = 40;
-const TOLERANCE = { mask: 0, sketch: 96 }; // of a fill: a sketch's lines have soft edges
+const TOLERANCE = { mask: 0, sketch: 96 }; // difference that a fill crosses; a sketch's lines have soft edges
 
 export class Drawing {
   constructor(modality) {
@@ -24,13 +24,13 @@ export class Drawing {
     this.onchange();
   }
 
-  begin() { // what follows is undone in one go
+  begin() { // changes until the next begin() are undone together
     this.past.push(this.pixels.slice());
     if (this.past.length > STEPS_BACK) this.past.shift();
     this.future = [];
   }
 
-  abandon() {
+  revert() {
     this.assign(this.past.pop());
   }
 
@@ -44,14 +44,14 @@ export class Drawing {
   }
 
   undo() {
-    return this.travel(this.past, this.future);
+    return this.restore(this.past, this.future);
   }
 
   redo() {
-    return this.travel(this.future, this.past);
+    return this.restore(this.future, this.past);
   }
 
-  travel(from, to) {
+  restore(from, to) {
     if (!from.length) return false;
     to.push(this.pixels);
     this.assign(from.pop());
@@ -62,7 +62,7 @@ export class Drawing {
     return this.pixels[Math.floor(y) * SIDE + Math.floor(x)];
   }
 
-  // A stroke from one point to another. A mask's edge is hard, because between two labels is none.
+  // Draws a stroke from one point to another. A mask's edge is hard, because there is no value between two labels.
   line(from, to, radius, value) {
     const reach = radius + 1;
     const left = Math.max(0, Math.floor(Math.min(from.x, to.x) - reach));
@@ -82,7 +82,7 @@ export class Drawing {
     this.onchange();
   }
 
-  // Floods the connected area of one value, run by run.
+  // Fills the connected area of one value, run by run.
   fill(point, value) {
     const { pixels } = this;
     const start = Math.floor(point.y) * SIDE + Math.floor(point.x);
@@ -94,7 +94,7 @@ export class Drawing {
       let here = open.pop();
       const row = here - (here % SIDE);
       while (here > row && inside(pixels[here - 1])) here--;
-      let above = false, below = false; // whether the run there has been noted
+      let above = false, below = false; // whether the adjacent run has been queued
       for (; here < row + SIDE && inside(pixels[here]); here++) {
         pixels[here] = value;
         const up = here >= SIDE && inside(pixels[here - SIDE]);
@@ -120,7 +120,7 @@ function lighten(pixels, at, cover) {
   pixels[at] = Math.max(pixels[at], Math.round(255 * cover));
 }
 
-// Dark lines where two labels meet: a sketch to begin with.
+// The outline of a mask as a sketch: dark lines where two labels meet.
 export function outline(mask) {
   const sketch = new Uint8Array(SIDE * SIDE).fill(255);
   for (let y = 1; y < SIDE - 1; y++) {
@@ -134,7 +134,7 @@ export function outline(mask) {
   return sketch;
 }
 
-// The drawing at another size: labels are those under the new pixels' centres, greys are averaged.
+// The drawing at another size: a mask takes the label at each new pixel's centre, a sketch the mean grey.
 export function resized(pixels, modality, side) {
   const made = new Uint8Array(side * side);
   const scale = SIDE / side;

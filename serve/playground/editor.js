@@ -1,4 +1,4 @@
-// What is being drawn and with what. Whoever shows a part of it listens: "settings", "drawing", "history".
+// The state of the editor: drawings, tool, label, brush, photo. Events: "settings", "drawing", "history".
 
 import { Drawing } from "./drawing.js";
 
@@ -11,8 +11,8 @@ export class Editor extends EventTarget {
     this.tool = "brush";
     this.label = labels.findIndex((label) => label.name === "skin");
     this.sizes = { mask: 36, sketch: 4 };
-    this.photo = null; // a canvas beneath the drawing
-    this.opacity = 0.6; // of the drawing above it
+    this.photo = null; // a canvas below the drawing
+    this.opacity = 0.6; // of the drawing above the photo
     this.drawings = { mask: new Drawing("mask"), sketch: new Drawing("sketch") };
     for (const drawing of Object.values(this.drawings)) drawing.onchange = () => this.tell("drawing");
   }
@@ -44,7 +44,7 @@ export class Editor extends EventTarget {
     return this.modality === "mask" ? this.label : 0;
   }
 
-  // For people: what lies at a point.
+  // The name, for people, of a pixel value.
   nameOf(value) {
     if (this.modality === "mask") return this.labels[value].title;
     return value < 128 ? "line" : "paper";

@@ -1,10 +1,10 @@
-// The fields of a request, as the service names them.
+// The form with the fields of a request; ids are the service's field names.
 
 import { at, later } from "./dom.js";
 import { keepFields, loadFields } from "./store.js";
 
 const KEPT = ["prompt", "negative_prompt", "seed", "n", "num_inference_steps", "guidance_scale", "size"];
-const SEEDS = 2 ** 32; // short enough to be read out
+const SEEDS = 2 ** 32; // short enough to read aloud
 
 export class Form {
   constructor(editor) {
@@ -43,14 +43,14 @@ export class Form {
     this.lock(true);
   }
 
-  // An example's words, unless somebody has written their own.
+  // Fills in an example's prompt, unless the user has written one.
   suggest(prompt) {
     if (!prompt || (at("prompt").value && at("prompt").value !== this.suggested)) return;
     this.suggested = at("prompt").value = prompt;
     this.keep();
   }
 
-  // What the model offers: `info` is its entry of /v1/models.
+  // Shows the defaults and limits of the model; `info` is its entry in /v1/models.
   offer(info) {
     at("num_inference_steps").placeholder = info.num_inference_steps;
     at("num_inference_steps").max = info.max_num_inference_steps;
@@ -68,13 +68,13 @@ export class Form {
     return Object.fromEntries(KEPT.map((name) => [name, at(name).value.replaceAll(/\s+/g, " ").trim()]));
   }
 
-  // The fields to send, with what is left to the model left out.
+  // The fields to send; empty ones are left out, so that the model's defaults apply.
   request() {
     return Object.fromEntries(Object.entries(this.values()).filter(([, value]) => value !== ""));
   }
 }
 
-// The squares worth offering: the default, and the largest halved as often as the model allows.
+// The square sizes to offer: the default, and the largest one halved as often as the model allows.
 function sidesOf({ min_size, max_size, size_multiple }, standard) {
   const sides = new Set([standard]);
   for (let side = max_size; side >= min_size && side % size_multiple === 0; side /= 2) sides.add(side);

@@ -1,4 +1,4 @@
-// The pictures that were made, newest first, and what can be done with each.
+// The gallery: generated pictures, newest first, each with its actions.
 
 import { curlCommand } from "./curl.js";
 import { hasKey } from "./api.js";
@@ -17,7 +17,7 @@ export class Gallery {
 
   add(made) {
     const url = URL.createObjectURL(made.blob);
-    const words = made.fields.prompt || "no prompt";
+    const prompt = made.fields.prompt || "no prompt";
     const buttons = [
       this.button("seed", "Reuse seed", made, () => this.reuse(made)),
       this.button("edit", `Edit this ${made.modality}`, made, () => this.edit(made)),
@@ -25,8 +25,8 @@ export class Gallery {
       this.button("copy", "Copy as curl", made, () => this.curl(made)),
     ];
     const card = element("li", { className: "picture" },
-      element("img", { src: url, alt: `Portrait: ${words}` }),
-      element("p", { className: "about" }, element("b", {}, `Seed ${made.seed}`), ` · ${made.model} · ${words}`),
+      element("img", { src: url, alt: `Portrait: ${prompt}` }),
+      element("p", { className: "about" }, element("b", {}, `Seed ${made.seed}`), ` · ${made.model} · ${prompt}`),
       element("div", { className: "actions" }, ...buttons));
     at("pictures").prepend(card);
     at("nothing").hidden = true;
@@ -53,20 +53,20 @@ export class Gallery {
     this.editor.drawing.replace(pixels);
     at("canvas").focus();
     at("canvas").scrollIntoView({ block: "nearest" });
-    say(`The ${modality} of that picture. Undo brings back yours.`);
+    say(`Editing the ${modality} of that picture. Undo restores your own.`);
   }
 
   async curl(made) {
     await this.copy(await curlCommand(made));
   }
 
-  // Browsers lend the clipboard to https and to this machine only; elsewhere the command is shown to be copied.
+  // Browsers allow clipboard access only on https and localhost; otherwise a dialog shows the command.
   async copy(command) {
     const note = hasKey() ? " Set MMFACE_API_KEY to your key first." : "";
     try {
       await navigator.clipboard.writeText(command);
       at("curl").close();
-      say(`The command is copied; it carries the drawing and writes the picture to a file.${note}`);
+      say(`Command copied. It contains the drawing and writes the picture to a file.${note}`);
     } catch {
       at("curl-text").value = command;
       if (!at("curl").open) at("curl").showModal();

@@ -1,5 +1,5 @@
-// Drawing with the keyboard, and the shortcuts. They work while the focus is in the drawing's panel only, so that
-// they never get in the way of text, the browser or a screen reader.
+// Drawing with the keyboard, and shortcuts. They work only while the focus is in the drawing panel, so that they do not
+// interfere with text fields, the browser or a screen reader.
 
 import { at, element, later, say } from "./dom.js";
 import { SIDE } from "./drawing.js";
@@ -10,14 +10,14 @@ const STEP = 8; // pixels of the drawing; 1 with Shift
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const HELP = [
   ["Arrow keys", "move the cursor on the drawing; with Shift by one pixel"],
-  ["Space", "paint at the cursor; held, arrow keys draw a line"],
-  ["Enter", "put the brush down, or lift it again"],
+  ["Space", "paint at the cursor; hold it to draw with the arrow keys"],
+  ["Enter", "lower the brush; again to lift it"],
   ["B · E · F · I · H", "brush · erase · fill · pick a label · move"],
   ["[ · ]", "smaller · larger brush"],
   ["+ · − · 0", "zoom in · out · whole drawing"],
   ["Ctrl Z · Ctrl Shift Z", "undo · redo"],
-  ["Ctrl Enter", "generate, from everywhere"],
-  ["?", "this list"],
+  ["Ctrl Enter", "generate, from anywhere on the page"],
+  ["?", "show this list"],
   ["Ctrl and wheel, two fingers", "zoom and move"],
 ];
 

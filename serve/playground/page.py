@@ -1,4 +1,4 @@
-"""The playground at ``/``: one page, its files, and what it needs to know of the labels (§9)."""
+"""The routes of the playground at ``/``: the page, its files, the list of labels, and example masks (§9)."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".svg": "image/svg+xml",
 }
-# For people; the names of §6 are the data set's abbreviations. Left and right are the picture's.
+# Labels as people call them; the names of §6 are the data set's abbreviations. Left and right are as in the image.
 TITLES = (
     "Background", "Skin", "Nose", "Glasses", "Left eye", "Right eye", "Left brow", "Right brow", "Left ear",
     "Right ear", "Mouth", "Upper lip", "Lower lip", "Hair", "Hat", "Earring", "Necklace", "Neck", "Clothing",
 )  # fmt: skip
-EXAMPLES = 100  # so few that all are kept once drawn: strangers cannot make the service draw for ever
+EXAMPLES = 100  # few enough to cache all, so that requests cannot make the service draw without limit
 EXAMPLE_SIDE = 512
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Asked for each time and answered with 304, so that the modules of two releases never meet.
+    # Browsers revalidate each file (304), so that a page never mixes modules of two releases.
     "Cache-Control": "no-cache",
 }
 
@@ -42,7 +42,7 @@ HEADERS = {
 def add_playground(app: FastAPI) -> None:
     """Adds ``/``, ``/playground/example.png`` and ``/playground/{file}``.
 
-    They need no API key: they tell nothing of the model, and the page asks for the key that ``/v1`` wants.
+    They need no API key: they reveal nothing about the model, and the page asks the user for the key of ``/v1``.
     """
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir() if path.suffix in MEDIA_TYPES}
     files["labels.json"] = _labels()
@@ -53,13 +53,13 @@ def add_playground(app: FastAPI) -> None:
 
     @app.get("/playground/example.png", include_in_schema=False)
     def example(request: Request, number: Annotated[int, Query(ge=0, lt=EXAMPLES)] = 0) -> Response:
-        mask, words = _example(number)
-        return _answer(request, "example.png", mask, {"X-Prompt": words})
+        mask, prompt = _example(number)
+        return _answer(request, "example.png", mask, {"X-Prompt": prompt})
 
     @app.get("/playground/{file}", include_in_schema=False)
     async def file(request: Request, file: str) -> Response:
         if file not in files:
-            raise ApiError(404, "the playground has no such file; it starts at /")
+            raise ApiError(404, "the playground has no such file; open it at /")
         return _answer(request, file, files[file])
 
 
@@ -72,7 +72,7 @@ def _answer(request: Request, name: str, content: bytes, extra: dict[str, str] |
 
 
 def _labels() -> bytes:
-    """The brushes: position is label index."""
+    """The labels as JSON, in the order of their indices."""
     labels = [
         {"name": name, "title": title, "colour": colour}
         for name, title, colour in zip(LABELS, TITLES, PALETTE.tolist(), strict=True)
@@ -82,7 +82,7 @@ def _labels() -> bytes:
 
 @lru_cache(maxsize=EXAMPLES)
 def _example(number: int) -> tuple[bytes, str]:
-    """A drawn portrait's mask, a palette PNG, and its caption."""
+    """The mask of a drawn portrait, as a palette PNG, and its caption."""
     from mmface.data.portraits import draw
 
     portrait = draw(number, EXAMPLE_SIDE)

@@ -1,19 +1,19 @@
-// Drawings to PNG files without loss, and picture files to drawings.
+// Writes drawings as lossless PNG files, and reads picture files as drawings.
 
 import { SIDE } from "./drawing.js";
 
 const MAX_FILE_PIXELS = 40e6;
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-const STRANGERS = 1 / 3; // share of pixels beyond which colours between the labels' are no mere edges
+const MAX_UNKNOWN = 1 / 3; // largest share of pixels without a label's colour that counts as soft edges
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
   return n >>> 0;
 });
 
-// A PNG whose pixels are these bytes: indices of `colours`, or grey without them.
+// A PNG of these bytes: indices into the palette `colours`, or grey without one.
 export async function encode(pixels, side, colours = null) {
-  const rows = new Uint8Array((side + 1) * side); // each row begins with its filter: 0, none
+  const rows = new Uint8Array((side + 1) * side); // each row begins with its filter type: 0, none
   for (let y = 0; y < side; y++) rows.set(pixels.subarray(y * side, (y + 1) * side), y * (side + 1) + 1);
   const header = new Uint8Array(13);
   const view = new DataView(header.buffer);
@@ -39,9 +39,9 @@ function chunk(kind, data) {
   return bytes;
 }
 
-// The middle square of a picture file, SIDE pixels wide; `exact` keeps its colours as they are in the file.
+// The middle square of a picture file, SIDE pixels wide; with `exact` its colours are those of the file.
 export async function readSquare(file, exact = false) {
-  await refuseBomb(file);
+  await refuseTooLarge(file);
   let bitmap;
   try {
     const raw = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
@@ -62,7 +62,7 @@ export async function readSquare(file, exact = false) {
   return { canvas, context, cropped };
 }
 
-async function refuseBomb(file) {
+async function refuseTooLarge(file) {
   const head = new DataView(await file.slice(0, 24).arrayBuffer());
   const png = head.byteLength === 24 && SIGNATURE.every((byte, at) => head.getUint8(at) === byte);
   if (png && head.getUint32(16) * head.getUint32(20) > MAX_FILE_PIXELS) {
@@ -70,33 +70,33 @@ async function refuseBomb(file) {
   }
 }
 
-// A mask file to a drawing; `strangers` counts the pixels that took the nearest label's colour.
+// Reads a mask file; `unknown` counts the pixels without a label's colour, which took the nearest label.
 export async function readMask(file, colours) {
   const { context, cropped } = await readSquare(file, true);
   const rgba = context.getImageData(0, 0, SIDE, SIDE).data;
-  if (isGrey(rgba)) return { pixels: readIndices(rgba, colours.length), strangers: 0, cropped };
+  if (isGrey(rgba)) return { pixels: readIndices(rgba, colours.length), unknown: 0, cropped };
   const pixels = new Uint8Array(SIDE * SIDE);
   const known = new Map(colours.map(([r, g, b], label) => [(r << 16) | (g << 8) | b, label]));
   const nearest = new Map();
-  let strangers = 0;
+  let unknown = 0;
   for (let at = 0; at < pixels.length; at++) {
     const [r, g, b, alpha] = rgba.subarray(4 * at, 4 * at + 4);
     if (alpha < 128) continue; // transparent is background
     const code = (r << 16) | (g << 8) | b;
     if (!known.has(code)) {
-      strangers++;
+      unknown++;
       if (!nearest.has(code)) nearest.set(code, closest(colours, r, g, b));
     }
     pixels[at] = known.get(code) ?? nearest.get(code);
   }
-  if (strangers > STRANGERS * pixels.length) {
-    const share = Math.round((100 * strangers) / pixels.length);
-    throw new Error(`This is no mask: ${share} % of its pixels have none of the labels' colours. Is it a photo? Use “Photo”.`);
+  if (unknown > MAX_UNKNOWN * pixels.length) {
+    const share = Math.round((100 * unknown) / pixels.length);
+    throw new Error(`This is not a mask: ${share} % of its pixels have none of the labels' colours. For a photo, use “Photo”.`);
   }
-  return { pixels, strangers, cropped };
+  return { pixels, unknown, cropped };
 }
 
-// A picture to a sketch: its grey, on white where it is transparent.
+// Reads a picture as a sketch: its grey, on white where it is transparent.
 export async function readSketch(file) {
   const { context, cropped } = await readSquare(file);
   const rgba = context.getImageData(0, 0, SIDE, SIDE).data;
@@ -117,9 +117,9 @@ function isGrey(rgba) {
 
 function readIndices(rgba, count) {
   const pixels = Uint8Array.from({ length: SIDE * SIDE }, (_, at) => rgba[4 * at]);
-  const stranger = pixels.find((value) => value >= count);
-  if (stranger === undefined) return pixels;
-  throw new Error(`This is no mask: it is grey with a value of ${stranger}, and labels end at ${count - 1}.`);
+  const unknown = pixels.find((value) => value >= count);
+  if (unknown === undefined) return pixels;
+  throw new Error(`This is not a mask: it has the grey value ${unknown}, but labels are 0 to ${count - 1}.`);
 }
 
 function closest(colours, r, g, b) {

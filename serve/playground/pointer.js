@@ -1,4 +1,4 @@
-// Drawing with mouse, pen and fingers. Two fingers zoom and move; whatever the first had begun is taken back.
+// Drawing with mouse, pen and fingers. Two fingers zoom and move; a stroke that the first one began is reverted.
 
 export function usePointer(stage, editor, pick) {
   const { canvas } = stage;
@@ -15,7 +15,7 @@ export function usePointer(stage, editor, pick) {
     const here = stage.point(event);
     stage.aim(event.pointerType === "touch" ? null : here);
     if (down.size === 2) {
-      if (act === "stroke") editor.drawing.abandon();
+      if (act === "stroke") editor.drawing.revert();
       act = "pinch";
       editor.tell("history");
     } else if (down.size > 2) {
@@ -48,7 +48,7 @@ export function usePointer(stage, editor, pick) {
 
   const lift = (event) => {
     if (!down.delete(event.pointerId)) return;
-    if (act === "stroke" && event.type === "pointercancel") editor.drawing.abandon();
+    if (act === "stroke" && event.type === "pointercancel") editor.drawing.revert();
     if (!down.size || act !== "pinch") act = null;
     editor.tell("history");
   };
@@ -56,13 +56,13 @@ export function usePointer(stage, editor, pick) {
   canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("pointerleave", () => stage.aim(null));
   canvas.addEventListener("wheel", (event) => {
-    if (!event.ctrlKey && !event.metaKey) return; // without, the page scrolls
+    if (!event.ctrlKey && !event.metaKey) return; // a plain wheel scrolls the page
     event.preventDefault();
     stage.zoomTo(stage.zoom * Math.exp(-event.deltaY / 200), stage.point(event));
   }, { passive: false });
 }
 
-// What a press of pointer or key does at a point; "stroke" if it goes on until lifted.
+// Applies the tool at a point, for pointer and keyboard; returns "stroke" if it draws until it is lifted.
 export function begin(editor, here, pick) {
   if (editor.tool === "pick") {
     pick(editor.drawing.at(here));

@@ -1,8 +1,8 @@
-// What went wrong, in the alert and at the field at fault.
+// Shows errors, in the alert and at the field at fault.
 
 import { at, element } from "./dom.js";
 
-const FIELDS = { // where a parameter of the service is on this page
+const FIELDS = { // parameter of the service: id of its element on this page
   Authorization: "key", condition: "canvas", image: "photo", guidance_scale: "guidance_scale", n: "n",
   negative_prompt: "negative_prompt", num_inference_steps: "num_inference_steps", prompt: "prompt", seed: "seed",
   size: "size", open: "open", example: "example",
@@ -26,7 +26,7 @@ export class Problems {
     this.marked = null;
   }
 
-  // `error` from the service, or one of this page's own about `param`.
+  // Shows an error of the service, or one of this page that concerns `param`.
   show(error, param = null) {
     this.clear();
     const { message, status, retryAfter } = error;

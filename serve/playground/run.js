@@ -1,4 +1,4 @@
-// A generation from the press of the button to the gallery: sent, shown on its way, cancelled.
+// Runs a generation: sends the request, shows progress and previews, cancels it, and adds the result to the gallery.
 
 import { generate } from "./api.js";
 import { at, element } from "./dom.js";
@@ -9,25 +9,25 @@ const PREVIEWS = 4;
 
 export class Run {
   constructor(editor, form, problems, gallery) {
-    Object.assign(this, { editor, form, problems, gallery, leave: null });
+    Object.assign(this, { editor, form, problems, gallery, running: null });
     at("form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.start();
     });
-    at("cancel").onclick = () => this.leave?.abort();
+    at("cancel").onclick = () => this.running?.abort();
     document.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) this.start();
     });
   }
 
   async start() {
-    if (this.leave) return;
-    this.leave = new AbortController();
+    if (this.running) return;
+    this.running = new AbortController();
     this.problems.clear();
     if (!this.form.locked || !at("seed").value) this.form.roll();
     this.busy(true);
     try {
-      await this.follow(this.form.request(), this.leave.signal);
+      await this.follow(this.form.request(), this.running.signal);
     } catch (error) {
       if (error.name === "AbortError") announce("Cancelled.");
       else {
@@ -35,7 +35,7 @@ export class Run {
         this.problems.show(error);
       }
     } finally {
-      this.leave = null;
+      this.running = null;
       this.busy(false);
     }
   }
@@ -85,7 +85,7 @@ function waiting(ahead) {
   return `Waiting: ${ahead} ${ahead === 1 ? "request" : "requests"} ahead`;
 }
 
-// What is seen moves with every step; what is read out changes with the queue and at each quarter.
+// The bar moves with every step; screen readers read only changes of the queue, and every quarter.
 function progress(text, share = null) {
   at("progress-text").textContent = text;
   if (share === null) at("progress").removeAttribute("value");

@@ -1,4 +1,4 @@
-// What a drawing begins with: an example, a file, a photo; and saving it.
+// The sources of a drawing (an example, a file, a photo), and saving it.
 
 import { convert, getExample } from "./api.js";
 import { at, save, say } from "./dom.js";
@@ -24,7 +24,7 @@ export function addSources(editor, form, problems) {
   const chosen = (input, action) => {
     at(input).onchange = async () => {
       const [file] = at(input).files;
-      at(input).value = ""; // the same file may be chosen again
+      at(input).value = ""; // so that choosing the same file again is a change
       if (file) await action(file);
     };
     return () => at(input).click();
@@ -35,7 +35,7 @@ export function addSources(editor, form, problems) {
   at("photo").onclick = chosen("photo-file", attempt("Finding the face …", "image", (file) => usePhoto(editor, file)));
   at("clear").onclick = () => {
     editor.drawing.clear();
-    say("Cleared. Undo brings it back.");
+    say("Cleared. Undo restores the drawing.");
   };
   at("save").onclick = async () => save(await drawingFile(editor), `${editor.modality}.png`);
 }
@@ -49,19 +49,19 @@ async function useExample(editor, form) {
   const { pixels } = await readMask(mask, editor.colours);
   editor.drawing.replace(editor.modality === "mask" ? pixels : outline(pixels));
   form.suggest(prompt);
-  return "An example: change it as you like.";
+  return "An example. Edit it as you like.";
 }
 
 async function useFile(editor, file) {
   if (editor.modality === "sketch") {
     const { pixels, cropped } = await readSketch(file);
     editor.drawing.replace(pixels);
-    return `${file.name} opened.${cropped ? " Its middle is used." : ""}`;
+    return `${file.name} opened.${cropped ? " Only its middle is used." : ""}`;
   }
-  const { pixels, strangers, cropped } = await readMask(file, editor.colours);
+  const { pixels, unknown, cropped } = await readMask(file, editor.colours);
   editor.drawing.replace(pixels);
-  const counted = strangers ? ` ${strangers} pixels between two labels took the nearest colour.` : "";
-  return `${file.name} opened.${cropped ? " Its middle is used." : ""}${counted}`;
+  const counted = unknown ? ` ${unknown} pixels without a label's colour took the nearest label.` : "";
+  return `${file.name} opened.${cropped ? " Only its middle is used." : ""}${counted}`;
 }
 
 async function usePhoto(editor, file) {
@@ -71,5 +71,5 @@ async function usePhoto(editor, file) {
   const { canvas } = await readSquare(file);
   editor.drawings[modality].replace(pixels);
   editor.set({ photo: canvas });
-  return `The photo's ${modality}, above the photo. The photo stays in this tab and is not painted from.`;
+  return `The photo's ${modality}, shown above the photo. The photo stays in this tab; only the drawing is used.`;
 }

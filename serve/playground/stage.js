@@ -1,9 +1,9 @@
-// The canvas: shows the drawing, its cursor and the photo beneath; zooms and pans. The hand is in pointer.js, keys.js.
+// The canvas: shows the drawing, the cursor and the photo below; zooms and pans. Input is in pointer.js and keys.js.
 
 import { SIDE } from "./drawing.js";
 
 export const MAX_ZOOM = 8;
-const CRISP = 2; // screen pixels for one of the drawing from which its pixels shall show
+const CRISP = 2; // from this many screen pixels per pixel of the drawing, it is not smoothed
 
 export class Stage {
   constructor(canvas, editor) {
@@ -24,7 +24,7 @@ export class Stage {
     this.show();
   }
 
-  show() { // at most once a frame
+  show() { // at most once per frame
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       if (this.stale) this.paint();
@@ -60,7 +60,7 @@ export class Stage {
     if (this.cursor) this.ring(scale);
   }
 
-  // Black within white, to be seen on every colour.
+  // The brush's outline: a black ring on a wider white one, visible on every colour.
   ring(scale) {
     const { context, cursor, editor } = this;
     const brush = editor.tool === "brush" || editor.tool === "erase";
@@ -75,7 +75,7 @@ export class Stage {
     }
   }
 
-  // The drawing's point beneath a point of the window.
+  // The point of the drawing at a point of the window.
   point({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
     const span = SIDE / this.zoom;
@@ -125,7 +125,7 @@ function cross(context, { x, y }, arm) {
   context.lineTo(x, y + arm);
 }
 
-function word([r, g, b]) { // as little-endian memory holds a pixel, which every browser's does
+function word([r, g, b]) { // a pixel in little-endian memory, which all browsers have
   return ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
 }
 

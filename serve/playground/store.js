@@ -1,4 +1,4 @@
-// What survives a reload: drawings in IndexedDB, fields in localStorage. Photos, pictures and keys do not.
+// What is kept across reloads: drawings in IndexedDB, fields in localStorage. Photos, pictures and keys are not.
 
 const NAME = "mmface", DRAWINGS = "drawings", FIELDS = "mmface.fields";
 

@@ -33,7 +33,7 @@ export function addTools(editor) {
 }
 
 function actionsOf(editor, stage) {
-  const travel = (name) => say(editor.drawing[name]() ? `${name === "undo" ? "Undone" : "Done again"}.` : `Nothing to ${name}.`);
+  const travel = (name) => say(editor.drawing[name]() ? `${name === "undo" ? "Undone" : "Redone"}.` : `Nothing to ${name}.`);
   const tools = Object.keys(TOOLS).map((tool) => [tool, () => {
     editor.set({ tool });
     say(`${at(`tool-${tool}`).textContent.trim()} chosen.`);

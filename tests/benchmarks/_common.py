@@ -1,4 +1,4 @@
-"""What the benchmarks share: small pictures by the thousand, jobs as a flow starts them, verdicts."""
+"""Shared by the benchmarks: options, thousands of small photographs, starting jobs like a flow, verdicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmface.data.portraits import write_collection
 from mmface.datasets.manifest import Identity
 from mmface.store import Store
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread on either side of every comparison
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # both sides of a comparison use one thread
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -31,18 +31,18 @@ DRAWN = 16
 
 
 def parse(about: str | None, argv: Sequence[str] | None = None, **numbers: int) -> argparse.Namespace:
-    """The options of a benchmark: ``numbers`` with their defaults, ``--home`` and ``--stages``."""
+    """Parses the options of a benchmark: ``numbers`` with their defaults, ``--home`` and ``--stages``."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default: {default}")
-    parser.add_argument("--home", type=Path, help="keep pictures and datasets here (default: a folder that goes again)")
-    parser.add_argument("--stages", default=",".join(ORDER), help=f"some of {','.join(ORDER)}, in this order")
+    parser.add_argument("--home", type=Path, help="keep photographs and datasets here (default: a temporary folder)")
+    parser.add_argument("--stages", default=",".join(ORDER), help=f"run some of {','.join(ORDER)}, in this order")
     return parser.parse_args(argv)
 
 
 @contextmanager
 def folder(given: Path | None) -> Iterator[Path]:
-    """The folder that ``--home`` names, or one for this run alone."""
+    """The folder that ``--home`` names, or a temporary folder."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given.absolute()
@@ -52,7 +52,7 @@ def folder(given: Path | None) -> Iterator[Path]:
 
 
 def pictures(place: Path, count: int, side: int = 64) -> Path:
-    """A folder of ``count`` JPEG files: a few drawn portraits, each in its own light, so that no two look alike."""
+    """A folder of ``count`` JPEG files: drawn portraits mixed with random colours, so that no two are alike."""
     photos = place / f"pictures-{count}"
     if photos.is_dir() and len(list(photos.iterdir())) == count:
         return photos
@@ -69,7 +69,7 @@ def pictures(place: Path, count: int, side: int = 64) -> Path:
 
 
 def settings(photos: Path, *more: str) -> list[str]:
-    """Overrides of the demo recipe: these photographs, one worker, one resolution."""
+    """Overrides of the demo recipe: the given photographs, one worker, one resolution."""
     phase = "phases=[{resolution: 64, steps: 1, batch_size: 1}]"
     return [f"sources=[{{name: pictures, images: {photos}}}]", "data.min_size=32", "data.workers=1", phase, *more]
 
@@ -80,7 +80,7 @@ def recipe_of(given: Sequence[str]) -> Recipe:
 
 
 def identity_of(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -> Identity:
-    """The identity of a stage over the datasets of ``home`` that were made before it."""
+    """The identity of a stage whose input datasets are in ``made``."""
     if stage == "portraits":
         return plan.portraits(recipe)
     if stage == "images":
@@ -95,7 +95,7 @@ def identity_of(stage: str, recipe: Recipe, home: Store, made: dict[str, str]) -
 
 
 def run_job(stage: str, home: Store, given: Sequence[str], made: dict[str, str]) -> str:
-    """A stage as a flow starts it; the dataset's URI, which ``made`` gets too."""
+    """Runs the job of a stage like a flow; returns the dataset's URI and adds it to ``made``."""
     arguments = ["--recipe", "demo", "--home", home.uri]
     arguments += [part for one in given for part in ("--set", one)]
     identity = identity_of(stage, recipe_of(given), home, made)
@@ -108,7 +108,7 @@ def run_job(stage: str, home: Store, given: Sequence[str], made: dict[str, str])
 
 
 def verdict(what: str, figure: float, limit: float, *, at_most: bool = True, unit: str = "") -> bool:
-    """Prints a figure beside its limit; whether it holds."""
+    """Prints a figure next to its limit; returns whether the figure is within the limit."""
     holds = figure <= limit if at_most else figure >= limit
     sign = "<=" if at_most else ">="
     print(f"{'ok  ' if holds else 'FAIL'} {what}: {figure:.3g}{unit} ({sign} {limit:g}{unit})", flush=True)
@@ -116,5 +116,5 @@ def verdict(what: str, figure: float, limit: float, *, at_most: bool = True, uni
 
 
 def finish(held: Sequence[bool]) -> None:
-    """Ends the process: 1 when a figure missed its limit."""
+    """Ends the process; the exit code is 1 if a figure is not within its limit."""
     sys.exit(int(not all(held)))

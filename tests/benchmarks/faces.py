@@ -1,10 +1,9 @@
-"""Real faces: photographs with masks, every sixteenth held out, at 128 px, from nothing to a grid of pictures.
+"""Trains on real photographs with masks at 128 px, from scratch to a grid of images, and measures held-out rows.
 
-The VAE that paints and the parser that judges are trained on the other photographs alone. Then the recipe ``faces``
-trains, and once more for as long from where it stood. Every step is a command that a user would give, and what is done
-already is kept in ``--home`` and not done again. Prints what the held-out photographs say, and where the grids lie.
-
-Held out are, of the names in order, every sixteenth from the first on: 50 of 800.
+Every sixteenth photograph by name, starting with the first, is held out: 50 of 800. A VAE and a parser are trained on
+the other photographs. Then the recipe ``faces`` is trained, and a second training continues from its weights. Every
+step is a command that a user can run. Results are kept in ``--home``; a step that is done is not run again. Prints the
+metrics of the held-out photographs and the locations of the grids.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ LONGER = "{resolution: 128, steps: %d, batch_size: 16, learning_rate: 3.0e-4, wa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="folder with images/ and masks/ of the same names")
-    parser.add_argument("--home", type=Path, required=True, help="keeps everything that is made")
-    parser.add_argument("--longer", type=int, default=9000, metavar="STEPS", help="of the second training")
+    parser.add_argument("--home", type=Path, required=True, help="folder for all results")
+    parser.add_argument("--longer", type=int, default=9000, metavar="STEPS", help="steps of the second training")
     given = parser.parse_args()
     home = given.home.absolute()
     os.environ["MMFACE_HOME"] = str(home)
@@ -48,7 +47,7 @@ def main() -> None:
 
 
 def write_recipe(photos: Path, home: Path) -> Path:
-    """The recipe ``faces`` over these photographs and lists."""
+    """Writes a recipe based on ``faces`` with these photographs and the lists of training and test rows."""
     names = sorted(path.stem for path in (photos / "images").iterdir())
     lists = home / "lists"
     lists.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,7 @@ def write_recipe(photos: Path, home: Path) -> Path:
 
 
 def train_networks(recipe: Path, out: Path) -> None:
-    """VAE and parser on the photographs that are not held out."""
+    """Trains VAE and parser on the photographs that are not held out."""
     missing = [name for name in NETWORKS if not (out / name / "config.json").exists()]
     if not missing:
         return
@@ -75,7 +74,7 @@ def train_networks(recipe: Path, out: Path) -> None:
 
 
 def retrain(recipe: Path, name: str, settings: list[str]) -> dict[str, Dataset]:
-    """Everything that the retraining made, by stage."""
+    """Runs a retraining; returns its datasets by stage."""
     options = [part for one in [f"name={name}", *settings] for part in ("--set", one)]
     print(run("flows.cli", "retrain", "--recipe", str(recipe), *options), flush=True)
     bundles = [one for one in scan(Store(os.environ["MMFACE_HOME"])) if one.stage == "bundle" and one.manifest]
@@ -84,13 +83,13 @@ def retrain(recipe: Path, name: str, settings: list[str]) -> dict[str, Dataset]:
 
 
 def run(module: str, *arguments: str) -> str:
-    """A command; what it printed last but its progress."""
+    """Runs a command; returns its stdout."""
     command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def show(name: str, made: dict[str, Dataset]) -> None:
-    """The figures of one retraining."""
+    """Prints the metrics of one retraining."""
     trained = [dataset for stage, dataset in made.items() if stage.startswith("train-")]
     history = [json.loads(line) for line in trained[-1].read("history.jsonl").splitlines()]
     minutes = sum(dataset.manifest.seconds for dataset in trained) / 60

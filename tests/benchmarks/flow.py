@@ -1,11 +1,11 @@
-"""What the flow costs: a retraining in which nothing has changed, and orchestration beside the stages' own work.
+"""Measures the overhead of the flow: a retraining in which nothing has changed, and orchestration compared with work.
 
     python -m tests.benchmarks.flow [--portraits 200] [--steps 100] [--samples 32] [--home DIR]
 
-Prints both figures of one run beside their limits. The stages' own time is that of their entrypoints and of the steps
-of the release (register, gate, try, report); all else is orchestration: Prefect, leases, the ledger, preflight,
-artifacts, waiting. With ``RAY_ADDRESS=http://…`` the entrypoints' time is that of their Ray jobs. Fixed costs weigh the
-more the smaller the sizes are, so they are printed with the figures.
+Prints both figures of one run next to their limits. The stages' own time is the time in their entrypoints and in the
+steps of the release (register, gate, try, report). Everything else is orchestration: Prefect, leases, the ledger,
+preflight, artifacts, waiting. With ``RAY_ADDRESS=http://…`` the time of an entrypoint is that of its Ray job. The
+smaller the sizes, the more fixed costs count, so the sizes are printed too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENTRYPOINTS = ("portraits", "images", "conditions", "captions", "text", "latents
 
 
 class Stopwatch:
-    """Adds up what passes in the functions it wraps."""
+    """Adds up the time spent in the functions that it wraps."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -57,7 +57,7 @@ def settings(portraits: int, steps: int, samples: int) -> tuple[str, ...]:
 
 
 def own_time() -> Stopwatch:
-    """Runs from now on, over everything that is not orchestration and happens in this process."""
+    """Starts to measure all functions of this process that are not orchestration."""
     from flows import release
     from flows.steps.warm import WarmUp
 
@@ -72,7 +72,7 @@ def own_time() -> Stopwatch:
 
 
 def seconds_of_jobs() -> float:
-    """What the jobs of the cluster took by its own clock; none in this process."""
+    """Total duration of the cluster's jobs by its own clock; 0 without a cluster."""
     from flows.cluster.client import Cluster
 
     address = dashboard_address()
@@ -81,7 +81,7 @@ def seconds_of_jobs() -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Both figures of one run."""
+    """Runs a retraining twice and prints both figures."""
     given = parse(__doc__, argv, portraits=200, steps=100, samples=32)
     overrides = settings(given.portraits, given.steps, given.samples)
     with folder(given.home) as place:
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         from flows.retrain import retrain
 
         start_temporary_server()
-        reap()  # the first flow of a process loads Prefect: a warm stack has done so
+        reap()  # the first flow of a process loads Prefect, which a running stack has already done
         watch, before = own_time(), seconds_of_jobs()
         took = []
         for _ in range(2):
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 own = watch.seconds + seconds_of_jobs() - before
     sizes = f"{given.portraits} portraits, 2 x {given.steps} steps, {given.samples} samples"
     print(f"demo with {sizes} on {os.cpu_count()} CPUs")
-    print(f"whole line {took[0]:.1f} s, of which the stages' own {own:.1f} s; once more, unchanged: {took[1]:.1f} s")
+    print(f"whole retraining {took[0]:.1f} s, of which the stages' own {own:.1f} s; again, unchanged: {took[1]:.1f} s")
     held = [
         verdict("orchestration beside the stages' own time", (took[0] - own) / own, OVERHEAD),
         verdict("a retraining in which nothing has changed", took[1], NO_CHANGE_SECONDS, unit=" s"),

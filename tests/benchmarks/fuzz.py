@@ -1,7 +1,7 @@
-"""Schemathesis against the service's OpenAPI document: thousands of requests made from it and from what it forbids.
+"""Fuzzes the service with Schemathesis: thousands of valid and invalid requests made from its OpenAPI document.
 
-A tiny model of the same classes answers over HTTP on loopback. Fails on a 5xx, and on a status, type, header or body
-that the document does not tell of, and where fewer were sent than asked for.
+A tiny model of the same classes serves over HTTP on loopback. Fails on a status 5xx, on a status, content type, header
+or body that the document does not describe, and if fewer requests were sent than ``--requests``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHECKS = (
 
 
 class Counted:
-    """ASGI middleware: how often each status was answered."""
+    """ASGI middleware that counts the responses by status."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -52,11 +52,11 @@ class Counted:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=240, help="at most; default: 240")
-    parser.add_argument("--requests", type=int, default=5000, help="at least; default: 5000")
-    parser.add_argument("--examples", type=int, default=150, help="of each operation at a time; default: 150")
+    parser.add_argument("--seconds", type=int, default=240, help="stop after this time; default: 240")
+    parser.add_argument("--requests", type=int, default=5000, help="smallest number of requests; default: 5000")
+    parser.add_argument("--examples", type=int, default=150, help="examples per operation and phase; default: 150")
     given = parser.parse_args()
-    logging.getLogger("serve.access").addHandler(logging.NullHandler())  # thousands of lines would bury the report
+    logging.getLogger("serve.access").addHandler(logging.NullHandler())  # keeps thousands of lines out of the report
     settings = tiny_recipe(max_queued=50, timeout_s=20).serve
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)

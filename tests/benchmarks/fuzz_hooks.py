@@ -1,4 +1,4 @@
-"""What Schemathesis is told: text is no picture, so most requests get one, whatever else is wrong with them."""
+"""Hooks for Schemathesis: put a real image into most requests, because random text is never a valid image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = ("condition", "image")
 
 @schemathesis.hook
 def map_case(context: schemathesis.HookContext, case: schemathesis.Case) -> schemathesis.Case:
-    """Puts pictures where text would be, as files or as base64."""
+    """Replaces random text by an image, as a file or as base64."""
     for name in FIELDS:
         given = case.body.get(name) if isinstance(case.body, dict) else None
         if isinstance(given, str) and len(given) % 5:

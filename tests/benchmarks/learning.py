@@ -1,10 +1,12 @@
-"""What helps to learn: one change at a time, several seeds each, judged by the loss on held-out portraits.
+"""Measures what helps training: changes one setting at a time, with several seeds, and compares the held-out error.
 
-Every run trains a small transformer on the same drawn portraits and measures the plain squared error of its average's
-predictions on held-out rows, with fixed noise at eight times (``held_out/mse``). Errors of flow and DDPM are of
-different things and are not compared. A figure is the mean over the seeds, with the range. Runs that are done are kept
-in ``--home`` and not run again. ``--steps 0`` leaves the runs at the small size out, ``--large-steps 0`` the others:
-these end at the large size, after ``--first`` steps at the small one, after half of them, or none, at equal FLOPs.
+Every run trains a small transformer on the same drawn portraits. The squared error of the average's predictions is
+measured on held-out rows with fixed noise at eight times (``held_out/mse``). Flow and DDPM predict different targets,
+so their errors are not compared. Prints mean and range over the seeds. Finished runs are kept in ``--home`` and not run
+again.
+
+The first group of runs is at the small size; ``--steps 0`` skips it. The second group ends at the large size, after
+``--first`` steps at the small size, half as many, or none, all with equal FLOPs; ``--large-steps 0`` skips it.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ DDPM = "objective={name: ddpm}"
 
 @dataclass(frozen=True)
 class Variant:
-    """One thing that is tried.
+    """One setting to measure.
 
     Attributes:
-        compared: the variant that it is read against; its own name for a reference.
-        settings: of the recipe.
+        compared: name of the variant to compare with; its own name for a reference.
+        settings: overrides of the recipe.
     """
 
     name: str
@@ -72,11 +74,11 @@ def main() -> None:
 
 
 class Study:
-    """Runs and what came of them.
+    """Runs the variants and keeps their results.
 
     Args:
-        place: keeps datasets and results.
-        given: how many portraits of which sizes, and steps at each.
+        place: folder for datasets and results.
+        given: the options: number of portraits, sizes, steps at each size.
     """
 
     def __init__(self, place: Path, given: argparse.Namespace) -> None:
@@ -97,7 +99,7 @@ class Study:
         return [drawn, "data.workers=2", phases + "]", *sizes, *watch, *more]
 
     def data(self, size: int, padding: str) -> tuple[TrainingSet, TrainingSet | None]:
-        """Training and held-out rows, made by the jobs when they are wanted first."""
+        """Training and held-out rows; the first call runs the jobs that prepare them."""
         if (size, padding) not in self.sets:
             made = self._prepare(padding)
             latents, text = open_dataset(made[f"latents-{size}"]), open_dataset(made["text"])
@@ -114,7 +116,7 @@ class Study:
         made: dict[str, str] = {}
         for stage in ORDER:
             run_job(stage, home, given, made)
-        # The job of latents makes both resolutions; the benchmarks' helper names the first.
+        # The latents job prepares both resolutions, but `run_job` returns only the first.
         from mmface import plan
 
         for size in self.sizes:
@@ -123,18 +125,18 @@ class Study:
         return made
 
     def run(self, variant: Variant, seed: int) -> None:
-        """One variant at the small size."""
+        """Trains one variant at the small size."""
         recipe = recipe_of(self.settings(*variant.settings, f"seed={seed}"))
         self._measure(self._result(variant.name, seed), lambda: self._train(recipe, 0))
 
     def cost_of_small(self) -> float:
-        """FLOPs of a step at the small size, of one at the large size."""
+        """FLOPs of a step at the small size, as a fraction of a step at the large size."""
         shapes = Shapes(recipe_of(self.settings()))
         small, large = (shapes.transformer_flops(size) for size in self.sizes)
         return small / large
 
     def progressive(self, first: int, seed: int) -> None:
-        """``first`` steps at the small size, then as many at the large one as there are FLOPs left."""
+        """Trains ``first`` steps at the small size, then spends the remaining FLOPs on steps at the large size."""
         small, large = self.sizes
         second = self.given.large_steps - round(first * self.cost_of_small())
         phases = (
@@ -160,7 +162,7 @@ class Study:
         return train_phase(recipe, phase, data, hooks=hooks, held_out=held_out, previous=previous)
 
     def _measure(self, result: Path, train: Callable[[], TrainState]) -> None:
-        """Keeps the errors of a run that was not done before."""
+        """Trains and writes the errors to ``result``, unless the file exists."""
         if result.exists():
             return
         state = train()
@@ -170,7 +172,7 @@ class Study:
         print(f"     {result.stem}: {curve[state.step]:.4f} after {state.step} steps", flush=True)
 
     def curves(self, name: str, seeds: int) -> Iterator[dict[int, float]]:
-        """Error by step of every seed."""
+        """Yields the error by step for each seed."""
         for seed in range(seeds):
             curve = json.loads(self._result(name, seed).read_text())
             yield {int(step): error for step, error in curve.items()}
@@ -183,12 +185,12 @@ class Study:
 
 
 def progressive_name(size: int, first: int) -> str:
-    """What a run that ends at ``size`` is called."""
+    """Name of a run that ends at ``size`` after ``first`` steps at the small size."""
     return f"{size} px after {first} steps" if first else f"{size} px from nothing"
 
 
 def print_table(study: Study, given: argparse.Namespace) -> None:
-    """Mean and range of the last errors, and how many of the seeds are better than what they are compared with."""
+    """Prints mean and range of the final errors, and for how many seeds a variant is better than its reference."""
 
     def last(name: str) -> list[float]:
         return [curve[max(curve)] for curve in study.curves(name, given.seeds)]
@@ -208,7 +210,7 @@ def print_table(study: Study, given: argparse.Namespace) -> None:
 
 
 def print_weighting(weighted: list[dict[int, float]], plain: list[dict[int, float]]) -> None:
-    """When Min-SNR reaches what the unweighted run of the same seed ends with."""
+    """Prints the step at which Min-SNR reaches the final error of the unweighted run with the same seed."""
     for seed, (ours, theirs) in enumerate(zip(weighted, plain, strict=True)):
         goal = theirs[max(theirs)]
         there = [step for step, error in ours.items() if error <= goal]

@@ -1,6 +1,7 @@
-"""Memory: the peak of the driver and of its largest worker over many rows against few, each in processes of its own.
+"""Compares the peak memory of stages over many rows and over few rows, for the driver and its largest worker.
 
-A stage that keeps rows for longer than a part shows here. The peak of a process is the kernel's (``VmHWM``).
+A stage that keeps more than a part in memory fails. Every stage runs in processes of its own, whose peak memory is the
+kernel's ``VmHWM``.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
 
 
 def measure(place: Path, count: int, shard: int, stages: list[str]) -> dict[str, int]:
-    """Peaks in KiB by stage, of driver and worker, over ``count`` pictures."""
+    """Peak memory in KiB of driver and worker by stage, over ``count`` photographs."""
     photos = pictures(place, count)
     peaks = {}
     made: dict[str, str] = {}
@@ -42,13 +43,13 @@ def measure(place: Path, count: int, shard: int, stages: list[str]) -> dict[str,
         command = [sys.executable, "-m", "tests.benchmarks.memory", "--driver", json.dumps(task)]
         answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
         made[stage] = answer["uri"]
-        if answer["worker"]:  # none where the dataset was published already
+        if answer["worker"]:  # no worker ran if the dataset was already published
             peaks |= {f"{stage} driver": answer["driver"], f"{stage} worker": answer["worker"]}
     return peaks
 
 
 def drive(task: dict[str, Any]) -> None:
-    """Runs one stage in this process, watches its workers, and prints the peaks."""
+    """Runs one stage in this process, polls its workers, and prints the peaks."""
     seen: dict[int, int] = {}
     over = threading.Event()
 
@@ -66,7 +67,7 @@ def drive(task: dict[str, Any]) -> None:
 
 
 def workers() -> dict[int, int]:
-    """Peak KiB so far of every busy Ray worker below this process."""
+    """Peak memory so far in KiB of every busy Ray worker that descends from this process."""
     import os
 
     parents, status = {}, {}

@@ -1,9 +1,9 @@
-"""Orchestration overhead: a stage through Ray Data, parts and manifest against the bare stage over the same pictures.
+"""Measures the overhead of jobs: a stage with Ray Data, parts and manifest against the bare stage on the same rows.
 
-Both start a process, import, load the networks and read the same rows, one thread each. The bare one throws the result
-away; the other also journals, writes, checksums and publishes. Ray itself is up before the clock runs. They take turns;
-with ``--together 1`` they run at once with a processor each, so that whatever else the machine does meets both; driver
-and worker then share theirs, which short stages feel.
+Both start a process, import, load the networks and read the same rows with one thread. The bare stage discards its
+result; the job also journals, writes, checksums and publishes. Ray is started before the measurement. The two take
+turns. With ``--together 1`` they run at the same time with one CPU each, so that other load on the machine affects
+both; driver and worker of the job then share a CPU, which matters for short stages.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def main() -> None:
     with folder(given.home) as place:
         options = settings(pictures(place, given.images, given.side), f"data.shard_rows={given.shard}")
         ours, theirs = processors(bool(given.together))
-        os.sched_setaffinity(0, ours)  # what Ray starts inherits it
-        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so; the bare one has it
+        os.sched_setaffinity(0, ours)  # processes that Ray starts inherit it
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling; the niceness of the bare process
         from ray_jobs.shared.job import connect_ray
 
         connect_ray()
@@ -51,13 +51,13 @@ def main() -> None:
 
 
 def processors(together: bool) -> tuple[set[int], set[int]]:
-    """Those for the jobs and those for the bare stage: one each if both run at once, else all."""
+    """CPUs for the job and for the bare stage: one each if both run at the same time, otherwise all for both."""
     there = os.sched_getaffinity(0)
     return ({max(there)}, {min(there)}) if together else (there, there)
 
 
 def bare(task: str, where: set[int]) -> float:
-    """Seconds of a process that does nothing but the stage."""
+    """Runs the bare stage in a new process; returns its seconds."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "tests.benchmarks.overhead", "--bare", task]
     process = subprocess.Popen(command)
@@ -68,7 +68,7 @@ def bare(task: str, where: set[int]) -> float:
 
 
 def do_bare(task: dict[str, Any]) -> None:
-    """The whole of the bare process."""
+    """Runs the bare stage in this process."""
     import torch
 
     torch.set_num_threads(1)
@@ -79,7 +79,7 @@ def do_bare(task: dict[str, Any]) -> None:
 
 
 def make(stage: str, recipe: Recipe) -> Any:
-    """The stage itself."""
+    """Builds the stage."""
     if stage == "images":
         from mmface.data.sources.images import Images
 

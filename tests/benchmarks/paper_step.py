@@ -1,14 +1,15 @@
-"""One real optimizer step of a recipe on this machine: its peak memory beside what ``mmface estimate`` predicts.
+"""Compares the peak memory of one real optimizer step on this machine with the prediction of ``mmface estimate``.
 
-By default the paper's model, 1,345,298,624 parameters, at 256 px with one sample: weights and gradients in bfloat16,
-every block recomputed, 8-bit AdamW, the average in fp32. That takes 14 GiB and minutes. A smaller trial:
+By default the step is that of the paper's model, 1,345,298,624 parameters, at 256 px with one sample: weights and
+gradients in bfloat16, all blocks recomputed, 8-bit AdamW, the average in fp32. That takes 14 GiB and minutes. A smaller
+trial:
 
     python -m tests.benchmarks.paper_step --set model.depth=4 [--no-average]
 
-Measured is VmHWM (Linux) above what the process holds after its imports and a step of a model of one small block, which
-loads what libraries load on first use. The C library is told to give freed memory back at once: it would keep some 0.3
-GiB of what the 8-bit optimizer works in, whatever the size of the model. Exit code 1 when the prediction is off by more
-than a tenth.
+The measured value is VmHWM (Linux) minus the memory of the process before the step. Before that, imports and a step of
+a model with one small block load everything that libraries load on first use. The C library is set to return freed
+memory at once; otherwise it keeps about 0.3 GiB of the 8-bit optimizer's buffers for a model of any size. The exit code
+is 1 if the prediction is off by more than a tenth.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from mmface.train.step import backward
 
 LIMIT = 0.1
 GIB = 2**30
-M_MMAP_THRESHOLD = -3  # of mallopt(3); setting it also stops glibc from raising it
+M_MMAP_THRESHOLD = -3  # of mallopt(3); setting it also keeps glibc from raising it
 SETTINGS = ["train.precision=bf16-pure", "train.gradient_checkpointing=true", "train.optimizer=adamw8bit"]
 SMALL = ["model.hidden_size=64", "model.depth=1", "model.num_heads=1"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints prediction and measurement; 1 if they differ too much."""
+    """Prints prediction and measurement; returns 1 if they differ by more than the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="paper-flow")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one recipe key")
@@ -58,13 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     predicted = training_peak(shapes, recipe.phases[0], Place(1, "cpu", average=not given.no_average))
     print(f"{recipe.name}, {shapes.parameters():,} parameters, {given.resolution} px: predicted in ", end="")
-    print(f"{time.monotonic() - started:.1f} s; fullest in {predicted.moment}")
+    print(f"{time.monotonic() - started:.1f} s; peak in {predicted.moment}")
     for kind in KINDS:
         print(f"  {kind:14}{predicted.parts[kind] / GIB:8.2f} GiB")
 
     ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
     step(load_recipe(given.recipe, [*settings, *SMALL]), average=True)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the highest mark so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     started = time.monotonic()
     loss = step(recipe, average=not given.no_average)
@@ -107,7 +108,7 @@ def batch(shapes: Shapes) -> Batch:
 
 
 def resident(name: str) -> int:
-    """Bytes of this process, by a line of ``/proc/self/status``."""
+    """A value of ``/proc/self/status`` in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 

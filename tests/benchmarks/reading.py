@@ -1,8 +1,8 @@
-"""Reading training samples in random order: our datasets against the same tensors in one ``.pt`` file each.
+"""Reads training samples in random order: our datasets against one ``.pt`` file per row with the same tensors.
 
-A sample is the latents of photograph and drawing and one caption's text. The files' captions are lines of a text file,
-tokenised on read; ours were encoded once, and the encoding is read. Both sides read the same samples in the same order,
-twice, and the second pass counts: the first one fills the page cache.
+A sample is the latents of photograph and drawing, and one caption's text. With files, captions are lines of a text file
+and are tokenised when read; our datasets store encoded captions. Both sides read the same samples in the same order
+twice. The first pass fills the page cache, and the second pass is measured.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def read_ours(data: TrainingSet, row: int, caption: int, drawing: int) -> list[torch.Tensor]:
-    """Photograph (mean and deviation), drawing, sequence and pooled text of one sample, copied out of the maps."""
+    """Reads one sample from the mapped arrays: photograph (mean and deviation), drawing, sequence and pooled text."""
     arrays = [data.image[row], data.conditions[drawing][row], *data.texts.read(row, caption)]
     if data.image_std is not None:
         arrays.append(data.image_std[row])
@@ -60,7 +60,7 @@ def read_ours(data: TrainingSet, row: int, caption: int, drawing: int) -> list[t
 
 
 def read_file(stem: Path, tokenizer: Any, caption: int, drawing: int) -> list[Any]:
-    """The same of a ``.pt`` file; of the text its tokens, which the text encoder would still have to encode."""
+    """Reads the same sample from files; its text is tokens only, which a text encoder would still have to encode."""
     held = torch.load(stem.with_suffix(".pt"), weights_only=True)
     line = stem.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[caption]
     tokens = tokenizer(line, padding="max_length", truncation=True, return_tensors="pt").input_ids
@@ -68,7 +68,7 @@ def read_file(stem: Path, tokenizer: Any, caption: int, drawing: int) -> list[An
 
 
 def write_files(place: Path, latents: Dataset, captions: Dataset) -> None:
-    """One ``.pt`` and one ``.txt`` a row."""
+    """Writes one ``.pt`` and one ``.txt`` file per row."""
     place.mkdir(exist_ok=True)
     shape = tuple(latents.manifest.extra["latent_shape"])
     for part in latents.parts():
@@ -85,7 +85,7 @@ def write_files(place: Path, latents: Dataset, captions: Dataset) -> None:
 
 
 def rate(read: Callable[[int, int, int], object], samples: list[tuple[int, int, int]]) -> float:
-    """Samples a second of the second pass."""
+    """Samples per second in the second of two passes."""
     for _ in range(2):
         start = time.perf_counter()
         for sample in samples:

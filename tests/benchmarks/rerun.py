@@ -1,7 +1,7 @@
-"""A rerun with nothing changed: how long it takes to see that there is nothing to do, against making the datasets.
+"""Measures a rerun in which nothing has changed: the time to find all datasets, against the time to make them.
 
-What is timed is what a flow does before its first task: it checks the sources and asks for every stage whether its
-dataset is published.
+Times what a flow does before its first task: it checks the sources, and for every stage whether its dataset is
+published.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def main() -> None:
         task = {"home": home.uri, "options": options, "stages": order}
         command = [sys.executable, "-m", "tests.benchmarks.rerun", "--decide", json.dumps(task)]
         answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-    assert answer["found"] == made, "the rerun would not find what the first run made"
+    assert answer["found"] == made, "the rerun does not find the datasets of the first run"
     again = answer["seconds"]
     print(f"     made in {seconds:.1f} s, found again in {again:.2f} s: {seconds / again:.0f} x, {given.images} rows")
     finish([verdict("no-change rerun decides", again, LIMIT, unit=" s")])
 
 
 def decide(home: Store, options: Sequence[str], order: Sequence[str]) -> dict[str, Any]:
-    """Asks for every stage, in a process that knows nothing yet; imports are not timed."""
+    """Looks up the dataset of every stage in a new process; the time excludes imports."""
     from flows.steps.preflight import check
     from mmface.datasets.dataset import published
 

@@ -1,10 +1,10 @@
-"""The service against the bare pipeline: its own cost, what sharing steps gains, and how long the slowest wait.
+"""Compares the service with the bare pipeline: overhead, gain of batching requests, and latency under load.
 
 Serves the champion of ``--home`` (``mmface retrain --recipe demo`` makes one) over HTTP on this machine. Prints
 
-- the median time of one request over that of the bare pipeline call for the same picture, taking turns;
-- pictures per second with 16 mixed requests under way over one at a time;
-- p99 over p50 when requests arrive at random at 70 % of that throughput.
+- the median time of one request divided by that of the bare pipeline call for the same image, taking turns;
+- images per second with 16 mixed requests in flight divided by one request at a time;
+- p99 divided by p50 when requests arrive at random at 70 % of that throughput.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TOGETHER, LOAD = 16, 0.7
 
 @dataclass(frozen=True)
 class Request:
-    """One call of the service, the same every time."""
+    """One request to the service, which can be sent repeatedly."""
 
     route: str
     drawing: bytes
     fields: dict[str, str]
 
     async def send(self, client: httpx.AsyncClient) -> tuple[float, httpx.Response]:
-        """Seconds and answer."""
+        """Sends the request; returns its seconds and the response."""
         start = time.perf_counter()
         files = {"condition": ("drawing.png", self.drawing)}
         answer = await client.post(self.route, files=files, data=self.fields, headers={"Accept": "image/png"})
@@ -52,8 +52,8 @@ class Request:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True, help="MMFACE_HOME with a champion")
-    parser.add_argument("--requests", type=int, default=48, help="of each throughput (default: 48)")
-    parser.add_argument("--arrivals", type=int, default=200, help="at 70 %% load (default: 200)")
+    parser.add_argument("--requests", type=int, default=48, help="requests per measured throughput (default: 48)")
+    parser.add_argument("--arrivals", type=int, default=200, help="requests at 70 %% load (default: 200)")
     given = parser.parse_args()
     os.environ["MMFACE_HOME"] = str(given.home.absolute())
     from serve.deploy.app import run, shutdown
@@ -77,7 +77,7 @@ def served(**settings: Any) -> Any:
 
 
 def mixed(count: int, steps: Sequence[int] = (8, 12, 16)) -> list[Request]:
-    """Requests of masks and sketches with prompts, seeds, step counts and guidance of their own."""
+    """Requests with masks and sketches and different prompts, seeds, step counts and guidance scales."""
     rng, made = np.random.default_rng(0), []
     for number in range(count):
         portrait = draw(500_000 + number, 128)
@@ -106,7 +106,7 @@ def outline(mask: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 
 async def measure(url: str, model: str, count: int, arrivals: int) -> list[bool]:
-    """The three figures."""
+    """Measures and prints the three figures."""
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         one = mixed(1)[0]
@@ -126,7 +126,7 @@ async def measure(url: str, model: str, count: int, arrivals: int) -> list[bool]
 
 
 async def against_bare(client: httpx.AsyncClient, one: Request, model: str) -> tuple[float, float]:
-    """Median seconds over HTTP and of the pipeline in this process, taking turns."""
+    """Median seconds of a request over HTTP and of the pipeline in this process, taking turns."""
     bare = pipeline_call(one, model)
     bare()
     times: list[tuple[float, float]] = []
@@ -140,7 +140,7 @@ async def against_bare(client: httpx.AsyncClient, one: Request, model: str) -> t
 
 
 def pipeline_call(one: Request, model: str) -> Callable[[], bytes]:
-    """The same picture as the service's, without it."""
+    """A function that paints the same image as the service with the bare pipeline."""
     import torch
 
     from mmface.bundles.registry import load_bundle
@@ -149,7 +149,7 @@ def pipeline_call(one: Request, model: str) -> Callable[[], bytes]:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     pipeline = load_bundle(model).pipeline
     if pipeline.bf16:
-        keep_in_bf16(pipeline.transformer)  # as the service does
+        keep_in_bf16(pipeline.transformer)  # like the service
     pipeline.set_progress_bar_config(disable=True)
 
     def call() -> bytes:
@@ -169,7 +169,7 @@ def pipeline_call(one: Request, model: str) -> Callable[[], bytes]:
 
 
 async def per_second(client: httpx.AsyncClient, requests: Sequence[Request], together: int) -> float:
-    """Pictures a second with so many requests under way at any time."""
+    """Images per second with ``together`` requests in flight."""
     waiting = iter(requests)
 
     async def work() -> None:
@@ -184,7 +184,7 @@ async def per_second(client: httpx.AsyncClient, requests: Sequence[Request], tog
 async def at_random(
     client: httpx.AsyncClient, requests: Sequence[Request], arrivals: int, rate: float
 ) -> tuple[float, float]:
-    """p50 and p99 of the time of requests that arrive by a Poisson process."""
+    """p50 and p99 of the seconds of requests that arrive as a Poisson process."""
     rng, tasks = np.random.default_rng(1), []
     for request in itertools.islice(itertools.cycle(requests), arrivals):
         tasks.append(asyncio.create_task(request.send(client)))

@@ -1,9 +1,9 @@
-"""Ten minutes at twice what the service can do, with clients that leave, requests that are wrong, and a killed replica.
+"""Loads the service for ten minutes with twice its throughput, clients that disconnect, bad requests, a killed replica.
 
-Serves the champion of ``--home``. One arrival in ten leaves early, one in twenty is wrong; after a third of the time
-the replica gets SIGKILL. Every picture is compared with what its request was answered before, alone. Prints how
-requests ended, and whether: none hung, none was wrong, every refusal was an envelope, the queue stayed bounded, memory
-stayed, and latency came back.
+Serves the champion of ``--home``. One client in ten disconnects early, and one request in twenty is invalid; after a
+third of the time the replica gets SIGKILL. Every image is compared with the response to the same request without load.
+Prints how requests ended and checks that none hung, no image was wrong, every error had the error envelope, the queue
+stayed within its limit, memory did not grow, and latency recovered.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from tests.benchmarks.serving import TOGETHER, Request, mixed, per_second, serve
 
 OVERLOAD, LEAVING, WRONG = 2.0, 0.10, 0.05
 GROWTH, RECOVERY_S = 0.03, 30.0
-NEVER = ("hung", "wrong picture", "not an envelope", "unforeseen")
+NEVER = ("hung", "wrong picture", "not an envelope", "unexpected")
 REFUSALS = {400, 406, 408, 413, 415, 422, 429, 503}
-SETTLED_S = 60.0  # after a start memory is still being filled
+SETTLED_S = 60.0  # memory still grows for this long after a start
 
 
 @dataclass
 class Tally:
-    """What became of every arrival."""
+    """The outcomes of all requests."""
 
     endings: Counter[str] = field(default_factory=Counter)
-    answered: list[tuple[float, float]] = field(default_factory=list)  # when, and seconds, of pictures
-    queued: int = 0
-    memory: list[tuple[float, int]] = field(default_factory=list)  # when, and bytes, of the replica
+    answered: list[tuple[float, float]] = field(default_factory=list)  # time and seconds of successful requests
+    queued: int = 0  # most requests in the queue
+    memory: list[tuple[float, int]] = field(default_factory=list)  # time and bytes of the replica
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 async def soak(url: str, seconds: float, deadline: float) -> list[bool]:
-    """The load, and what is asked of it."""
+    """Loads the service and checks the outcome."""
     requests, tally = mixed(24), Tally()
     async with httpx.AsyncClient(
         base_url=url, timeout=deadline + 10, limits=httpx.Limits(max_connections=None)
@@ -78,7 +78,7 @@ async def soak(url: str, seconds: float, deadline: float) -> list[bool]:
 
 
 def judge(tally: Tally, killed: float) -> list[bool]:
-    """The verdicts."""
+    """Prints a verdict for each check."""
     held = [verdict(what, tally.endings[what], 0) for what in NEVER]
     held.append(verdict("requests waiting, at most", tally.queued, 16))
     settled = [size for at, size in tally.memory if at > killed + SETTLED_S]
@@ -97,7 +97,7 @@ def judge(tally: Tally, killed: float) -> list[bool]:
 async def arrive(
     client: httpx.AsyncClient, requests: list[Request], right: list[bytes], rate: float, seconds: float, tally: Tally
 ) -> None:
-    """A Poisson process of clients; returns when the last one has its answer."""
+    """Starts clients as a Poisson process; returns when the last one has its response."""
     rng, clients = np.random.default_rng(0), set()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -105,24 +105,24 @@ async def arrive(
         if kind < LEAVING:
             one = leave(client, requests[which], rng.uniform(0.05, 1.0), tally)
         elif kind < LEAVING + WRONG:
-            one = ask_wrongly(client, requests[which], int(rng.integers(len(MISTAKES))), tally)
+            one = send_invalid(client, requests[which], int(rng.integers(len(MISTAKES))), tally)
         else:
-            one = ask(client, requests[which], right[which], tally)
+            one = send(client, requests[which], right[which], tally)
         clients.add(task := asyncio.create_task(one))
         task.add_done_callback(clients.discard)
         await asyncio.sleep(rng.exponential(1 / rate))
     await asyncio.gather(*clients)
 
 
-async def ask(client: httpx.AsyncClient, request: Request, right: bytes, tally: Tally) -> None:
-    """A good request: its picture, or a refusal."""
+async def send(client: httpx.AsyncClient, request: Request, right: bytes, tally: Tally) -> None:
+    """Sends a valid request, which must return its image or an error of ours."""
     try:
         taken, answer = await request.send(client)
     except httpx.TimeoutException:
         tally.endings["hung"] += 1
         return
     except httpx.TransportError:
-        tally.endings["unforeseen"] += 1
+        tally.endings["unexpected"] += 1
         return
     if answer.status_code != 200:
         refuse(answer, tally)
@@ -132,7 +132,7 @@ async def ask(client: httpx.AsyncClient, request: Request, right: bytes, tally: 
 
 
 async def leave(client: httpx.AsyncClient, request: Request, patience: float, tally: Tally) -> None:
-    """A client that goes before it has its answer, unless that comes first."""
+    """Sends a request and disconnects after ``patience`` seconds, unless the response comes first."""
     try:
         async with asyncio.timeout(patience):
             await request.send(client)
@@ -152,18 +152,18 @@ MISTAKES: list[dict[str, str]] = [
 ]
 
 
-async def ask_wrongly(client: httpx.AsyncClient, request: Request, mistake: int, tally: Tally) -> None:
-    """A request that must be refused."""
+async def send_invalid(client: httpx.AsyncClient, request: Request, mistake: int, tally: Tally) -> None:
+    """Sends an invalid request, which must be refused."""
     wrong = Request(request.route, request.drawing, request.fields | MISTAKES[mistake])
     _, answer = await wrong.send(client)
     if answer.status_code == 200:
-        tally.endings["unforeseen"] += 1
+        tally.endings["unexpected"] += 1
     else:
         refuse(answer, tally)
 
 
 def refuse(answer: httpx.Response, tally: Tally) -> None:
-    """Counts a refusal, and whether it is one of ours."""
+    """Counts an error response, and checks that it has the error envelope."""
     envelope = answer.headers.get("content-type", "").startswith("application/json")
     known = envelope and set(answer.json().get("error", {})) == {"message", "type", "param", "code"}
     if answer.status_code not in REFUSALS or not known:
@@ -173,7 +173,7 @@ def refuse(answer: httpx.Response, tally: Tally) -> None:
 
 
 async def watch(client: httpx.AsyncClient, tally: Tally) -> None:
-    """The queue and the replica's memory, every two seconds."""
+    """Records the length of the queue and the replica's memory every two seconds."""
     while True:
         answer = await client.get("/readyz")
         if answer.status_code == 200:
@@ -183,14 +183,14 @@ async def watch(client: httpx.AsyncClient, tally: Tally) -> None:
 
 
 async def kill_after(seconds: float) -> float:
-    """SIGKILL for the replica; when that was."""
+    """Sends SIGKILL to the replica after ``seconds``; returns the time of the kill."""
     await asyncio.sleep(seconds)
     os.kill(replicas()[0], signal.SIGKILL)
     return time.monotonic()
 
 
 def replicas() -> list[int]:
-    """Processes that hold a model."""
+    """Process ids of the replicas."""
     found = []
     for process in Path("/proc").iterdir():
         try:
@@ -203,7 +203,7 @@ def replicas() -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process in memory; 0 when it has gone."""
+    """Resident memory of a process in bytes; 0 if the process has ended."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (FileNotFoundError, ProcessLookupError):
@@ -211,7 +211,7 @@ def resident(pid: int) -> int:
 
 
 def pixels(picture: bytes) -> bytes:
-    """A picture without its metadata."""
+    """The pixels of an image, without its metadata."""
     return Image.open(BytesIO(picture)).convert("RGB").tobytes()
 
 

@@ -1,9 +1,9 @@
-"""A training iteration: our loop against the straightforward one, with equal model, batch and text encoder.
+"""Compares an iteration of our training loop with a straightforward loop; model, batch and text encoder are equal.
 
-Theirs opens one file a photograph and one caption file, runs the text encoder in the step over padded captions,
-computes the last block's text although nobody reads it, and steps optimizer and average parameter by parameter. Ours
-maps the datasets that the stages wrote. Shapes are the ``laptop`` recipe's first phase; weights and latents are random,
-captions have 15 to 60 tokens.
+The straightforward loop opens one file per photograph and one caption file, runs the text encoder in the step over
+padded captions, computes the unused text output of the last block, and updates optimizer and average parameter by
+parameter. Our loop maps the datasets that the stages wrote. Shapes are those of the ``laptop`` recipe's first phase;
+weights and latents are random; captions have 15 to 60 tokens.
 
 Prints the ratio, the share of a step's time in matrix products and attention, and the share spent waiting for data.
 """
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def in_turn(loops: list[Any], steps: int) -> list[float]:
-    """Seconds an iteration of each: the median of ``steps`` after one to warm up, taking turns."""
+    """Seconds per iteration of each loop: the median of ``steps`` after one warm-up step, taking turns."""
     taken: list[list[float]] = [[] for _ in loops]
     for _ in range(1 + steps):
         for loop, seconds in zip(loops, taken, strict=True):
@@ -76,7 +76,7 @@ def in_turn(loops: list[Any], steps: int) -> list[float]:
 
 
 class Ours:
-    """The product's own loop, one step at a time."""
+    """Our training loop, one step at a time."""
 
     def __init__(self, recipe: Recipe, data: TrainingSet) -> None:
         self.recipe, self.data, self.world = recipe, data, World()
@@ -101,7 +101,7 @@ class Ours:
 
 @dataclass
 class Theirs:
-    """What one would write first."""
+    """The straightforward training loop."""
 
     recipe: Recipe
     names: list[str]
@@ -115,7 +115,7 @@ class Theirs:
 
     @classmethod
     def of(cls, recipe: Recipe, data: TrainingSet, files: Path, latents: Dataset, text: Dataset) -> Theirs:
-        """The same model, with the whole last block, over files of the same rows."""
+        """Builds the same model with a complete last block, and files of the same rows."""
         model = make_state(recipe, data, World()).model
         config = recipe.model
         model.blocks[-1] = DualStreamBlock(config.hidden_size, config.num_heads, config.mlp_ratio)
@@ -166,7 +166,7 @@ def matrix_share(step: Callable[[], None]) -> float:
 
 
 def make_recipe(place: Path, batch: int) -> Recipe:
-    """The laptop recipe over a random text encoder of its own shape."""
+    """The laptop recipe with a random text encoder in the shape of CLIP ViT-B/32."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     encoder = place / "text_encoder"
@@ -189,7 +189,7 @@ def make_recipe(place: Path, batch: int) -> Recipe:
 
 
 def make_datasets(place: Path, recipe: Recipe, rows: int) -> tuple[Dataset, Dataset]:
-    """Random moments and random captions, published as the stages would."""
+    """Publishes random moments and random captions like the stages."""
     random = np.random.default_rng(0)
     home, names = Store(place / "home"), [f"{row:064x}" for row in range(rows)]
 
@@ -226,7 +226,7 @@ WORDS = ["a", "the", "woman", "man", "with", "red", "long", "hair", "and", "gree
 
 
 def write_files(files: Path, latents: Dataset) -> None:
-    """One ``.pt`` a row."""
+    """Writes one ``.pt`` file per row."""
     for row in latents.table().to_pylist():
         held = {
             name: torch.frombuffer(bytearray(row[name]), dtype=torch.float32).view(CHANNELS, SIDE, SIDE)

@@ -1,7 +1,7 @@
-"""The invisible mark in figures: how far it is from seen, what it survives, and how often an unmarked picture has it.
+"""Measures the invisible watermark: its visibility, which changes of the image it survives, and false detections.
 
-Drawn portraits, or with ``--photos`` a folder of one's own. Files and scaling must keep every mark and no unmarked
-picture may have one; what cropping, turning and brightening do to it is printed as it is.
+Uses drawn portraits, or the images in the folder ``--photos``. The mark must survive file formats and scaling, and no
+unmarked image may have one. The effect of cropping, rotation and brightness is printed without a limit.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def pictures(photos: Path | None, count: int, side: int) -> list[np.ndarray[Any,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, metavar="DIR", help="default: drawn portraits")
-    parser.add_argument("--n", type=int, default=100, help="pictures of each size; default: 100")
+    parser.add_argument("--n", type=int, default=100, help="images per size; default: 100")
     given = parser.parse_args()
     held = []
     for side in SIDES:

@@ -17,7 +17,7 @@ STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32"
 @pytest.mark.timeout(1800)
 def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path: Path):
     with stack(tmp_path / "stack", "--set", "serve.follow_s=1") as up, inside(up.environment):
-        refuse_what_should_be_refused(up)
+        check_refusals(up)
         upload_photographs(16, tmp_path / "photos")
         given = [part for one in up.settings() for part in ("--set", one)]
         deployed = up.mmface("deploy", *given)
@@ -36,22 +36,22 @@ def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path:
         assert made.versions == [("1", ("challenger", "champion"))]
         assert made.runs == ["FINISHED"]
         assert made.nothing_left
-        every_stage_was_a_job_of_the_cluster(up)
-        the_champion_is_served(up, tmp_path)
+        check_that_every_stage_was_a_job(up)
+        check_that_the_champion_is_served(up, tmp_path)
         seen, scratch = up.state()["seen"], Path(up.state()["scratch"])
         down = up.mmface("down", "--folder", str(up.folder))
         assert down.returncode == 0, down.stderr
     assert not [one for one in seen if alive(one)]
     assert not holders_of(up.environment["RAY_AUTH_TOKEN"])
     assert not scratch.exists()
-    assert "nothing is up" in mmface("down", "--folder", str(up.folder), environment=up.environment).stdout
+    assert "no stack runs in" in mmface("down", "--folder", str(up.folder), environment=up.environment).stdout
 
 
-def refuse_what_should_be_refused(up: Stack) -> None:
-    """A second stack in the folder, a stranger without the token, everybody else's eyes."""
+def check_refusals(up: Stack) -> None:
+    """Refused: a second stack in the folder, requests without the token, and other users reading the secrets."""
     again = up.mmface("up", "--folder", str(up.folder))
     assert again.returncode == 2
-    assert "is up" in again.stderr
+    assert "a stack runs in" in again.stderr
     address = up.environment["RAY_ADDRESS"]
     assert httpx.get(f"{address}/api/jobs/").status_code == 401
     wrong = {"Authorization": f"Bearer {'0' * 48}"}
@@ -61,7 +61,7 @@ def refuse_what_should_be_refused(up: Stack) -> None:
         assert stat.S_IMODE((up.folder / name).stat().st_mode) == 0o600
 
 
-def every_stage_was_a_job_of_the_cluster(up: Stack) -> None:
+def check_that_every_stage_was_a_job(up: Stack) -> None:
     from flows.cluster.client import Cluster
 
     jobs = Cluster(up.environment["RAY_ADDRESS"]).jobs()
@@ -69,7 +69,7 @@ def every_stage_was_a_job_of_the_cluster(up: Stack) -> None:
     assert {str(job.status.value) for job in jobs} == {"SUCCEEDED"}
 
 
-def the_champion_is_served(up: Stack, folder: Path) -> None:
+def check_that_the_champion_is_served(up: Stack, folder: Path) -> None:
     from io import BytesIO
 
     from PIL import Image
@@ -95,7 +95,7 @@ def alive(process: dict[str, object]) -> bool:
 
 
 def holders_of(token: str) -> list[str]:
-    """Processes that were given the stack's token, by their command lines."""
+    """Command lines of the processes whose environment contains the token of the stack."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

@@ -1,4 +1,4 @@
-"""The main job in small, with every real part: Prefect, Ray Data, Ray Train, MLflow, Ray Serve over HTTP."""
+"""A small retraining from end to end with all real parts: Prefect, Ray Data, Ray Train, MLflow, Ray Serve over HTTP."""
 
 from __future__ import annotations
 
@@ -52,16 +52,30 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
 ):
     home = Store(tmp_path / "home")
     monkeypatch.setenv("MMFACE_HOME", home.uri)
-    port = f"serve.port={free_port()}"
+    port = free_port()
+    report = check_first_run(home, port, capsys)
+    made = manifests(home)
 
-    assert run(port) == 0
+    assert run(f"serve.port={port}") == 0
+    assert manifests(home) == made
+    assert len(list_versions()) == 1
+
+    check_generate(home.read(report.replace("report.html", "mask.png")), tmp_path)
+    check_nothing_new(port, capsys)
+    assert set(manifests(home)) == set(made)
+    check_service_that_refuses(home, port, capsys)
+    assert run(f"serve.port={port}", "gate.min_mask_miou=1") == 0
+    assert "was rejected" in capsys.readouterr().out
+    assert champions() == ["1"]
+
+
+def check_first_run(home: Store, port: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """Every stage is published, version 1 is champion and served; returns the key of the report."""
+    assert run(f"serve.port={port}") == 0
     out = capsys.readouterr().out
     assert "version 1 is the champion" in out
-    assert f"http://127.0.0.1:{port.rsplit('=', 1)[1]}/v1/generate/mask" in out
-    manifests = {
-        entry.key: home.read(entry.key) for entry in home.list("datasets") if entry.key.endswith("manifest.json")
-    }
-    stages = {json.loads(data)["stage"] for data in manifests.values()}
+    assert f"http://127.0.0.1:{port}/v1/generate/mask" in out
+    stages = {json.loads(data)["stage"] for data in manifests(home).values()}
     assert stages == {
         *("portraits", "images", "conditions", "captions", "text", "latents-32", "latents-64"),
         *("train-0-32", "train-1-64", "samples", "bundle"),
@@ -75,43 +89,51 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert served.info["mmface:model_version"] == "1"
     assert [one.aliases for one in list_versions()] == [("challenger", "champion")]
     assert shown() >= {"stages", "data-quality", "loss", "samples", "gate", "report", "progress-train-1-64"}
+    return report
 
-    assert run(port) == 0
-    assert {entry.key for entry in home.list("datasets") if entry.key.endswith("manifest.json")} == set(manifests)
-    assert all(home.read(key) == data for key, data in manifests.items())
-    assert len(list_versions()) == 1
 
-    drawing = tmp_path / "mask.png"
-    drawing.write_bytes(home.read(report.replace("report.html", "mask.png")))
-    painted = tmp_path / "face.png"
+def check_generate(mask: bytes, folder: Path) -> None:
+    """The same seed gives the same image twice."""
+    drawing, painted = folder / "mask.png", folder / "face.png"
+    drawing.write_bytes(mask)
     given = ["generate", "--mask", str(drawing), "--prompt", "red hair", "--seed", "3", "--out", str(painted)]
     assert main(given) == 0
     first = painted.read_bytes()
     assert main(given) == 0
     assert Image.open(BytesIO(first)).tobytes() == Image.open(painted).tobytes()
 
-    assert run(port, "train.start=models:/mmface-dit@champion") == 0
-    told = "nothing new: version 1 was made of these photographs by this recipe; champion stays version 1"
-    assert capsys.readouterr().out.splitlines()[-1] == told
-    assert {entry.key for entry in home.list("datasets") if entry.key.endswith("manifest.json")} == set(manifests)
 
+def check_nothing_new(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that starts from the champion ends at once."""
+    assert run(f"serve.port={port}", "train.start=models:/mmface-dit@champion") == 0
+    reason = "nothing new: version 1 was trained on these photographs with this recipe; champion stays version 1"
+    assert capsys.readouterr().out.splitlines()[-1] == reason
+
+
+def check_service_that_refuses(home: Store, port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A version that the service does not confirm does not replace the champion; error and report say so."""
     with refusing_service() as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMFACE_SERVE_URL", address)
-        assert run(port, "gate.min_mask_accuracy=0") == 2  # another bundle, of the same training
-    told = "version 2 does not become champion: " + address + " answers 500: broken"
-    assert told in (said := capsys.readouterr().err)
-    assert "; champion stays version 1" in said
-    assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
-    assert any(told in home.read(entry.key).decode() for entry in home.list("reports") if entry.key.endswith(".html"))
+        assert run(f"serve.port={port}", "gate.min_mask_accuracy=0") == 2  # another bundle of the same training
+    reason = "version 2 does not become champion: " + address + " answers 500: broken"
+    assert reason in (error := capsys.readouterr().err)
+    assert "; champion stays version 1" in error
+    assert champions() == ["1"]
+    assert any(reason in home.read(entry.key).decode() for entry in home.list("reports") if entry.key.endswith(".html"))
 
-    assert run(port, "gate.min_mask_miou=1") == 0
-    assert "was turned down" in capsys.readouterr().out
-    assert [one.version for one in list_versions() if "champion" in one.aliases] == ["1"]
+
+def manifests(home: Store) -> dict[str, bytes]:
+    """The manifest of every published dataset by its key."""
+    return {entry.key: home.read(entry.key) for entry in home.list("datasets") if entry.key.endswith("manifest.json")}
+
+
+def champions() -> list[str]:
+    return [one.version for one in list_versions() if "champion" in one.aliases]
 
 
 @contextmanager
 def refusing_service() -> Iterator[str]:
-    """The address of a service that is broken."""
+    """The address of a service that answers 500 to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -129,7 +151,7 @@ def refusing_service() -> Iterator[str]:
 
 
 def shown() -> set[str | None]:
-    """Keys of the artifacts in the Prefect server that the flow has used."""
+    """Keys of the artifacts on the Prefect server that the flow used."""
     with get_client(sync_client=True) as client:
         return {artifact.key for artifact in client.read_artifacts()}
 

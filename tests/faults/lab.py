@@ -1,4 +1,4 @@
-"""A stage's entrypoint in a process of its own, and what can be killed of it: a worker, an actor, the driver, Ray."""
+"""Runs the entrypoint of a stage in its own process, and kills parts of it: a worker, an actor, the driver, Ray."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 KINDS = ("actor", "driver", "worker", "ray")
-PROCESSES = {"actor": "ray::MapWorker", "trainer": "ray::RayTrainWorker", "worker": "ray::"}  # how their names start
-GONE_AFTER_S = 90.0  # how long a driver may take to notice that Ray is gone
+PROCESSES = {
+    "actor": "ray::MapWorker",
+    "trainer": "ray::RayTrainWorker",
+    "worker": "ray::",
+}  # starts of command lines
+GONE_AFTER_S = 90.0  # the longest time in which a driver may notice that Ray is gone
 ROOT = Path(__file__).parents[2]
 
-# The entrypoint, with its progress on standard error.
+# Runs the entrypoint with its log on stderr.
 DRIVER = """
 import json, logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -31,13 +35,13 @@ print("DATASETS", json.dumps([made] if isinstance(made, str) else made), flush=T
 
 @dataclass
 class Run:
-    """One run of an entrypoint that has ended.
+    """The result of one run of an entrypoint.
 
     Attributes:
         code: exit code, negative for a signal.
         uris: the datasets that it returned.
-        rows: how many rows its workers said they made.
-        log: its progress.
+        rows: number of rows that its workers computed, by its log.
+        log: its log.
     """
 
     code: int
@@ -48,7 +52,7 @@ class Run:
 
 @dataclass
 class Driver:
-    """An entrypoint at work."""
+    """A running entrypoint."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -56,7 +60,7 @@ class Driver:
 
     @classmethod
     def start(cls, stage: str, arguments: Sequence[str], folder: Path, code: str = DRIVER) -> Driver:
-        """Starts ``python -m ray_jobs.<stage>``, or other ``code``, with a Ray of its own."""
+        """Starts ``python -m ray_jobs.<stage>``, or other ``code``, with its own Ray."""
         log = Path(tempfile.mkstemp(suffix=".log", dir=folder)[1])
         environment = {
             **os.environ,
@@ -77,7 +81,7 @@ class Driver:
         return cls(process, log)
 
     def finish(self, timeout: float = 1800.0) -> Run:
-        """Waits for its end, makes sure that nothing of it lives on, and tells what it said."""
+        """Waits for its end, kills its remaining processes, and returns its result."""
         try:
             out, _ = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -85,11 +89,11 @@ class Driver:
             out, _ = self.process.communicate()
         self.clean()
         log = self.log.read_text()
-        told = re.search(r"^DATASETS (.+)$", out, re.MULTILINE)  # Ray writes there too
-        return Run(self.process.returncode, json.loads(told[1]) if told else [], rows_made(log), log)
+        datasets = re.search(r"^DATASETS (.+)$", out, re.MULTILINE)  # Ray also writes to stdout
+        return Run(self.process.returncode, json.loads(datasets[1]) if datasets else [], rows_made(log), log)
 
     def descendants(self) -> dict[int, str]:
-        """Processes that this driver started, with their command lines."""
+        """The processes that this driver started, with their command lines; remembers them for :meth:`clean`."""
         parents: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -106,7 +110,7 @@ class Driver:
         return found
 
     def kill(self, kind: str, choose: Callable[[list[int]], int]) -> bool:
-        """Kills what ``kind`` names; False when there is no such process (yet)."""
+        """Kills a process of the kind; False when there is none (yet)."""
         found = self.descendants()
         if kind == "driver":
             victims = [self.process.pid]
@@ -114,7 +118,7 @@ class Driver:
             victims = list(found)
         else:
             start = PROCESSES[kind]
-            # The node's agents call themselves alike; without them the whole node goes, which is the kind ``ray``.
+            # Agents of the node have similar names; killing one kills the whole node, which is the kind ``ray``.
             names = {pid: command.split()[0] for pid, command in found.items() if command.startswith(start)}
             fitting = sorted(pid for pid, name in names.items() if not name.endswith("Agent"))
             victims = [choose(fitting)] if fitting else []
@@ -123,7 +127,7 @@ class Driver:
         return bool(victims)
 
     def clean(self) -> None:
-        """Ends what outlived the driver; a process id that was given to somebody else is left alone."""
+        """Kills the processes that outlived the driver, but not processes that reuse their ids."""
         for pid, started in self.seen:
             if started and _started(pid) == started:
                 _kill(pid)
@@ -131,12 +135,12 @@ class Driver:
 
 
 def uris_of(answer: str | list[str]) -> list[str]:
-    """What an entrypoint returned: most make one dataset."""
+    """The datasets that an entrypoint returned; most return one."""
     return [answer] if isinstance(answer, str) else answer
 
 
 def rows_made(log: str) -> int:
-    """How many rows the workers of a run said they made."""
+    """The number of rows that the workers of a run computed, by its log."""
     return max((int(rows) for rows in re.findall(r"parts, (\d+) rows", log)), default=0)
 
 
@@ -148,7 +152,7 @@ def _command(pid: int) -> str:
 
 
 def _started(pid: int) -> str:
-    """Start time of a process, which with its id names it for good; empty when it is gone."""
+    """Start time of a process, which identifies it together with its pid; empty when it has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,8 +1,8 @@
-"""Kill -9 of any process of the stack at seeded random moments of the whole flow; it ends as if nothing had happened.
+"""Kills any process of the stack (SIGKILL) at seeded random moments of a retraining; its end state must not change.
 
-What a supervisor would start again, `mmface up` does. A flow run that died is marked (Prefect's heartbeat automation
-does so, in minutes) and started again, as the next night would. `make faults` tries twenty moments, four in each
-retraining, and prints a table; a plain test run tries two in one.
+`mmface up` restarts services. A dead flow run is marked as crashed, as Prefect's heartbeat automation does after
+minutes, and started again, as the next night's schedule would. `make faults` tries twenty moments, four in each
+retraining, and prints a table; a plain test run tries two moments in one retraining.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.stack import Stack, ended, inside, pause, stack, start, state_of, upl
 
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
-A_RUN = 4  # moments of one retraining
+A_RUN = 4  # moments in one retraining
 KINDS = ("flow", "worker", "prefect", "ray", "ray worker", "mlflow", "s3", "serve")
 DEPLOYMENT = "retrain/full"
 STAGES = 8
@@ -40,8 +40,8 @@ class Moment:
     """One kill; a row of the table.
 
     Attributes:
-        after: how many datasets are published before it.
-        delay: seconds to wait then.
+        after: number of published datasets to wait for.
+        delay: seconds to wait after that.
     """
 
     kind: str
@@ -56,7 +56,7 @@ TABLE: list[Moment] = []
 
 
 def moments(chance: random.Random, kinds: list[str]) -> list[Moment]:
-    """In the order in which they come; the service is there only at the end."""
+    """Random moments in order; the service is killed last, because it does not run earlier."""
     drawn = [
         Moment(kind, STAGES if kind == "serve" else chance.randrange(STAGES), chance.uniform(0, 12)) for kind in kinds
     ]
@@ -64,7 +64,7 @@ def moments(chance: random.Random, kinds: list[str]) -> list[Moment]:
 
 
 def plan() -> list[list[Moment]]:
-    """Every kind in turn, in a random order, dealt out to retrainings."""
+    """The moments of each retraining; every kind is used in turn, in random order."""
     chance = random.Random(SEED)  # noqa: S311
     kinds: list[str] = []
     while len(kinds) < MOMENTS:
@@ -95,7 +95,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> EndState:
 
 
 @pytest.mark.parametrize("number", range(len(plan())))
-def test_it_ends_as_if_nothing_had_happened(number: int, undisturbed: EndState, tmp_path: Path):
+def test_a_retraining_with_killed_processes_has_the_same_end_state(number: int, undisturbed: EndState, tmp_path: Path):
     struck = plan()[number]
     TABLE.extend(struck)
     with tiny_stack(tmp_path) as up:
@@ -111,7 +111,7 @@ def test_it_ends_as_if_nothing_had_happened(number: int, undisturbed: EndState, 
 
 
 def checked(up: Stack) -> EndState:
-    """The end state, once the champion is served and no job is left."""
+    """The end state; checks that the champion is served and no job is left."""
     from flows.cluster.client import Cluster
 
     made = end_state()
@@ -122,7 +122,7 @@ def checked(up: Stack) -> EndState:
 
 
 def serves(up: Stack) -> bool:
-    """Whether the service has a model that paints."""
+    """Whether the service is ready."""
     import httpx
 
     try:
@@ -132,7 +132,7 @@ def serves(up: Stack) -> bool:
 
 
 def reach(up: Stack, run: UUID, moment: Moment) -> UUID:
-    """Waits for a moment, starting the flow again whenever it died; the flow run that it is then."""
+    """Waits for a moment and restarts the flow when it dies; returns the present flow run."""
     while published() < moment.after:
         run = revive(up, run)
         time.sleep(0.2)
@@ -143,7 +143,7 @@ def reach(up: Stack, run: UUID, moment: Moment) -> UUID:
 
 
 def complete(up: Stack, run: UUID) -> UUID:
-    """Waits until a flow run has completed."""
+    """Waits until the flow has completed, restarting it when it dies; returns the flow run."""
     until = time.monotonic() + 3600
     while time.monotonic() < until:
         state = state_of(run)
@@ -155,38 +155,38 @@ def complete(up: Stack, run: UUID) -> UUID:
 
 
 def revive(up: Stack, run: UUID) -> UUID:
-    """The same run, or, when it is over or its process is gone, a new one of the same deployment."""
+    """The same flow run, or a new one of the same deployment if it has failed or its process is gone."""
     state = state_of(run)
     if state is None or state.is_scheduled() or state.is_completed():
         return run
     if state.is_pending() or (not state.is_final() and find(up, run, "flow")):
         return run
     if not state.is_final():
-        time.sleep(5.0)  # the worker that sees its end says so
+        time.sleep(5.0)  # the worker reports the end of the process
         if not (state := state_of(run)) or (not state.is_final() and not mark_crashed(run)):
             return run
     reaped = up.mmface("reap")
     if reaped.returncode:
-        return run  # a server is on its way up
+        return run  # a server is still starting
     return start(DEPLOYMENT)
 
 
 def mark_crashed(run: UUID) -> bool:
-    """What the heartbeat automation does to a flow run that gives no sign of life."""
+    """Marks a flow run as crashed, like the automation for missing heartbeats; False if Prefect does not answer."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.states import Crashed
 
     try:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(run, Crashed(message="no sign of life"), force=True)
+            client.set_flow_run_state(run, Crashed(message="no heartbeat"), force=True)
     except httpx.HTTPError:
         return False
     return True
 
 
 def published() -> int:
-    """Datasets that are published; 0 while the store does not answer."""
+    """The number of published datasets; 0 while the store does not answer."""
     try:
         return sum(entry.key.endswith("/manifest.json") for entry in home().list("datasets"))
     except MMFaceError:
@@ -194,7 +194,7 @@ def published() -> int:
 
 
 def strike(up: Stack, run: UUID, moment: Moment) -> None:
-    """Kills one process of the kind; a flow that is between two lives is waited for."""
+    """Kills one process of the kind; waits for one, since a flow may just be restarting."""
     found = wait_for(lambda: find(up, run, moment.kind), 300, f"a process of the kind {moment.kind}")
     victim = random.Random(f"{SEED}{moment}").choice(found)  # noqa: S311
     moment.victim = command(victim)[-40:].strip()
@@ -204,7 +204,7 @@ def strike(up: Stack, run: UUID, moment: Moment) -> None:
 
 
 def find(up: Stack, run: UUID, kind: str) -> list[Process]:
-    """Processes of a kind."""
+    """The processes of a kind."""
     services = {name: one["process"]["pid"] for name, one in up.state()["services"].items()}
     family = Family()
     under_ray = [(one, command(one)) for one in sorted(family.under([services["ray"]]))]
@@ -221,7 +221,7 @@ def find(up: Stack, run: UUID, kind: str) -> list[Process]:
 
 
 def command(process: Process) -> str:
-    """A process's command line."""
+    """The command line of a process."""
     try:
         return Path(f"/proc/{process.pid}/cmdline").read_text(errors="replace").replace("\0", " ").strip()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Kill -9 at seeded random moments of every stage: after a rerun nothing is lost, doubled, changed or made again (§6).
+"""Kills every stage (SIGKILL) at seeded random moments: a rerun loses, doubles, changes and recomputes no row (§6).
 
 ``make faults`` tries every moment and prints a table; a plain test run tries each kind of kill once on one stage.
 """
@@ -23,7 +23,7 @@ from mmface.store import Store
 from tests.faults.lab import GONE_AFTER_S, KINDS, Driver, Run, rows_made, uris_of
 
 STAGES = ("images", "conditions", "captions", "latents", "text")
-MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))  # of each stage; make faults sets it
+MOMENTS = int(os.environ.get("FAULT_MOMENTS", "0"))  # for each stage; set by make faults
 SEED = int(os.environ.get("FAULT_SEED", "3"))
 ROWS, SHARD = 48, 2
 INPUTS = {
@@ -46,7 +46,7 @@ SETTINGS = [
 
 @dataclass
 class Undisturbed:
-    """Every stage as it comes out when nothing happens; of several datasets the last, and the content of all."""
+    """The datasets of every stage without a kill: the last dataset of a stage, and the content of all."""
 
     folder: Path
     datasets: dict[str, Dataset]
@@ -72,7 +72,7 @@ class Undisturbed:
 
 @dataclass
 class Trial:
-    """What one kill did; a row of the table."""
+    """The result of one kill; a row of the table."""
 
     stage: str
     kind: str
@@ -101,25 +101,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> 
 
 
 def run_here(stage: str, arguments: list[str]) -> list[str]:
-    """An undisturbed run in this process."""
+    """Runs an entrypoint in this process, without a kill."""
     return uris_of(importlib.import_module(f"ray_jobs.{stage}").main(arguments))
 
 
 def content(uris: list[str]) -> dict[str, str]:
-    """Checksums of every file of datasets of different stages."""
+    """Checksums of all files of datasets of different stages."""
     found = [(one.manifest.stage, file) for one in map(open_dataset, uris) for file in one.manifest.files]
     return {f"{stage}/{file.path}": file.sha256 for stage, file in found}
 
 
 def moments() -> list[tuple[str, str, int]]:
-    """(stage, kind, number of the moment); the kinds take turns."""
+    """(stage, kind, number) of each kill; the kinds are used in turn."""
     if not MOMENTS:
         return [("images", kind, number) for number, kind in enumerate(KINDS)]
     return [(stage, KINDS[number % len(KINDS)], number) for stage in STAGES for number in range(MOMENTS)]
 
 
 @pytest.mark.parametrize(("stage", "kind", "number"), moments())
-def test_killed(undisturbed: Undisturbed, tmp_path: Path, caplog, stage: str, kind: str, number: int):
+def test_a_killed_stage_resumes_and_equals_the_undisturbed_one(
+    undisturbed: Undisturbed, tmp_path: Path, caplog, stage: str, kind: str, number: int
+):
     chance = random.Random(f"{SEED}-{stage}-{number}")  # noqa: S311
     identity = undisturbed.identity(stage, Store(tmp_path))
     arguments = undisturbed.arguments(stage, str(tmp_path))
@@ -131,7 +133,7 @@ def test_killed(undisturbed: Undisturbed, tmp_path: Path, caplog, stage: str, ki
     killed = driver.finish(GONE_AFTER_S) if kind == "ray" else driver.finish()
     rerun = killed
     if kind in ("driver", "ray"):
-        assert killed.code, "it was killed and ended well"
+        assert killed.code, "it was killed but exited with 0"
         before = finished(folder)
         with caplog.at_level(logging.INFO, "ray_jobs.shared.job"):
             uris = run_here(stage, arguments)
@@ -143,17 +145,17 @@ def test_killed(undisturbed: Undisturbed, tmp_path: Path, caplog, stage: str, ki
 
 
 def strike(driver: Driver, kind: str, folder: Path, at: int, chance: random.Random) -> dict[str, tuple[int, int]]:
-    """Kills once ``at`` parts are there; returns the parts that were."""
+    """Kills when ``at`` parts exist; returns the parts that existed before the kill."""
     while len(finished(folder)) < at and driver.process.poll() is None:
         time.sleep(0.002)
-    # At the first part the actors may still be loading their networks.
+    # Before the first part the actors may still be loading their networks.
     time.sleep(chance.uniform(0, 0.05 if at else 2.0))
     while driver.process.poll() is None:
         before = finished(folder)
         if driver.kill(kind, chance.choice):
             return before
         time.sleep(0.01)
-    pytest.fail(f"it ended before it could be killed: {driver.log.read_text()}")
+    pytest.fail(f"the run ended before it could be killed: {driver.log.read_text()}")
 
 
 def judge(
@@ -167,7 +169,7 @@ def judge(
     folder: Path,
     home: Path,
 ) -> Trial:
-    """Compares what was published with the undisturbed run."""
+    """Compares the published dataset with the undisturbed run."""
     assert rerun.uris, rerun.log
     dataset, expected = open_dataset(rerun.uris[-1]), undisturbed.datasets[stage]
     ids, known = (one.table(["id"])["id"].to_pylist() for one in (dataset, expected))
@@ -183,14 +185,14 @@ def judge(
     again = [name for name, mark in before.items() if name in after and after[name] != mark]
     made_again = SHARD * len(again)
     if rerun is not killed:
-        # What a rerun says it made is what was not there.
+        # The rerun must compute only the rows that no part had.
         made_again += max(0, rerun.rows - (ROWS - SHARD * len(before)))
     same = content(rerun.uris) == undisturbed.content[stage] and sorted(ids) == sorted(known)
     return Trial(stage, kind, at, killed.code, SHARD * len(before), made_again, rerun.rows, ROWS, same)
 
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
-    """The parts that are there, each with what would change if it were written again."""
+    """The existing parts, each with inode and time of change, which would differ if the part were rewritten."""
     found = {}
     for path in folder.glob("part-*.parquet"):
         try:
@@ -204,7 +206,7 @@ def finished(folder: Path) -> dict[str, tuple[int, int]]:
 @pytest.fixture(scope="module", autouse=True)
 def table():
     yield
-    print(f"\n{'stage':<11}{'killed':<8}{'parts':>6}{'exit':>6}{'rows there':>12}{'made then':>11}{'again':>7} content")
+    print(f"\n{'stage':<11}{'killed':<8}{'parts':>6}{'exit':>6}{'rows kept':>12}{'computed':>11}{'again':>7} content")
     for one in TABLE:
         print(
             f"{one.stage:<11}{one.kind:<8}{one.at:>6}{one.code:>6}{one.on_disk:>12}{one.rerun:>11}{one.again:>7} "

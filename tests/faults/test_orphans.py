@@ -1,6 +1,6 @@
-"""However a flow is ended, within half a minute, or with one run of the reaper, nothing of it is left on the cluster.
+"""However a flow ends, its jobs and actors are gone within 30 s, or after the reaper if the flow was killed.
 
-Four flows on a stack take minutes, so this is for `make faults`.
+Four flows on a stack take minutes, so only `make faults` runs this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 30.0
 
 pytestmark = [
     pytest.mark.timeout(3600),
-    pytest.mark.skipif("FAULT_MOMENTS" not in os.environ, reason="make faults runs it"),
+    pytest.mark.skipif("FAULT_MOMENTS" not in os.environ, reason="run by make faults"),
 ]
 
 
@@ -35,29 +35,30 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nothing_of_a_flow_is_left(up: Stack, way: str):
-    given = up.settings(seed=WAYS.index(way), **{"data.min_size": 33 + WAYS.index(way)})  # none is found published
+def test_an_ended_flow_leaves_no_job_and_no_actor(up: Stack, way: str):
+    # Another recipe for each way, so that no dataset is found published.
+    given = up.settings(seed=WAYS.index(way), **{"data.min_size": 33 + WAYS.index(way)})
     settings = [part for one in given for part in ("--set", one)]
     if way == "cancelled":
         assert up.mmface("deploy", *settings).returncode == 0
         run = start("retrain/full")
-        wait_for(lambda: at_work(up), 300, "a job")
+        wait_for(lambda: running(up), 300, "a job")
         cancel(run)
     else:
         command = [sys.executable, "-m", "flows.cli", "retrain", *settings]
         flow = subprocess.Popen(command, env=up.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for(lambda: at_work(up), 300, "a job")
+        wait_for(lambda: running(up), 300, "a job")
         flow.send_signal(getattr(signal, way))
     if way == "SIGKILL":
         flow.wait()
         assert up.mmface("reap").returncode == 0
-    wait_for(lambda: not at_work(up), SECONDS, "the end of its jobs and actors")
+    wait_for(lambda: not running(up), SECONDS, "the end of its jobs and actors")
     if way != "cancelled":
         flow.wait(60)
 
 
-def at_work(up: Stack) -> list[str]:
-    """Jobs that have not ended, and processes that serve one on the stack's Ray."""
+def running(up: Stack) -> list[str]:
+    """Jobs that still run, and the processes of jobs on the stack's Ray."""
     from flows.cluster.client import Cluster
 
     jobs = [
@@ -75,7 +76,7 @@ def at_work(up: Stack) -> list[str]:
 
 
 def cancel(run: object) -> None:
-    """As the button in Prefect's page does."""
+    """Cancels a flow run like the button on Prefect's page."""
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 

@@ -1,4 +1,4 @@
-"""Parts of a stage on a real S3 server behind a faulty line: nothing lost, doubled, half-written, published twice."""
+"""A stage on a real S3 server behind a faulty connection: no row or part is lost, doubled, cut or published twice."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def bucket(s3_bucket: str, tmp_path: Path) -> str:
-    """A place of its own in the bucket for each test."""
+    """A prefix in the bucket for each test."""
     return f"{s3_bucket}/{tmp_path.name}"
 
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Dataset:
-    """The same rows through the same stage on an undisturbed folder."""
+    """The dataset of the same rows and stage on a local folder, without faults."""
     home = Store(tmp_path / "reference")
     return parts.run(home, parts.publish_source(home, parts.texts(*WORDS), 5))[0]
 
@@ -46,7 +46,7 @@ def reference(tmp_path: Path) -> Dataset:
     ],
     ids=["500-503", "answer-lost", "cut", "all"],
 )
-def test_a_faulty_line_changes_nothing(bucket, s3_server, reference, monkeypatch, plan: Plan):
+def test_a_faulty_connection_does_not_change_the_dataset(bucket, s3_server, reference, monkeypatch, plan: Plan):
     with proxy(s3_server, plan) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         home = Store(bucket)
@@ -61,7 +61,7 @@ def test_a_faulty_line_changes_nothing(bucket, s3_server, reference, monkeypatch
 
 
 def drive(home: str, source: str, **environment: str) -> subprocess.Popen[str]:
-    """One run of the stage in a process of its own; prints the dataset's address and how many rows it mapped."""
+    """Starts the stage in its own process, which prints the address of the dataset and the number of mapped rows."""
     code = f"""
         import sys; sys.path.insert(0, {str(HERE.parents[1])!r})
         from tests.mmface.datasets.test_parts import run
@@ -73,7 +73,7 @@ def drive(home: str, source: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
 
 
-def test_killed_just_before_publishing_it_goes_on_and_makes_nothing_again(bucket, s3_server, reference):
+def test_a_stage_killed_just_before_publishing_resumes_without_computing_a_row_again(bucket, s3_server, reference):
     source = parts.publish_source(Store(bucket), parts.texts(*WORDS), 5)
     victims: list[subprocess.Popen[str]] = []
 
@@ -95,7 +95,7 @@ def test_killed_just_before_publishing_it_goes_on_and_makes_nothing_again(bucket
     assert parts.content(open_dataset(uri)) == parts.content(reference)
 
 
-def test_killed_at_any_request_it_goes_on_with_the_same_content(bucket, s3_server, reference):
+def test_a_stage_killed_at_any_request_resumes_with_the_same_content(bucket, s3_server, reference):
     source = parts.publish_source(Store(bucket), parts.texts(*WORDS), 5)
     victims: list[subprocess.Popen[str]] = []
     left = [0]
@@ -117,7 +117,7 @@ def test_killed_at_any_request_it_goes_on_with_the_same_content(bucket, s3_serve
     assert dataset.manifest.counts["in"] == len(WORDS)
 
 
-def test_of_two_runs_at_once_one_publishes_and_both_return_its_dataset(bucket, s3_server, reference):
+def test_of_two_simultaneous_runs_one_publishes_and_both_return_its_dataset(bucket, s3_server, reference):
     source = parts.publish_source(Store(bucket), parts.texts(*WORDS), 5)
     plan = Plan(slow=0.04, seed=5)
     with proxy(s3_server, plan) as address:
@@ -135,20 +135,20 @@ def test_of_two_runs_at_once_one_publishes_and_both_return_its_dataset(bucket, s
         dataset.read(file.path)
 
 
-def test_a_bucket_without_permission_and_a_missing_one_are_clear_errors(s3_bucket, s3_server, monkeypatch):
-    with pytest.raises(ServiceError, match="no such bucket; create it"):
+def test_a_missing_bucket_and_missing_permissions_are_clear_errors(s3_bucket, s3_server, monkeypatch):
+    with pytest.raises(ServiceError, match="the bucket does not exist; create it"):
         Store("s3://nowhere/home").write("key", b"")
     denied = Plan(deny="/faces/")
     with proxy(s3_server, denied) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         store = Store(s3_bucket)
         for refused in (lambda: store.write("key", b""), lambda: store.read("key"), lambda: store.exists("key")):
-            with pytest.raises(ServiceError, match="these credentials may not"):
+            with pytest.raises(ServiceError, match="these credentials lack a permission"):
                 refused()
 
 
 @pytest.mark.timeout(3600)
-def test_stages_on_ray_read_and_write_s3_over_a_faulty_line(bucket, s3_server, tmp_path, monkeypatch):
+def test_stages_on_ray_read_and_write_s3_over_a_faulty_connection(bucket, s3_server, tmp_path, monkeypatch):
     plan = Plan(error=0.03, lost=0.03, cut=0.03, slow=0.1, seed=6)
     settings = ["portraits.n=12", "portraits.size=64", "data.shard_rows=4", "data.min_size=32"]
     with proxy(s3_server, plan) as address:
@@ -168,5 +168,5 @@ def test_stages_on_ray_read_and_write_s3_over_a_faulty_line(bucket, s3_server, t
 
 
 def job(home: str, settings: list[str]) -> list[str]:
-    """The command line of an entrypoint."""
+    """The command-line arguments of an entrypoint."""
     return ["--recipe", "demo", "--home", home, *(part for one in settings for part in ("--set", one))]

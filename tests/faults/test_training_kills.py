@@ -1,7 +1,7 @@
-"""Kill -9 of a training worker or the driver at seeded random steps of two phases, and a machine that is lost.
+"""Kills a training worker or the driver (SIGKILL) at seeded random steps of two phases, and loses a machine.
 
-The run that went on must end where the undisturbed one did, to the last bit: weights, EMA, optimizer, learning rate and
-logged losses. ``make faults`` tries twelve moments and prints a table.
+The resumed run must equal the undisturbed one to the last bit: weights, EMA, optimizer, learning rate, logged losses.
+``make faults`` tries twelve moments and prints a table.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ threading.Thread(target=lose, daemon=True).start()
 
 @dataclass
 class Trial:
-    """What one kill did; a row of the table."""
+    """The result of one kill; a row of the table."""
 
     kind: str
     at: int
@@ -95,7 +95,7 @@ pytestmark = [pytest.mark.timeout(3600)]
 
 
 def phases(home: Path, inputs: Path, **settings: object) -> list[list[str]]:
-    """The command lines of both phases; the second lacks ``previous``."""
+    """The arguments of both phases, without the input ``previous`` of the second."""
     chosen = [p for key, value in {**SETTINGS, **settings}.items() for p in ("--set", f"{key}={value}")]
     text, *latents = json.loads((inputs / "inputs.json").read_text())
     common = ["--recipe", "demo", "--home", str(home), *chosen, "--inputs", f"text={text}"]
@@ -108,7 +108,7 @@ def run_here(given: list[list[str]]) -> list[str]:
 
 
 def content(uris: list[str]) -> list[Any]:
-    """All that a run made, but wall time: checksums of weights and optimizer, rates, losses of every step."""
+    """All that a run made, except wall time: checksums of weights and optimizer, rates and losses of all steps."""
     found: list[Any] = []
     for dataset in map(open_dataset, uris):
         found.append({f.path: f.sha256 for f in dataset.manifest.files if f.path != "history.jsonl"})
@@ -138,7 +138,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, inputs: Path, ray_sess
 
 
 def moments() -> list[tuple[str, int]]:
-    """(kind, global step); every third is at the border of the phases."""
+    """(kind, global step) of each kill; every third is near the border of the phases."""
     chosen = []
     for number in range(MOMENTS):
         chance = random.Random(f"{SEED}-{number}")  # noqa: S311
@@ -148,7 +148,9 @@ def moments() -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize(("kind", "at"), moments())
-def test_killed(undisturbed: list[str], inputs: Path, tmp_path: Path, caplog, kind: str, at: int):
+def test_a_killed_training_resumes_and_equals_the_undisturbed_one(
+    undisturbed: list[str], inputs: Path, tmp_path: Path, caplog, kind: str, at: int
+):
     chance = random.Random(f"{SEED}-{kind}-{at}")  # noqa: S311
     home = tmp_path / "home"
     given = phases(home, inputs)
@@ -157,13 +159,13 @@ def test_killed(undisturbed: list[str], inputs: Path, tmp_path: Path, caplog, ki
     killed = driver.finish()
     uris, log = killed.uris, killed.log
     if kind == "driver":
-        assert killed.code, "it was killed and ended well"
+        assert killed.code, "it was killed but exited with 0"
         with caplog.at_level("INFO", "ray_jobs"):
             uris = run_here(given)
         log = caplog.text
     assert uris, log
-    resumed = re.findall(r"goes on from the checkpoint of step (\d+)(.*)", log)
-    assert not [rest for _, rest in resumed if "because" in rest], "no kill damages a checkpoint"
+    resumed = re.findall(r"resumes from the checkpoint of step (\d+)(.*)", log)
+    assert not [rest for _, rest in resumed if "damaged" in rest], "no kill damages a checkpoint"
     same = content(uris) == content(undisturbed)
     TABLE.append(Trial(kind, at, killed.code, ",".join(step for step, _ in resumed) or "-", same))
     assert same
@@ -171,7 +173,7 @@ def test_killed(undisturbed: list[str], inputs: Path, tmp_path: Path, caplog, ki
 
 
 def strike(driver: Driver, kind: str, home: Path, at: int, chance: random.Random) -> None:
-    """Kills once ``at`` steps of both phases are done."""
+    """Kills when ``at`` steps of both phases are done."""
     while reached(home) < at and driver.process.poll() is None:
         time.sleep(0.002)
     time.sleep(chance.uniform(0, 0.05))
@@ -179,29 +181,29 @@ def strike(driver: Driver, kind: str, home: Path, at: int, chance: random.Random
         if driver.kill(kind, chance.choice):
             return
         time.sleep(0.005)
-    pytest.fail(f"it ended before it could be killed: {driver.log.read_text()}")
+    pytest.fail(f"the run ended before it could be killed: {driver.log.read_text()}")
 
 
 def reached(home: Path) -> int:
-    """Steps done in both phases, by what the run says of itself."""
+    """The number of steps done in both phases, by the progress file of the run."""
     finished = len(list(home.glob("datasets/train-*/*/manifest.json")))
     for path in home.glob("progress/train-*"):
         try:
-            said = re.search(r"step (\d+)/", path.read_text())
+            step = re.search(r"step (\d+)/", path.read_text())
         except FileNotFoundError:
             continue
         finished = max(finished, int(path.name.split("-")[1]))
-        if said:
-            return STEPS * int(path.name.split("-")[1]) + int(said[1])
+        if step:
+            return STEPS * int(path.name.split("-")[1]) + int(step[1])
     return STEPS * finished
 
 
-def test_a_lost_machine_leaves_the_rest_to_the_others(
+def test_after_a_lost_machine_the_remaining_workers_finish(
     undisturbed: list[str], inputs: Path, tmp_path: Path, monkeypatch
 ):
-    """Two machines of one worker each; one is lost after the first checkpoint, and the other finishes alone."""
+    """Two machines with one worker each; one is lost after the first checkpoint, and the other finishes alone."""
     given = phases(tmp_path / "home", inputs, **{"train.min_workers": 1})[:1]
-    # A cluster names itself in Ray's folder for everybody to join; sockets want a short path.
+    # In the default folder other processes would find and join this cluster; paths of sockets must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as apart:
         monkeypatch.setenv("RAY_TMPDIR", apart)
         driver = Driver.start("train", [json.dumps(given), str(tmp_path / "home")], tmp_path, ELASTIC)
@@ -210,7 +212,7 @@ def test_a_lost_machine_leaves_the_rest_to_the_others(
             time.sleep(0.5)
         run = driver.finish()
     assert run.uris, run.log
-    assert re.search(r"goes on from the checkpoint of step \d+ \(1 workers\)", run.log), run.log
+    assert re.search(r"resumes from the checkpoint of step \d+ \(1 workers\)", run.log), run.log
     one, two = (load_safetensors(open_dataset(uri).read(WEIGHTS)) for uri in (undisturbed[0], run.uris[0]))
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, atol=1e-5, err_msg=name)
@@ -221,7 +223,7 @@ def test_a_lost_machine_leaves_the_rest_to_the_others(
 @pytest.fixture(scope="module", autouse=True)
 def table():
     yield
-    print(f"\n{'killed':<9}{'at step':>8}{'exit':>6}{'went on from':>14}  weights, EMA, optimizer, rates, losses")
+    print(f"\n{'killed':<9}{'at step':>8}{'exit':>6}{'resumed from':>14}  weights, EMA, optimizer, rates, losses")
     for one in TABLE:
         word = "identical" if one.same else "DIFFER"
         print(f"{one.kind:<9}{one.at:>8}{one.code:>6}{one.resumed:>14}  {word}")

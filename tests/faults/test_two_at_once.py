@@ -1,6 +1,6 @@
-"""Two retrainings of the same recipe and photographs at once share the work; a third one, of another recipe, is apart.
+"""Two simultaneous retrainings of the same recipe and photographs share their work; one of another recipe does not.
 
-Three flows on a stack take minutes, so this is for `make faults`.
+Three flows on a stack take minutes, so only `make faults` runs this.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ TWINS = ("twin", "other twin")
 
 pytestmark = [
     pytest.mark.timeout(3600),
-    pytest.mark.skipif("FAULT_MOMENTS" not in os.environ, reason="make faults runs it"),
+    pytest.mark.skipif("FAULT_MOMENTS" not in os.environ, reason="run by make faults"),
 ]
 
 
-def test_twins_share_and_a_stranger_is_left_alone(tmp_path: Path):
+def test_equal_retrainings_share_their_jobs_and_another_recipe_has_its_own(tmp_path: Path):
     with stack(tmp_path / "stack") as up, inside(up.environment):
         upload_photographs(16, tmp_path / "photos")
         same, others = up.settings(), up.settings(seed=1, **{"data.min_size": 33})
         flows = {name: retrain(up, given, tmp_path / name) for name, given in zip(TWINS, (same, same), strict=True)}
         flows["stranger"] = retrain(up, others, tmp_path / "stranger")
         codes = {name: flow.wait(1800) for name, flow in flows.items()}
-        told = {name: (tmp_path / name).read_text() for name in flows}
-        assert codes == dict.fromkeys(flows, 0), told
+        logs = {name: (tmp_path / name).read_text() for name in flows}
+        assert codes == dict.fromkeys(flows, 0), logs
 
         made = stages_of_jobs(up)
         assert sorted(made) == sorted([*STAGES, *STAGES, "warm", "warm"]), (
-            "a stage of the twins was done twice, or one is missing"
+            "a stage of the twins ran twice, or one is missing"
         )
-        assert any("in work already by" in told[name] for name in TWINS)
-        assert versions(told["twin"]) == versions(told["other twin"]) != versions(told["stranger"])
+        assert any("which works on it" in logs[name] for name in TWINS)
+        assert version(logs["twin"]) == version(logs["other twin"]) != version(logs["stranger"])
         assert runs() == ["FINISHED", "FINISHED"]
 
 
 def retrain(up: Stack, settings: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """`mmface retrain` on its way; what it says goes into a file."""
+    """Starts `mmface retrain` with its output in a file."""
     given = [part for one in settings for part in ("--set", one)]
     command = [sys.executable, "-m", "flows.cli", "retrain", *given]
     with log.open("wb") as sink:
@@ -51,7 +51,7 @@ def retrain(up: Stack, settings: list[str], log: Path) -> subprocess.Popen[bytes
 
 
 def stages_of_jobs(up: Stack) -> list[str]:
-    """The stage of each job that the cluster was given; all have succeeded at the first attempt."""
+    """The stage of each job of the cluster; checks that all succeeded at the first attempt."""
     from flows.cluster.client import Cluster
 
     jobs = Cluster(up.environment["RAY_ADDRESS"]).jobs()
@@ -61,13 +61,13 @@ def stages_of_jobs(up: Stack) -> list[str]:
     return [stage for stage, _, _ in names]
 
 
-def versions(told: str) -> str:
-    """The registered version that a retraining says it ended with."""
-    return next(line.split()[1] for line in told.splitlines() if line.startswith("version "))
+def version(log: str) -> str:
+    """The registered version that a retraining reports at its end."""
+    return next(line.split()[1] for line in log.splitlines() if line.startswith("version "))
 
 
 def runs() -> list[str]:
-    """How the MLflow runs ended."""
+    """The final status of each MLflow run."""
     from mmface.bundles.tracking import EXPERIMENT, open_tracking
 
     client = open_tracking()

@@ -1,4 +1,4 @@
-"""One Ray head with its dashboard, as a cluster that takes jobs with a token, for the whole session."""
+"""Fixtures of the flows: one Ray head that takes jobs with a token, and homes with registered versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from flows.cluster import leases
+from flows.steps.champions import Turn, turn
+from flows.steps.line import Run
+from mmface.bundles import registry
+from mmface.config.load import load_recipe
+from mmface.store import Store
 from tests.faults.lab import Driver
+from tests.flows.releases import NAME
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -26,7 +33,7 @@ START_SECONDS = 180
 
 @dataclass(frozen=True)
 class Head:
-    """A cluster that runs."""
+    """A running cluster."""
 
     address: str
     token: str = TOKEN
@@ -34,22 +41,42 @@ class Head:
 
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[Head]:
-    folder = tempfile.mkdtemp(prefix="head-", dir="/tmp")  # sockets want short names
-    port, dashboard, agent = (free_port() for _ in range(3))
+    folder = tempfile.mkdtemp(prefix="head-", dir="/tmp")  # paths of sockets must be short
+    log, dashboard = Path(folder) / "head.log", free_port()
+    process = start_head(folder, dashboard, log)
+    try:
+        head = Head(f"http://127.0.0.1:{dashboard}")
+        wait_for_nodes(head)
+        yield head
+    finally:
+        started = Driver(process, log)
+        started.descendants()
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        started.clean()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_head(folder: str, dashboard: int, log: Path) -> subprocess.Popen[str]:
+    """Starts a Ray head whose dashboard listens on the port ``dashboard``."""
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_worker_niceness": "0",  # behind everything else on the machine a test would take minutes
+        "RAY_worker_niceness": "0",  # with Ray's low default priority a test would take minutes
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     environment.pop("RAY_ADDRESS", None)
     options = {
-        "port": port,
+        "port": free_port(),
         "dashboard-port": dashboard,
-        "dashboard-agent-listen-port": agent,
+        "dashboard-agent-listen-port": free_port(),
         "dashboard-host": "127.0.0.1",
         "include-dashboard": "true",
         "temp-dir": folder,
@@ -60,23 +87,8 @@ def ray_head() -> Iterator[Head]:
     }
     command = [*("ray", "start", "--head", "--block", "--disable-usage-stats")]
     command += [f"--{name}={value}" for name, value in options.items()]
-    with (Path(folder) / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        head = Head(f"http://127.0.0.1:{dashboard}")
-        wait_for_nodes(head)
-        yield head
-    finally:
-        started = Driver(process, Path(folder) / "head.log")
-        started.descendants()
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        started.clean()
-        shutil.rmtree(folder, ignore_errors=True)
+    with log.open("w") as sink:
+        return subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True, text=True)
 
 
 def wait_for_nodes(head: Head) -> None:
@@ -95,7 +107,7 @@ def wait_for_nodes(head: Head) -> None:
 
 @pytest.fixture
 def cluster(ray_head: Head, monkeypatch: pytest.MonkeyPatch) -> Head:
-    """The head, with the environment set to reach it."""
+    """The head, with ``RAY_ADDRESS`` and ``RAY_AUTH_TOKEN`` set to reach it."""
     monkeypatch.setenv("RAY_ADDRESS", ray_head.address)
     monkeypatch.setenv("RAY_AUTH_TOKEN", ray_head.token)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -106,3 +118,42 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def registry_home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A home with an empty model registry."""
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(leases, "WAIT_SECONDS", 0.01)
+    (tmp_path / "home").mkdir()
+    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
+    return Store(tmp_path / "home")
+
+
+@pytest.fixture
+def versions(registry_home: Store, tmp_path: Path) -> list[str]:
+    """Two registered versions; there is no champion yet."""
+    run = registry.start_run("r")
+    made = []
+    for text in ("one", "two"):
+        (tmp_path / text).mkdir()
+        (tmp_path / text / "README.md").write_text(text)  # registering needs files, not a loadable model
+        made.append(registry.register_bundle(tmp_path / text, run))
+    return made
+
+
+@pytest.fixture
+def run(registry_home: Store) -> Run:
+    """A run of the demo recipe that could release a version."""
+    recipe = load_recipe("demo")
+    registry_home.write("recipe.yaml", recipe.to_yaml().encode())
+    return Run(recipe, f"{registry_home.uri}/recipe.yaml", registry_home, None, "")
+
+
+@pytest.fixture
+def mine(registry_home: Store) -> Iterator[Turn]:
+    """The lease on the champion."""
+    with turn(registry_home, NAME) as held:
+        yield held

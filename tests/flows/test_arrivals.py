@@ -1,4 +1,4 @@
-"""New photographs are noticed by their content: an S3 prefix whose objects are written again is no news."""
+"""New photographs are detected by their content: objects on S3 that are rewritten with the same bytes are not new."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mmface.store import Store, home
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_drawn_portraits_are_no_news_and_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_recipe_without_sources_emits_no_event_and_does_not_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path))
     assert not watch("demo")
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_new_content_is_told_once_and_old_content_never(
+def test_an_event_is_emitted_once_for_new_content_and_never_for_prepared_content(
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MMFACE_HOME", f"{s3_bucket}/home")
@@ -38,36 +38,36 @@ def test_new_content_is_told_once_and_old_content_never(
     photos.write_file(two.name, two)
 
     assert watch(overrides=overrides)
-    assert not watch(overrides=overrides), "told already"
-    event = next(iter(told()))
+    assert not watch(overrides=overrides), "the event was emitted before"
+    event = next(iter(received()))
     assert event.payload["overrides"] == list(overrides)
     assert event.payload["collections"] == ["photos"]
     prepare(overrides)
-    time.sleep(1.1)  # S3 knows whole seconds
+    time.sleep(1.1)  # S3 stores whole seconds
     photos.write_file(one.name, one)
-    assert not watch(overrides=overrides), "written again, the same bytes"
+    assert not watch(overrides=overrides), "rewritten with the same bytes"
 
     photos.write_file(three.name, three)
     assert watch(overrides=overrides)
     prepare(overrides)
     photos.delete(three.name)
-    assert not watch(overrides=overrides), "a dataset of this content is there already"
+    assert not watch(overrides=overrides), "a dataset of this content is published"
     photos.write_file(two.name, three)
     assert watch(overrides=overrides)
 
 
 def prepare(overrides: tuple[str, ...]) -> None:
-    """An `images` dataset of the content there is now, without its rows."""
+    """Publishes an `images` dataset for the present content, without rows."""
     Publisher(home(), plan.images(load_recipe("demo", overrides), home())).publish({})
 
 
-def told() -> list[ReceivedEvent]:
-    """Events that have arrived at the server."""
+def received() -> list[ReceivedEvent]:
+    """Events that the server has received."""
     until = time.monotonic() + 20
     with get_client(sync_client=True) as client:
         while time.monotonic() < until:
-            asked = {"filter": EventFilter(event=EventNameFilter(name=[EVENT])).model_dump(mode="json")}
-            found = client.request("POST", "/events/filter", json=asked).json()["events"]
+            query = {"filter": EventFilter(event=EventNameFilter(name=[EVENT])).model_dump(mode="json")}
+            found = client.request("POST", "/events/filter", json=query).json()["events"]
             if found:
                 return [ReceivedEvent.model_validate(one) for one in found]
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The flows as Prefect sees them: their forms, their failures, their hooks and limits."""
+"""The flows in Prefect: parameter forms, failures, hooks and concurrency limits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.mark.parametrize("entrypoint", ENTRYPOINTS)
-def test_prefect_finds_every_flow_and_shows_its_form(entrypoint: str) -> None:
+def test_prefect_loads_every_flow_and_describes_its_parameters(entrypoint: str) -> None:
     found = load_flow_from_entrypoint(entrypoint)
     fields = found.parameters.properties
     assert found.name == entrypoint.rpartition(":")[2]
@@ -63,7 +63,7 @@ def test_prefect_finds_every_flow_and_shows_its_form(entrypoint: str) -> None:
     assert all(field["description"] for field in fields.values())
 
 
-def test_a_bad_override_fails_the_run_with_its_name_before_anything_is_made(home: Store) -> None:
+def test_a_bad_override_fails_the_run_before_anything_is_computed_and_is_named(home: Store) -> None:
     state = retrain(overrides=["phases.0.stepz=1"], return_state=True)
     assert state.is_failed()
     assert "phases.0.stepz" in str(state.message)
@@ -72,22 +72,22 @@ def test_a_bad_override_fails_the_run_with_its_name_before_anything_is_made(home
     assert not home.list()
 
 
-def test_training_asks_for_the_data_it_needs(home: Store) -> None:
+def test_training_without_prepared_data_names_the_flow_to_run_first(home: Store) -> None:
     state = train(return_state=True)
     assert "portraits: it is not published for this recipe" in str(state.message)
     assert "run the flow prepare first" in str(state.message)
 
 
-def test_only_a_service_that_does_not_answer_is_tried_again() -> None:
-    def worth(error: Exception) -> bool:
+def test_only_an_unreachable_service_is_retried() -> None:
+    def retried(error: Exception) -> bool:
         return worth_retrying(None, None, run_coro_as_sync(exception_to_failed_state(error)))
 
-    assert worth(UnreachableError("no answer"))
-    assert not worth(StageError("over the budget"))
-    assert not worth(ValueError("a bug"))
+    assert retried(UnreachableError("no answer"))
+    assert not retried(StageError("over the budget"))
+    assert not retried(ValueError("a bug"))
 
 
-def test_one_training_at_a_time_where_the_limit_is_set(home: Store) -> None:
+def test_a_stage_holds_a_slot_of_its_concurrency_limit_if_the_limit_exists(home: Store) -> None:
     recipe = load_recipe("demo")
     images, training = (Job(name, plan.portraits(recipe), "", home) for name in ("images", "train"))
 
@@ -97,17 +97,17 @@ def test_one_training_at_a_time_where_the_limit_is_set(home: Store) -> None:
 
     with get_client(sync_client=True) as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="mmface-train", limit=1))
-    with slot(images):  # its limit was never created
+    with slot(images):  # its limit does not exist
         assert active() == 0
     with slot(training):
         assert active() == 1
     end = time.monotonic() + 30
-    while active() and time.monotonic() < end:  # given back in the background
+    while active() and time.monotonic() < end:  # slots are released in the background
         time.sleep(0.1)
     assert active() == 0
 
 
-def test_a_stage_is_tried_again_when_prefect_is_away_at_its_start(home: Store) -> None:
+def test_an_unreachable_prefect_at_the_start_of_a_stage_is_worth_a_retry(home: Store) -> None:
     job = Job("images", plan.portraits(load_recipe("demo")), "", home)
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
         for begin in (lambda: Progress("images"), lambda: slot(job)):
@@ -115,21 +115,21 @@ def test_a_stage_is_tried_again_when_prefect_is_away_at_its_start(home: Store) -
                 begin()
 
 
-def test_who_is_to_be_told_is_told_how_a_run_ended(
-    home: Store, listener: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_run_is_notified_and_a_successful_reaper_run_is_not(
+    home: Store, webhook: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, told = listener
+    address, messages = webhook
     Webhook(url=address).save("pager", overwrite=True)
     monkeypatch.setenv("MMFACE_NOTIFY", "webhook/pager")
     assert retrain(overrides=["seed=-1"], return_state=True).is_failed()
-    assert reap(return_state=True).is_completed()  # a success of the reaper is no news
-    [message] = told
+    assert reap(return_state=True).is_completed()  # the reaper notifies only failures
+    [message] = messages
     assert message["state"] == "Failed"
     assert message["subject"].startswith("retrain ")
     assert "seed" in message["body"]
 
 
-def test_the_reaper_ends_a_run_whose_process_is_gone(home: Store) -> None:
+def test_the_reaper_marks_a_run_whose_process_is_gone_as_crashed(home: Store) -> None:
     @flow
     def dead() -> None: ...
 
@@ -144,7 +144,7 @@ def test_the_reaper_ends_a_run_whose_process_is_gone(home: Store) -> None:
         assert reap() == []
 
 
-def test_rollback(home: Store, tmp_path: Path) -> None:
+def test_the_rollback_flow_restores_the_previous_champion(home: Store, tmp_path: Path) -> None:
     run = registry.start_run("r")
     for text in ("one", "two"):
         (tmp_path / text).mkdir()
@@ -154,9 +154,9 @@ def test_rollback(home: Store, tmp_path: Path) -> None:
     assert registry.get_alias("mmface-dit", "champion") == "1"
 
 
-def test_a_killed_process_leaves_no_temporary_server(tmp_path: Path) -> None:
+def test_the_temporary_server_ends_when_its_process_is_killed(tmp_path: Path) -> None:
     code = (
-        "import time; from flows.server import start_temporary_server; start_temporary_server();"
+        "import time; from flows.cluster.server import start_temporary_server; start_temporary_server();"
         "from prefect.server.api.server import SubprocessASGIServer;"
         "print(SubprocessASGIServer().server_process.pid, flush=True); time.sleep(600)"
     )
@@ -177,12 +177,12 @@ def test_a_killed_process_leaves_no_temporary_server(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def listener() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    told: list[dict[str, str]] = []
+def webhook() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    messages: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -191,5 +191,5 @@ def listener() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/hook", told
+    yield f"http://127.0.0.1:{server.server_port}/hook", messages
     server.shutdown()

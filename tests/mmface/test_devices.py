@@ -1,6 +1,7 @@
-"""Stages whose networks sit on a GPU: what goes in is moved there, what comes out is brought back.
+"""Stages whose networks are on a GPU: inputs are moved to it and outputs moved back.
 
-There need be no GPU: torch's meta tensors have no values, so they cannot be read, nor mixed with others, by mistake.
+Runs without a GPU, on torch's meta device: meta tensors have no values, so reading one or mixing it with CPU tensors
+raises an error.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SIDE = 32
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> str:
-    """Computes shapes alone; what is brought back from it is zeros."""
+    """The meta device, which computes only shapes; tensors moved back to the CPU are zeros."""
     real = Tensor.cpu
 
     def cpu(self: Tensor) -> Tensor:

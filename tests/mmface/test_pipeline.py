@@ -71,7 +71,7 @@ def test_image_of_a_batch_equals_the_single_call(pipeline, modality) -> None:
         torch.testing.assert_close(batch[i : i + 1], single, rtol=1e-5, atol=1e-5)
 
 
-def test_one_value_serves_all(pipeline) -> None:
+def test_a_single_value_applies_to_all_images(pipeline) -> None:
     spread = latents(pipeline, seeds=[1, 2, 3])
     spelled = latents(pipeline, prompt=["red hair"] * 3, condition=masks(1) * 3, modality=["mask"] * 3, seeds=1)
     torch.testing.assert_close(spread, spelled, rtol=1e-5, atol=1e-5)
@@ -88,7 +88,7 @@ def test_prompts_are_encoded_as_in_training(pipeline, folder, tmp_path) -> None:
     assert not torch.equal(latents(masked), latents(pipeline))
 
 
-def test_everything_has_influence(pipeline) -> None:
+def test_every_argument_has_an_effect(pipeline) -> None:
     plain = latents(pipeline)
     for change in (
         {"prompt": "a hat"},
@@ -101,12 +101,12 @@ def test_everything_has_influence(pipeline) -> None:
         {"num_inference_steps": 4},
     ):
         assert not torch.allclose(latents(pipeline, **change), plain, atol=1e-4), change
-    # Without guidance there is nothing to steer away from.
+    # Without guidance the negative prompt has no effect.
     unguided = latents(pipeline, guidance_scale=1.0)
     assert torch.equal(latents(pipeline, guidance_scale=1.0, negative_prompt="a hat"), unguided)
 
 
-def test_forms_of_a_mask_agree(pipeline) -> None:
+def test_index_and_colour_masks_give_the_same_image(pipeline) -> None:
     labels = np.asarray(masks(1)[0])
     coloured = Image.fromarray(PALETTE[labels])
     assert torch.equal(latents(pipeline, condition=coloured), latents(pipeline))
@@ -124,13 +124,13 @@ def test_outputs_and_sizes(pipeline) -> None:
     assert latents(pipeline, condition=drawing, seeds=[1, 2]).shape == (2, 4, 4, 6)
 
 
-def test_drawn_seeds_are_reported(pipeline) -> None:
+def test_random_seeds_are_returned(pipeline) -> None:
     output = paint(pipeline, seeds=None, output_type="latent")
     assert torch.equal(latents(pipeline, seeds=output.seeds), output.images)
     assert paint(pipeline, seeds=None, output_type="latent").seeds != output.seeds
 
 
-def test_cancelling_leaves_no_trace(pipeline) -> None:
+def test_a_cancelled_call_does_not_affect_the_next(pipeline) -> None:
     class Cancelled(Exception):
         pass
 
@@ -145,7 +145,7 @@ def test_cancelling_leaves_no_trace(pipeline) -> None:
     assert torch.equal(latents(pipeline), before)
 
 
-def test_sampler_changes_within_the_objective(folder) -> None:
+def test_set_sampler_keeps_the_objective(folder) -> None:
     pipeline = tiny.pipeline(folder, objective="ddpm", sampler="dpmpp")
     pipeline.set_sampler("heun")
     assert type(pipeline.scheduler) is type(make_scheduler("ddpm", "heun"))
@@ -193,7 +193,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("given", "field"), BAD, ids=[f"{field}-{i}" for i, (_, field) in enumerate(BAD)])
-def test_bad_input_names_the_field(pipeline, given, field) -> None:
+def test_wrong_input_raises_an_error_that_names_the_field(pipeline, given, field) -> None:
     with pytest.raises(InputError) as error:
         paint(pipeline, **given)
     assert error.value.field == field
@@ -203,14 +203,14 @@ def test_bad_input_names_the_field(pipeline, given, field) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"), [({"in_channels": 10}, "components.vae"), ({"text_embed_dim": 8}, "components.text_encoder")]
 )
-def test_components_must_fit(folder, changes, field) -> None:
+def test_components_must_match(folder, changes, field) -> None:
     fitting = tiny.pipeline(folder).components
     with pytest.raises(RecipeError) as error:
         MMFacePipeline(**{**fitting, "transformer": tiny.transformer(**changes)})
     assert error.value.field == field
 
 
-def test_a_tokenizer_made_up_from_nothing_does_not_fit(folder) -> None:
+def test_an_empty_tokenizer_is_refused(folder) -> None:
     fitting = tiny.pipeline(folder).components
     with pytest.raises(RecipeError, match=r"components.text_encoder: the tokenizer's model_max_length is 1e\+30"):
         MMFacePipeline(**{**fitting, "tokenizer": CLIPTokenizer(vocab={"a": 0}, merges=[])})

@@ -1,4 +1,4 @@
-"""The authors' numbers (§4): a tiny model's outputs, losses, gradient norms and guided samples."""
+"""Parity with the authors' implementation (§4): outputs, losses, gradient norms and samples of a tiny model."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_gradient_norms(model, numbers, conditioning, facts, checkpointing: bool
     assert set(expected) == {name for name, _ in model.named_parameters()}
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
-            # The authors' code asks the last text query and drops the answer (norm 0); ours does not ask.
+            # The authors' code computes the last text query and discards the result (norm 0); ours does not compute it.
             assert not expected[name], name
         else:
             assert parameter.grad.norm().item() == pytest.approx(expected[name], rel=GRADIENT_TOLERANCE), name

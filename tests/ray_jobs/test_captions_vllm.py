@@ -1,4 +1,4 @@
-"""Answers that vLLM gives in passes of its own: recorded by part, tried again, resumed, and read by the stage."""
+"""Captions from vLLM: answers are recorded by part, refused ones asked again, and the stage reads them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from PIL import Image
 from mmface import plan
 from mmface.config import Recipe
 from mmface.config.load import parse_recipe
+from mmface.data.captions import Captions
+from mmface.data.captions.ask import Question
 from mmface.data.portraits import draw
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
 from mmface.datasets.parts import Runner, reconcile
-from mmface.datasets.records import CONDITIONS, IMAGES, QUARANTINE
+from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES, QUARANTINE
 from mmface.datasets.reuse import gather
 from mmface.errors import RecipeError
 from mmface.imaging.labels import mask_to_png
@@ -49,7 +51,7 @@ def home(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def identity(home: Store, recipe: Recipe) -> Identity:
-    """Of captions over two parts: two pictures and one with supplied captions; one picture and one broken file."""
+    """Captions of two parts: a, b and c (with supplied captions); d and e (not an image)."""
     return publish_inputs(home, recipe, ROWS)
 
 
@@ -65,7 +67,7 @@ def publish_inputs(home: Store, recipe: Recipe, rows: list[list[dict[str, Any]]]
 
 
 def make(home: Store, identity: Identity, recipe: Recipe) -> Dataset:
-    """The captions of recorded answers, published."""
+    """Runs the captions stage on recorded answers and publishes the dataset."""
     publisher = Publisher(home, identity)
     runner = Runner(publisher.store, "data", lambda: RecordedWorker(identity, home, recipe))
     for part in PARTS:
@@ -85,7 +87,7 @@ ROWS = [[picture("a"), picture("b"), picture("c", ["a man"])], [picture("d"), {*
 
 
 class Engine:
-    """Answers out of order; refuses to name anybody at first and for good about picture "d"."""
+    """Answers in reverse order; refuses the first prompt at the first try, and always refuses photograph d."""
 
     def __init__(self, questions: Questions) -> None:
         self.questions = questions
@@ -103,7 +105,9 @@ class Engine:
             yield {**row, "answer": "I'm sorry, I can't help with that." if shy else GOOD}
 
 
-def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, identity: Identity, recipe: Recipe):
+def test_answers_are_recorded_asked_again_where_refused_and_read_by_the_stage(
+    home: Store, identity: Identity, recipe: Recipe
+):
     engine = Engine(Questions(identity, home, recipe))
     publisher = Publisher(home, identity)
     record_answers(publisher, PARTS, 2, engine)
@@ -127,7 +131,26 @@ def test_answers_are_recorded_tried_again_and_read_by_the_stage(home: Store, ide
     assert not publisher.store.list("work")
 
 
-def test_nothing_is_asked_about_rows_that_an_earlier_dataset_holds(home: Store, identity: Identity, recipe: Recipe):
+class Direct:
+    """A captioner in process that answers like :class:`Engine`."""
+
+    name = "some/model"
+
+    def __call__(self, questions: Sequence[Question]) -> list[str]:
+        return ["I'm sorry, I can't help with that." if one.prompt == "Say who it is." else GOOD for one in questions]
+
+
+def test_recorded_answers_lead_to_the_same_rows_as_a_model_in_process(home: Store, identity: Identity, recipe: Recipe):
+    publisher = Publisher(home, identity)
+    record_answers(publisher, PARTS, 2, Engine(Questions(identity, home, recipe)))
+    RecordedWorker(identity, home, recipe).run(PARTS[0])
+    recorded = read_rows(publisher.store.read(f"data/{PARTS[0]}"))
+    direct = read_rows(to_parquet(Captions(recipe, Direct())(ROWS[0]).rows, CAPTIONS))
+    columns = ("id", "captions", "captioner", "rejections")
+    assert [[row[name] for name in columns] for row in recorded] == [[row[name] for name in columns] for row in direct]
+
+
+def test_rows_of_an_earlier_dataset_are_not_asked_again(home: Store, identity: Identity, recipe: Recipe):
     record_answers(Publisher(home, identity), PARTS, 2, Engine(Questions(identity, home, recipe)))
     make(home, identity, recipe)
 
@@ -139,11 +162,9 @@ def test_nothing_is_asked_about_rows_that_an_earlier_dataset_holds(home: Store, 
     assert make(home, grown, recipe).manifest.extra == {"reused": 3, "computed": 3}
 
 
-def test_a_pass_that_was_killed_goes_on_with_the_parts_that_have_no_answers(
-    home: Store, identity: Identity, recipe: Recipe
-):
+def test_an_interrupted_pass_resumes_with_the_parts_without_answers(home: Store, identity: Identity, recipe: Recipe):
     engine = Engine(Questions(identity, home, recipe))
-    engine.stop_after = 3  # the second part's two answers came first
+    engine.stop_after = 3  # after both answers of the second part
     with pytest.raises(KeyboardInterrupt):
         record_answers(Publisher(home, identity), PARTS, 2, engine)
     engine.stop_after = None
@@ -151,7 +172,7 @@ def test_a_pass_that_was_killed_goes_on_with_the_parts_that_have_no_answers(
     assert engine.passes == [(0, PARTS), (0, PARTS[:1]), (1, PARTS)]
 
 
-def test_what_vllm_is_asked_and_what_its_answer_becomes():
+def test_requests_to_vllm_and_truncated_answers():
     asked = _request("Say it.", "data:image/png;base64,AA", 9)
     assert asked["sampling_params"] == {"temperature": 0.0, "max_tokens": 9}
     assert asked["messages"][0]["content"][1] == {"type": "text", "text": "Say it."}
@@ -161,7 +182,7 @@ def test_what_vllm_is_asked_and_what_its_answer_becomes():
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
-def test_without_vllm_the_job_says_what_to_do_before_it_starts_anything(home: Store, identity: Identity):
+def test_without_vllm_the_job_fails_before_it_starts_and_says_what_to_do(home: Store, identity: Identity):
     settings = ["components.captioner=some/model@main", "captioning.engine=vllm"]
     given = [part for one in settings for part in ("--set", one)]
     inputs = [part for name, uri in identity.inputs.items() for part in ("--inputs", f"{name}={uri}")]

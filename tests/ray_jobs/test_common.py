@@ -1,4 +1,4 @@
-"""A stage on a real Ray: rows that kill or fail their worker, errors that must arrive as they were raised."""
+"""A stage on a real Ray: rows that kill or fail their worker, and errors that reach the driver unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import PartWorker, commit
+from mmface.datasets.part_worker import PartWorker
+from mmface.datasets.parts import commit
 from mmface.datasets.records import ORIGIN
 from mmface.datasets.stage import Result, Row, map_rows
 from mmface.errors import InputError, StageError
@@ -28,7 +29,7 @@ SCHEMA = pa.schema([("id", pa.string()), ORIGIN])
 
 
 class Fragile:
-    """Passes rows on; row ``poison`` kills the process, ``bad`` is refused, ``odd`` raises what nobody thought of."""
+    """Returns rows unchanged, but ``poison`` kills the process, ``bad`` is refused, ``odd`` raises a KeyError."""
 
     name = "fragile"
     schema = SCHEMA
@@ -73,7 +74,7 @@ def recipe(max_quarantined: float) -> Recipe:
     return Recipe.model_validate({"data": {"max_quarantined": max_quarantined}})
 
 
-def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Store):
+def test_poison_is_quarantined_and_an_exceeded_budget_keeps_the_quarantine(home: Store):
     ids = [f"row{i}" for i in range(6)]
     rows = [*ids[:2], "poison", *ids[2:], "bad", "odd"]
     made = Identity(stage="fragile", version=1, config={}, inputs={"source": source(home, *rows)})
@@ -81,7 +82,7 @@ def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Stor
     def make() -> PartWorker:
         return PartWorker(made, home, Fragile())
 
-    with pytest.raises(StageError, match=r"3 of 9 rows .*1x 2 processes died while this row alone was in fragile"):
+    with pytest.raises(StageError, match=r"3 of 9 rows .*1x 2 processes died while fragile mapped this row alone"):
         run_stage(made, home, make, recipe(0.1))
     kept = [entry.key for entry in home.child(made.key).list("quarantine")]
     assert kept == [f"quarantine/part-0000{number}.parquet" for number in range(3)]
@@ -94,11 +95,11 @@ def test_poison_is_set_aside_and_a_failed_budget_keeps_the_quarantine(home: Stor
         "bad": "invalid_input:id",
         "odd": "poison",
     }
-    assert found["odd"][1].startswith("2 times KeyError: 'no such tag' (test_common.py:")
+    assert found["odd"][1].startswith("failed 2 times: KeyError: 'no such tag' (test_common.py:")
     assert dataset.manifest.counts["in"] == 9
 
 
-def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
+def test_an_mmface_error_of_a_worker_reaches_the_driver_unchanged(home: Store):
     made = Identity(stage="fragile", version=2, config={}, inputs={"source": source(home, "a", "b")})
 
     def make() -> PartWorker:
@@ -108,18 +109,18 @@ def test_an_error_of_a_worker_arrives_as_it_was_raised(home: Store):
         run_stage(made, home, make, recipe(0.1))
 
 
-def test_an_exception_of_a_worker_is_one_line_with_its_cause_and_part(home: Store):
+def test_any_other_exception_of_a_worker_becomes_one_line_with_part_and_cause(home: Store):
     made = Identity(stage="fragile", version=3, config={}, inputs={"source": source(home, "a", "b")})
 
     def make() -> PartWorker:
         raise OSError("no file weights.safetensors\nin the cache")
 
     cause = r"OSError: no file weights.safetensors in the cache \(test_common.py:\d+\)"
-    with pytest.raises(StageError, match=rf"^fragile: part-00000.parquet: {cause}; its traceback is in Ray's log"):
+    with pytest.raises(StageError, match=rf"^fragile: part-00000.parquet: {cause}; the traceback is in Ray's log"):
         run_stage(made, home, make, recipe(0.1))
 
 
-def test_an_error_of_rays_own_task_is_what_the_task_raised():
+def test_the_cause_of_a_failed_ray_task_is_the_exception_that_it_raised():
     import ray
     from ray.exceptions import RayTaskError
 
@@ -131,9 +132,9 @@ def test_an_error_of_rays_own_task_is_what_the_task_raised():
     assert cause_of(caught.value) == "KeyError: 'no such tag'"
 
 
-def test_as_a_program_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_as_a_program_a_user_error_prints_one_line_and_exits_with_code_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs.images", "--recipe", "demo", "--home", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert run.returncode == 2
     assert run.stdout == ""
-    assert run.stderr == "error: sources: name a collection of photographs here\n"
+    assert run.stderr == "error: sources: no collections; name at least one collection of photographs here\n"

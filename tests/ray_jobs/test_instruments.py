@@ -1,4 +1,4 @@
-"""How training is watched when what watches it is away for a while."""
+"""Reporting the progress of training while MLflow or the store is unreachable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_jobs.shared.instruments import Progress, Tracker
 
 @pytest.fixture
 def lines() -> Iterator[list[str]]:
-    """What is logged, whatever others have made of the loggers above."""
+    """The lines that are logged, independent of the settings of parent loggers."""
 
     class Kept(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -33,7 +33,7 @@ def lines() -> Iterator[list[str]]:
     logger.setLevel(before)
 
 
-def test_lines_that_mlflow_did_not_take_are_sent_later(
+def test_metrics_that_mlflow_did_not_accept_are_sent_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -56,18 +56,18 @@ def test_lines_that_mlflow_did_not_take_are_sent_later(
             tracker.log({"step": step, "loss": 1.0})
         tracker.preview(6, b"PNG")
     assert logged() == [102]
-    assert "no MLflow answers; 2 lines are kept for it" in lines
-    assert "no MLflow answers; the preview of step 6 is not kept" in lines
+    assert "no MLflow answers; 2 lines of metrics are kept and sent later" in lines
+    assert "no MLflow answers; the preview of step 6 is not stored" in lines
     assert tracking.log_metrics is answering
     tracker.log({"step": 8, "loss": 1.0})
     assert logged() == [102, 104, 106, 108]
-    again = Tracker(run, uri, offset=100)  # of a restart that logs its history anew
+    again = Tracker(run, uri, offset=100)  # a restart logs the whole history again
     for step in (2, 4, 6, 8, 10):
         again.log({"step": step, "loss": 1.0})
     assert logged() == [102, 104, 106, 108, 110]
 
 
-def test_a_run_that_was_deleted_ends_no_training(
+def test_a_deleted_mlflow_run_does_not_end_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -80,14 +80,14 @@ def test_a_run_that_was_deleted_ends_no_training(
         tracker.log({"step": 4, "loss": 1.0})
         tracker.log({"step": 6, "loss": 1.0})
         tracker.preview(6, b"PNG")
-        assert len(lines) == 1, "said once"
-        assert lines[0].startswith(f"MLflow refuses the figures of run {tracker.run} (")
-        assert lines.pop().endswith("training goes on without them")
-    with pytest.raises(RegistryError):  # which the end of a flow tells from a server that is away
+        assert len(lines) == 1, "logged once"
+        assert lines[0].startswith(f"MLflow refuses metrics of run {tracker.run} (")
+        assert lines.pop().endswith("training continues without them")
+    with pytest.raises(RegistryError):  # not UnreachableError: flows treat the two differently
         tracking.finish_run(run)
 
 
-def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
+def test_an_unreachable_store_hides_neither_the_error_of_training_nor_later_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     monkeypatch.setattr(instruments, "POLL_SECONDS", 0.01)
@@ -116,4 +116,4 @@ def test_a_store_that_is_away_takes_no_error_s_place_and_no_later_line(
 
     with pytest.raises(TrainingError, match="that of step 4 is safe"):
         train()
-    assert lines == ["step 4/8", "NoSuchBucket"]
+    assert lines == ["step 4/8", "cannot delete the progress line: NoSuchBucket"]

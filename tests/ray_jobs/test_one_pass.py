@@ -1,4 +1,4 @@
-"""The worker of the latents job, without Ray: one pass over a part makes every resolution that is missing."""
+"""The worker of the latents job, without Ray: one pass over a part makes every missing resolution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmface.data import latents
 from mmface.data.latents import Latents
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import PartWorker, Runner
+from mmface.datasets.part_worker import PartWorker, Runner
 from mmface.datasets.records import CONDITIONS, IMAGES
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store
@@ -55,7 +55,7 @@ def publish(store: Store) -> list[str]:
     return [publisher.publish({}) for publisher in (images, conditions)]
 
 
-def test_a_part_is_decoded_once_for_all_that_is_missing(recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_a_part_is_decoded_once_for_all_missing_resolutions(recipe: Recipe, tmp_path, monkeypatch: pytest.MonkeyPatch):
     decoded: list[bytes] = []
     encoded: Counter[int] = Counter()
     real_picture, real_encode = latents.square_picture, latents.encode_moments
@@ -65,7 +65,7 @@ def test_a_part_is_decoded_once_for_all_that_is_missing(recipe: Recipe, tmp_path
     monkeypatch.setattr(latents, "encode_moments", lambda vae, x: encoded.update([x.shape[-1]]) or real_encode(vae, x))
     store = Store(tmp_path / "home")
     identities = {size: plan.latents(recipe, size, *publish(store)) for size in recipe.resolutions}
-    # What a kill leaves: the first part of one resolution.
+    # As after a kill: the first part of one resolution exists.
     small = store.child(identities[16].key)
     Runner(small, "data", lambda: PartWorker(identities[16], store, Latents(recipe, 16))).run(PARTS[0])
     assert (len(decoded), encoded) == (3, {16: 3})

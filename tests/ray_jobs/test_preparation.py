@@ -1,4 +1,4 @@
-"""Preparation on a real Ray: drawn portraits and bad files through the stages; reruns, resumes and budgets."""
+"""The preparing stages on a real Ray, with drawn portraits and unusable files: reruns, resuming, error budgets."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def content(uri: str) -> dict[str, str]:
     return {file.path: file.sha256 for file in open_dataset(uri).manifest.files}
 
 
-def test_collection_has_pictures_masks_and_one_table_each(collection: Path):
+def test_the_drawn_collection_has_images_masks_and_tables(collection: Path):
     assert len(list((collection / "images").iterdir())) == len(list((collection / "masks").iterdir())) == 24
     assert len((collection / "captions.jsonl").read_text().splitlines()) == 24
     assert len((collection / "attributes.csv").read_text().splitlines()) == 25
 
 
-def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collection: Path, tmp_path: Path):
+def test_unusable_files_are_quarantined_and_the_others_pass(home: Store, collection: Path, tmp_path: Path):
     folder = tmp_path / "photos"
     shutil.copytree(collection, folder)
     good = sorted((folder / "images").glob("*.png"))
@@ -82,7 +82,7 @@ def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collecti
     shutil.copy(good[0], folder / "images/zz-copy.png")
 
     # The bad files have no masks: 24 of 29 pictures match.
-    with pytest.raises(InputError, match=r"24 of 29 pictures have an entry .*words.*data\.min_matched"):
+    with pytest.raises(InputError, match=r"24 of 29 photographs have an entry .*words.*data\.min_matched"):
         images.main(arguments(home, folder, "data.max_quarantined=0.2"))
     uri = images.main(arguments(home, folder, "data.max_quarantined=0.2", "data.min_matched=0.8"))
     dataset = open_dataset(uri)
@@ -101,7 +101,7 @@ def test_bad_files_are_set_aside_and_the_rest_goes_through(home: Store, collecti
         images.main(arguments(home, folder, "data.max_quarantined=0.01", "data.shard_rows=9", "data.min_matched=0.8"))
 
 
-def test_a_file_that_arrives_meanwhile_belongs_to_the_next_dataset(
+def test_a_file_that_arrives_during_a_run_belongs_to_the_next_dataset(
     collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     folder = tmp_path / "photos"
@@ -119,7 +119,7 @@ def test_a_file_that_arrives_meanwhile_belongs_to_the_next_dataset(
     assert "late.png" not in {Path(uri).name for uri in made.table(["uri"])["uri"].to_pylist()}
 
 
-def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, collection: Path):
+def test_the_counts_of_all_stages_add_up_and_a_rerun_computes_nothing(home: Store, collection: Path):
     made = prepare(home, collection)
     ids = set(open_dataset(made["images"]).table(["id"])["id"].to_pylist())
     for stage, uri in made.items():
@@ -138,12 +138,12 @@ def test_whole_preparation_reconciles_and_a_rerun_computes_nothing(home: Store, 
     assert {key: content(uri) for key, uri in prepare(home, collection).items()} == before
 
 
-def test_a_killed_stage_goes_on_where_it_stopped_with_the_same_content(home: Store, collection: Path, tmp_path: Path):
+def test_a_killed_stage_resumes_and_publishes_the_same_content(home: Store, collection: Path, tmp_path: Path):
     whole = images.main(arguments(home, collection))
     elsewhere = Store(tmp_path / "elsewhere")
     identity = plan.images(recipe(collection), elsewhere)
     half = Publisher(elsewhere, identity)
-    # What a kill leaves: some finished parts and no manifest.
+    # As after a kill: some finished parts and no manifest.
     rows = open_dataset(whole).part("data/part-00000.parquet").to_pylist()
     commit(half.store, "work/read/part-00000.parquet", rows, IMAGES)
     resumed = images.main(arguments(elsewhere, collection))
@@ -163,7 +163,7 @@ def test_lists_that_disagree_stop_the_run_and_lineage_names_the_licences(home: S
         for name, licence in (("left", "CC0-1.0"), ("right", "CC-BY-4.0"))
     ]
     given = ["--recipe", "demo", "--home", home.uri, *overrides(f"sources={json.dumps(tree)}")]
-    with pytest.raises(DatasetError, match=rf"share 1 pictures: .*left.*{good[3].name} \(train\) = .*right"):
+    with pytest.raises(DatasetError, match=rf"share 1 photographs: .*left.*{good[3].name} \(train\) = .*right"):
         images.main(given)
 
     (tmp_path / "left/train.txt").write_text("\n".join(file.name for file in good[:3]))
@@ -186,7 +186,7 @@ def test_lists_that_disagree_stop_the_run_and_lineage_names_the_licences(home: S
     assert counts == {"in": 6, "out": 6 - small, "quarantined": 0, "duplicates": 0, "filtered": small}
 
 
-def test_a_grown_collection_computes_what_is_new_and_equals_one_made_from_nothing(
+def test_a_grown_collection_computes_only_new_rows_and_equals_a_fresh_run(
     home: Store, collection: Path, tmp_path: Path
 ):
     folder = tmp_path / "photos"
@@ -200,7 +200,7 @@ def test_a_grown_collection_computes_what_is_new_and_equals_one_made_from_nothin
         extra = open_dataset(uri).manifest.extra
         assert (extra["reused"], extra["computed"]) == (23, 1), stage
     for stage, uri in prepare(home, collection).items():
-        if stage != "images":  # these say where they lie
+        if stage != "images":  # rows of images contain their uri
             assert content(uri) == content(grown[stage]), stage
 
 

@@ -1,4 +1,4 @@
-"""A corrupt photograph fails the images stage; mended, it goes through; and what was published stays as it was."""
+"""A corrupt photograph fails the images stage; repaired, it passes; published datasets do not change."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def arguments(home: Store, photos: Path, *more: str) -> list[str]:
     return ["--recipe", "demo", "--home", home.uri, *(part for one in settings for part in ("--set", one))]
 
 
-def test_a_corrupt_photograph_that_is_then_mended(photos: Path, tmp_path: Path):
+def test_a_corrupt_photograph_is_quarantined_until_it_is_repaired(photos: Path, tmp_path: Path):
     home = Store(tmp_path / "home")
-    with pytest.raises(StageError, match="1 of 7 rows were set aside"):
+    with pytest.raises(StageError, match="1 of 7 rows were quarantined"):
         images.main(arguments(home, photos, "data.max_quarantined=0.01"))
     failed = find(scan(home), "images")
     assert failed.state == "unfinished"
@@ -52,23 +52,23 @@ def test_a_corrupt_photograph_that_is_then_mended(photos: Path, tmp_path: Path):
     assert "cannot be decoded" in reason.message
     assert reason.uris == (f"{photos}/cut.jpg",)
 
-    # Still corrupt, done again: the same reason, and the same rows beside it.
+    # Replayed while it is still corrupt: the same reason, and the same other rows.
     assert replay(home, failed).rows == 1
     assert not set_aside(home, find(scan(home), "images"))
     published = images.main(arguments(home, photos, "data.max_quarantined=0.5"))
     assert open_dataset(published).manifest.counts["quarantined"] == 1
 
-    # Mended, it is a new input: the next run makes a new dataset, without a replay.
+    # The repaired file is a new input: the next run makes a new dataset, without a replay.
     (photos / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes())
-    mended = images.main(arguments(home, photos, "data.max_quarantined=0.01"))
-    assert mended != published
-    manifest = open_dataset(mended).manifest
+    repaired = images.main(arguments(home, photos, "data.max_quarantined=0.01"))
+    assert repaired != published
+    manifest = open_dataset(repaired).manifest
     assert manifest.counts == {"in": 7, "out": 7, "quarantined": 0, "duplicates": 0, "filtered": 0}
     assert manifest.extra["computed"] == 1
     assert open_dataset(published).quarantine().num_rows == 1
 
 
-def test_a_replay_of_a_published_dataset_computes_its_bad_rows_alone(photos: Path, tmp_path: Path):
+def test_a_replay_of_a_published_dataset_computes_only_its_quarantined_rows(photos: Path, tmp_path: Path):
     home = Store(tmp_path / "home")
     settings = arguments(home, photos, "data.max_quarantined=0.5")
     published = images.main(settings)

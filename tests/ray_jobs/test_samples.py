@@ -1,4 +1,4 @@
-"""The ``samples`` job with tiny random networks: its parts come from the plan alone."""
+"""The ``samples`` job with tiny random networks: its parts depend only on the identity of the dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from mmface.config.load import load_recipe
 from mmface.data.conditions import grey_png
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, Runner
+from mmface.datasets.part_worker import Runner
+from mmface.datasets.parts import DATA
 from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store
@@ -30,7 +31,7 @@ OTHERS = 3
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a recipe with tiny networks."""
+    """Path of a recipe file with tiny networks."""
     folder = tmp_path_factory.mktemp("samples")
     made = Recipe.model_validate(
         {
@@ -71,7 +72,7 @@ def inputs(tmp_path: Path) -> dict[str, str]:
 
 
 def paint(home: Store, recipe: Recipe, inputs: dict[str, str], share: float) -> None:
-    """What a job does that is killed after this share of its parts."""
+    """Does the work of a job that is killed after this fraction of its parts."""
     identity = plan.samples(recipe, **inputs)
     parts = samples._plan(recipe, identity)
     runner = Runner(home.child(identity.key), DATA, lambda: samples.Painter(identity, home, recipe, parts))
@@ -85,7 +86,7 @@ def publish(home: Store, recipe: Path, inputs: dict[str, str], batch_size: int) 
 
 
 @pytest.mark.parametrize(("first", "then"), [(16, 5), (3, 16)])
-def test_a_run_that_was_killed_is_finished_with_another_batch_size(
+def test_a_killed_run_can_be_resumed_with_another_batch_size(
     recipe: Path, inputs: dict[str, str], tmp_path: Path, first: int, then: int
 ) -> None:
     home = Store(tmp_path)
@@ -97,18 +98,20 @@ def test_a_run_that_was_killed_is_finished_with_another_batch_size(
     kinds = {"mask": ROWS, "sketch": OTHERS, "unconditional": OTHERS}
     assert [row["id"] for row in rows] == [f"{i:064x}-{kind}" for kind, count in kinds.items() for i in range(count)]
     assert made.manifest.counts["out"] == len(rows)
-    # The same rows lie in the same parts as in a run that nothing disturbed.
+    # The parts have the same rows as in an uninterrupted run.
     names = ["mask-00000-00031", "mask-00032-00033", "sketch-00000-00002", "unconditional-00000-00002"]
     assert [file.path for file in made.parts()] == [f"data/{name}.parquet" for name in names]
     assert [file.rows for file in made.parts()] == [32, 2, 3, 3]
 
 
-def test_parts_of_another_division_are_not_published(recipe: Path, inputs: dict[str, str], tmp_path: Path) -> None:
+def test_parts_that_another_version_of_the_code_left_are_not_published(
+    recipe: Path, inputs: dict[str, str], tmp_path: Path
+) -> None:
     home = Store(tmp_path)
     asked = load_recipe(str(recipe))
     identity = plan.samples(asked, **inputs)
     left = home.child(identity.key)
     paint(home, asked, inputs, 1)
-    left.write("data/part-00000.parquet", left.read("data/sketch-00000-00002.parquet"))  # as an older version named it
+    left.write("data/part-00000.parquet", left.read("data/sketch-00000-00002.parquet"))  # a name of an older version
     made = publish(home, recipe, inputs, 16)
     assert len(set(made.table(["id"])["id"].to_pylist())) == made.table(["id"]).num_rows == ROWS + 2 * OTHERS

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from mmface.train.checkpoints.run import RECORD
 from ray_jobs import train
 
 SETTINGS = {
-    "components.vae": "made/up",  # the data here is no VAE's; shapes that are known are compared
+    "components.vae": "made/up",  # unknown shapes: known ones would be compared with the made-up data
     "components.text_encoder": "made/up",
     "model": "{hidden_size: 16, depth: 2, num_heads: 2}",
     "phases.0.steps": "6",
@@ -39,7 +40,7 @@ SETTINGS = {
     "train.log_every": "2",
     "train.checkpoint_every": "4",
     "train.num_workers": "2",
-    "train.precision": "fp32",  # one and two workers agree to its rounding
+    "train.precision": "fp32",  # so that one and two workers agree up to rounding
 }
 
 ALONE = {"train.num_workers": "1"}
@@ -100,7 +101,7 @@ def history(uri: str) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Shared:
-    """Phase 0 on two workers that nothing disturbs."""
+    """Phase 0 on two workers, not interrupted."""
     folder = tmp_path_factory.mktemp("shared")
     home, database = Store(folder / "home"), f"sqlite:///{folder}/mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
@@ -131,17 +132,17 @@ def test_a_phase_on_two_workers(shared: Shared, tmp_path: Path, monkeypatch: pyt
     folder = open_dataset(shared.uri).download("transformer", tmp_path)
     model = MMFaceDiT.from_pretrained(folder, low_cpu_mem_usage=False)
     assert (model.config.in_channels, model.config.text_embed_dim) == (4, 8)
-    assert not shared.home.list("runs"), "checkpoints are gone once the weights are published"
+    assert not shared.home.list("runs"), "checkpoints are deleted after the weights are published"
     assert not shared.home.list("progress")
 
-    def no_second_time(*_: object) -> None:
+    def trained_again(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(train, "fit", no_second_time)
+    monkeypatch.setattr(train, "fit", trained_again)
     assert train.main(shared.arguments) == shared.uri
 
 
-def test_the_next_phase_counts_on(shared: Shared, monkeypatch: pytest.MonkeyPatch):
+def test_the_next_phase_continues_the_numbering_of_steps(shared: Shared, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(tracking.TRACKING_VARIABLE, shared.database)
     latents = publish_latents(shared.home, 8)
     given = arguments(shared.home, 1, settings=ALONE, latents=latents, text=shared.text, previous=shared.uri)
@@ -151,14 +152,10 @@ def test_the_next_phase_counts_on(shared: Shared, monkeypatch: pytest.MonkeyPatc
     assert steps == [2, 4, 6, 8, 10], "numbered over both phases"
 
 
-def test_a_lost_worker_and_a_lost_driver_change_nothing(
-    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The worker dies between two checkpoints, the driver before publishing; one worker where ``shared`` had two."""
-    monkeypatch.setenv(tracking.TRACKING_VARIABLE, f"sqlite:///{tmp_path}/mlflow.db")
-    home, run, marker = Store(tmp_path / "home"), tracking.start_run("test"), tmp_path / "killed"
+def killed_once(worker: Callable[[dict], object], marker: Path) -> Callable[[dict], object]:
+    """The function ``worker``, except that its process is killed at step 5 unless ``marker`` exists."""
 
-    def killed_once(config: dict) -> object:
+    def run(config: dict) -> object:
         import os
 
         from mmface.train import loop, optim
@@ -172,14 +169,23 @@ def test_a_lost_worker_and_a_lost_driver_change_nothing(
         loop.learning_rate = die
         return worker(config)
 
+    return run
+
+
+def test_a_run_that_loses_a_worker_and_a_driver_equals_an_undisturbed_run(
+    shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The worker dies between two checkpoints, the driver before publishing; ``shared`` had two workers."""
+    monkeypatch.setenv(tracking.TRACKING_VARIABLE, f"sqlite:///{tmp_path}/mlflow.db")
+    home, run, marker = Store(tmp_path / "home"), tracking.start_run("test"), tmp_path / "killed"
+
     def crash(*_: object) -> str:
         raise KeyboardInterrupt
 
-    worker = train.train_worker
     given = arguments(home, 0, settings=ALONE, latents=publish_latents(home, 4), text=publish_text(home))
     given += ["--mlflow-run", run]
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_worker", killed_once)
+        patch.setattr(train, "train_worker", killed_once(train.train_worker, marker))
         patch.setattr(train, "publish", crash)
         with pytest.raises(KeyboardInterrupt):
             train.main(given)
@@ -204,7 +210,7 @@ def test_a_lost_worker_and_a_lost_driver_change_nothing(
 
 
 def records(home: Store) -> dict[str, str]:
-    """The complete checkpoints of a run, each with what changes if it is written again."""
+    """The complete checkpoints of a run, with versions that change if a checkpoint is written again."""
     return {entry.key: entry.version for entry in home.list("runs") if entry.key.endswith(RECORD)}
 
 
@@ -222,7 +228,7 @@ def test_a_loss_that_is_not_finite_fails_at_once_and_publishes_nothing(tmp_path:
     assert not home.list("datasets/train-0-64")
 
 
-def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
+def test_wrong_inputs_are_refused_before_training_starts(tmp_path: Path):
     home = Store(tmp_path)
     with pytest.raises(InputError, match="--inputs previous=URI"):
         train.main(arguments(home, 1, latents="x/1", text="y/2"))
@@ -240,19 +246,19 @@ def test_mistakes_are_named_before_anything_starts(tmp_path: Path):
             train.main(arguments(home, 0, settings=settings, latents=latents, text=text))
     with pytest.raises(DatasetError, match=r"inputs.previous: phase 1 reads train-0-64, but .* is text"):
         train.main(arguments(home, 1, latents=publish_latents(home, 8), text=text, previous=text))
-    with pytest.raises(RecipeError, match="99 workers, but Ray has 2 CPUs"):
+    with pytest.raises(RecipeError, match="99 workers need a CPU each, but Ray has 2"):
         train.main(arguments(home, 0, settings={"train.num_workers": "99"}, latents=latents, text=text))
-    with pytest.raises(RecipeError, match=r"train.use_gpu: 2 workers with a GPU each, but Ray has 0"):
+    with pytest.raises(RecipeError, match=r"train.use_gpu: 2 workers need a GPU each, but Ray has 0"):
         train.main(arguments(home, 0, settings={"train.use_gpu": "true"}, latents=latents, text=text))
 
 
-def test_every_number_of_workers_that_an_elastic_run_may_come_to_is_looked_at():
+def test_every_number_of_workers_that_an_elastic_run_may_get_is_checked():
     def sharded(least: int, most: int, *more: str) -> Recipe:
         workers = [f"train.min_workers={least}", f"train.num_workers={most}", "train.parallel=fsdp"]
         return load_recipe("paper-flow", [*workers, *more])
 
     train.check_sizes(sharded(1, 4))
-    with pytest.raises(RecipeError, match=r"^train.optimizer: over 5 workers .* no whole blocks of 256"):
+    with pytest.raises(RecipeError, match=r"^train.optimizer: 5 workers divide .* not a multiple of 256"):
         train.check_sizes(sharded(4, 8))
     train.check_sizes(sharded(8, 8))
     train.check_sizes(sharded(4, 8, "train.optimizer=adamw"))

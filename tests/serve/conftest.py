@@ -1,4 +1,4 @@
-"""One tiny replica for the tests of this folder, behind the real routes."""
+"""Fixtures: a tiny bundle, its generator, and a client of the real routes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.serve.service import tiny_recipe
 
 @pytest.fixture(scope="session", autouse=True)
 def no_access_log() -> None:
-    """Keeps the service from logging to a test's stdout, which is closed when the next one serves."""
+    """Keeps the access log off a test's stdout, which is closed when the next test logs."""
     logging.getLogger("serve.access").addHandler(logging.NullHandler())
 
 

@@ -1,4 +1,4 @@
-"""A recipe for a tiny service, an address for it, and drawings to send to it."""
+"""Helpers: a recipe for a tiny service, a real server for it, and drawings and bodies to send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmface.imaging.labels import mask_to_png
 
 
 def tiny_recipe(components: dict[str, str] | None = None, **serve: Any) -> Recipe:
-    """32 and 64 pixels, three steps."""
+    """A recipe with resolutions 32 and 64 and three sampling steps; ``serve`` overrides its limits."""
     phases = [{"resolution": 32, "steps": 1}, {"resolution": 64, "steps": 1}]
     sampling = {"num_inference_steps": 3, "guidance_scale": 2.0}
     limits = {"max_steps": 1000, "max_queued": 2, "max_upload_bytes": 200_000, "max_condition_megapixels": 1.0}
@@ -58,10 +58,10 @@ def pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @contextmanager
 def listening(app: ASGIApp, root_path: str = "") -> Iterator[str]:
-    """The address of a real HTTP server on loopback that serves ``app``.
+    """Runs a real HTTP server on loopback that serves ``app``; its URL.
 
     Args:
-        root_path: what a proxy in front takes away; the server puts it back.
+        root_path: prefix that a proxy removes; the server adds it to ``scope["path"]`` again.
     """
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", root_path=root_path)
     server = uvicorn.Server(config)

@@ -1,4 +1,4 @@
-"""Captions: supplied, told by a captioning model, or made of measured facts; ten a picture, each fits the tokenizer."""
+"""Captions: supplied, written by a captioning model, or made from measured facts; ten per photograph, cut to fit."""
 
 from mmface.data.captions.captioning import Captions
 from mmface.data.captions.facts import SEEN, Facts, describe_facts, measure_facts

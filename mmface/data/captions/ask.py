@@ -1,15 +1,15 @@
-"""Putting questions to a captioning model, and its answers before anybody judged them."""
+"""Asks a captioning model about photographs, reviews its answers, and asks again where one is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 
-from mmface.data.captions.rules import Reason
+from mmface.data.captions.rules import Reason, Rejection, review
 from mmface.networks.components import load_captioner
 
 _REMINDERS = {
@@ -26,25 +26,73 @@ _REMINDERS = {
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt about one picture."""
+    """One prompt about one photograph.
+
+    Attributes:
+        row: id of the photograph.
+        picture: decoded, or a data URL where the model runs in another process.
+        prompt: the text that the model gets, reminders included.
+        slot: which of the photograph's captions the answer becomes.
+    """
 
     row: str
-    picture: Image.Image
+    picture: Image.Image | str
     prompt: str
+    slot: int = 0
 
 
 class Captioner(Protocol):
-    """Whatever answers questions about pictures."""
+    """Answers questions about photographs."""
 
     name: str
 
     def __call__(self, questions: Sequence[Question]) -> list[str]:
-        """One answer a question, in order."""
+        """One answer per question, in order."""
         ...
 
 
-def again(prompt: str, reason: Reason) -> str:
-    """The prompt of the next try. Greedy decoding would repeat itself, so every try adds what was wrong."""
+@dataclass(frozen=True)
+class Reviewed:
+    """The outcome of :func:`ask_until_accepted`.
+
+    Attributes:
+        captions: the accepted answer to each question; None where every answer was refused.
+        refused: index of the question and reason for each refused answer, in the order of the answers.
+        unanswered: questions without an accepted answer, each with the prompt of its next try.
+    """
+
+    captions: list[str | None]
+    refused: list[tuple[int, Reason]]
+    unanswered: list[Question]
+
+
+def ask_until_accepted(questions: Sequence[Question], captioner: Captioner, *, tries: int, min_words: int) -> Reviewed:
+    """Asks every question, reviews the answers, and asks again with a reminder where an answer is refused.
+
+    Args:
+        tries: how often a question is asked at most; 0 asks nothing.
+        min_words: the fewest words of a caption.
+    """
+    captions: list[str | None] = [None] * len(questions)
+    refused: list[tuple[int, Reason]] = []
+    unanswered = dict(enumerate(questions))
+    for _ in range(tries):
+        if not unanswered:
+            break
+        asked = list(unanswered.items())
+        for (at, question), answer in zip(asked, captioner([one for _, one in asked]), strict=True):
+            judged = review(answer, question.prompt, min_words)
+            if isinstance(judged, Rejection):
+                refused.append((at, judged.reason))
+                unanswered[at] = replace(question, prompt=_with_reminder(question.prompt, judged.reason))
+            else:
+                captions[at] = judged
+                del unanswered[at]
+    return Reviewed(captions, refused, list(unanswered.values()))
+
+
+def _with_reminder(prompt: str, reason: Reason) -> str:
+    """The prompt of the next try: greedy decoding repeats itself unless the prompt changes."""
     return f"{prompt} {_REMINDERS[reason]}"
 
 
@@ -60,7 +108,7 @@ class InternVL:
         self.model, self.processor = load_captioner(name)
 
     def __call__(self, questions: Sequence[Question]) -> list[str]:
-        """One answer a question, in order."""
+        """One answer per question, in order."""
         starts = range(0, len(questions), self.batch_size)
         return [text for start in starts for text in self._ask(questions[start : start + self.batch_size])]
 
@@ -80,9 +128,9 @@ class InternVL:
 
 @torch.inference_mode()
 def generate(model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int) -> list[str]:
-    """Greedy answers to a left-padded batch; one that was cut off loses its last word, which may be half a word."""
+    """Greedy answers to a left-padded batch; a truncated answer loses its last word, which may be incomplete."""
     given = inputs["input_ids"].shape[1]
-    # The sampling settings that a checkpoint brings along mean nothing to greedy decoding.
+    # The sampling settings of the checkpoint do not apply to greedy decoding.
     tokens = model.generate(
         **inputs.to(model.device),
         max_new_tokens=max_new_tokens,

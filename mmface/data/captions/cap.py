@@ -1,4 +1,4 @@
-"""Captions no longer than the text encoder reads, cut where a reader would pause."""
+"""Shortens captions to the length that the text encoder reads, at the end of a sentence or clause where possible."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _TRAILING = ",;:-\u2013\u2014 "
 
 
 def cap(text: str, limit: int, count: Callable[[str], int]) -> str:
-    """The longest beginning of ``text`` that fits, whole words only.
+    """The beginning of ``text`` that fits into ``limit`` tokens, in whole words.
 
-    A text that is too long ends with its last sentence that fits; if that would lose more than half of what fits, with
-    its last clause; else with a word that can end a phrase. A text that fits is kept, on one line.
+    A text that is too long is cut after its last complete sentence. If that would lose more than half of the words
+    that fit, it is cut after its last clause, otherwise after a word that can end a phrase. A text that fits is kept,
+    on one line.
 
     Args:
         text: the caption.
-        limit: the most tokens, start and end tokens included.
-        count: tokens of a text, start and end tokens included; grows with the text.
+        limit: maximum number of tokens, start and end tokens included.
+        count: number of tokens of a text, start and end tokens included; must grow with the text.
 
     Raises:
-        InputError: not one word fits.
+        InputError: not even one word fits.
     """
     words = text.split()
 
@@ -44,7 +45,7 @@ def cap(text: str, limit: int, count: Callable[[str], int]) -> str:
 
 
 def _pause(words: Sequence[str]) -> int:
-    """How many of ``words`` to keep so that they end with a sentence, a clause or at least no dangling word."""
+    """The number of ``words`` to keep so that they end with a sentence, a clause or at least no dangling word."""
     for end in (_SENTENCE, _CLAUSE):
         last = next((length for length in range(len(words), 0, -1) if end.search(words[length - 1])), 0)
         if last * 2 >= len(words) > 0:

@@ -1,4 +1,4 @@
-"""The ``captions`` stage: supplied captions, measured facts, or a captioning model's answers judged and rewritten."""
+"""The ``captions`` stage: supplied captions, measured facts, or reviewed and rewritten answers of a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from mmface.config import Recipe
-from mmface.data.captions.ask import Captioner, InternVL, Question, again
+from mmface.data.captions.ask import Captioner, InternVL, Question, ask_until_accepted
 from mmface.data.captions.cap import cap
 from mmface.data.captions.clean import clean
 from mmface.data.captions.facts import describe_facts, measure_facts
@@ -29,11 +29,10 @@ from mmface.networks.components import load_text_encoder
 
 @dataclass
 class Draft:
-    """A picture on its way to captions: one slot a prompt, and how often answers were refused for what."""
+    """The captions of one photograph while they are made, one slot per prompt, and how often each rule refused one."""
 
     row: str
     picture: Image.Image
-    prompts: list[str]
     captions: list[str | None]
     rejections: Counter[Reason] = field(default_factory=Counter)
     rewritten: bool = False
@@ -43,9 +42,9 @@ class Captions:
     """Rows of ``images`` joined with ``conditions`` to rows of :data:`CAPTIONS`.
 
     Args:
-        recipe: what to make.
-        captioner: answers the prompts instead of the model that the recipe names.
-        rewriter: rewrites instead of the model that the recipe names.
+        recipe: the recipe.
+        captioner: used instead of the captioning model that the recipe names.
+        rewriter: used instead of the rewriting model that the recipe names.
     """
 
     name = "captions"
@@ -62,7 +61,7 @@ class Captions:
         self.rewriter = rewriter or _rewriter(recipe)
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """Exactly ``data.captions_per_image`` captions for each row, or a quarantine row that says why not."""
+        """Returns each row with ``data.captions_per_image`` captions, or a quarantine row with the reason."""
         described = map_rows(self.name, rows, self._describe)
         drafts = [row["draft"] for row in described.rows if row["draft"] is not None]
         self._ask(drafts)
@@ -71,43 +70,41 @@ class Captions:
         return Result(finished.rows, [*described.quarantined, *finished.quarantined])
 
     def _describe(self, row: Row) -> Row:
-        """What needs no model: the facts, supplied captions, and a draft for the captioner where it is to be asked."""
+        """Adds what needs no model: facts, supplied captions, and an empty draft where the model writes captions."""
         picture = square_picture(row["image"], self.max_megapixels, self.side)
         facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]))
         texts, captioner, draft = supplied(row), "supplied", None
         if not texts and self.captioner is None:
             texts, captioner = describe_facts(facts, self.count), "facts"
         elif not texts:
-            prompts = list(self.settings.prompts[: self.count])
-            draft = Draft(row["id"], picture, prompts, [None] * self.count)
+            draft = Draft(row["id"], picture, [None] * self.count)
         return {**row, "hair_colour": facts.hair_colour, "texts": texts, "captioner": captioner, "draft": draft}
 
     def _ask(self, drafts: Sequence[Draft]) -> None:
-        """Fills every slot with an answer that the rules accept; a refused one is asked again, with a reminder."""
-        for _ in range(1 + self.settings.retries):
-            open_slots = [(draft, at) for draft in drafts for at, text in enumerate(draft.captions) if text is None]
-            if not open_slots:
-                return
-            assert self.captioner is not None
-            questions = [Question(draft.row, draft.picture, draft.prompts[at]) for draft, at in open_slots]
-            for (draft, at), answer in zip(open_slots, self.captioner(questions), strict=True):
-                judged = review(answer, draft.prompts[at], self.settings.min_words)
-                if isinstance(judged, Rejection):
-                    draft.rejections[judged.reason] += 1
-                    draft.prompts[at] = again(draft.prompts[at], judged.reason)
-                else:
-                    draft.captions[at] = judged
+        """Fills each slot with an answer that the rules accept; slots whose answers were all refused stay empty."""
+        if not drafts:
+            return
+        assert self.captioner is not None
+        prompts = self.settings.prompts[: self.count]
+        slots = [(draft, slot) for draft in drafts for slot in range(self.count)]
+        questions = [Question(draft.row, draft.picture, prompts[slot], slot) for draft, slot in slots]
+        tries = 1 + self.settings.retries
+        reviewed = ask_until_accepted(questions, self.captioner, tries=tries, min_words=self.settings.min_words)
+        for (draft, slot), caption in zip(slots, reviewed.captions, strict=True):
+            draft.captions[slot] = caption
+        for at, reason in reviewed.refused:
+            slots[at][0].rejections[reason] += 1
 
     def _rewrite(self, drafts: Sequence[Draft]) -> None:
-        """Puts the rewriter's captions where they pass the check, and leaves the captioner's where they do not."""
+        """Replaces captions by those of the rewriter that pass the review; the others stay as they are."""
         if self.rewriter is None:
             return
         for attempt in range(1 + self.settings.retries):
             waiting = [draft for draft in drafts if not draft.rewritten]
             if not waiting:
                 return
-            asked = [instruct(_texts(draft), reminders=attempt) for draft in waiting]
-            for draft, answer in zip(waiting, self.rewriter(asked), strict=True):
+            instructions = [instruct(_texts(draft), reminders=attempt) for draft in waiting]
+            for draft, answer in zip(waiting, self.rewriter(instructions), strict=True):
                 parsed = parse(answer, self.count)
                 if isinstance(parsed, Rejection):
                     draft.rejections[parsed.reason] += 1
@@ -145,7 +142,7 @@ class Captions:
         }
 
     def _check(self, draft: Draft) -> None:
-        """Raises InputError if a slot is empty or the captions were not made to agree."""
+        """Raises InputError if a slot is empty, or if the rewriter gave no usable answer."""
         reasons = ", ".join(f"{times}x {reason}" for reason, times in draft.rejections.most_common())
         tries = 1 + self.settings.retries
         if None in draft.captions:
@@ -168,7 +165,7 @@ def _texts(draft: Draft) -> list[str]:
 
 
 def supplied(row: Row) -> list[str]:
-    """Captions that came with the photograph, cleaned. Raises InputError if there were some and none has a word."""
+    """The supplied captions of a row, cleaned. Raises InputError if captions were supplied and none has a word."""
     given = [text for text in row["captions"] or () if text.strip()]
     texts = [text for text in map(clean, given) if any(char.isalnum() for char in text)]
     if given and not texts:
@@ -181,7 +178,7 @@ def _captioner(recipe: Recipe) -> Captioner | None:
     if name == "facts":
         return None
     if settings.engine == "vllm":
-        message = "vllm answers only within a job: run python -m ray_jobs.captions, or set transformers"
+        message = "vllm runs only inside a job: run python -m ray_jobs.captions, or set transformers"
         raise RecipeError(message, field="captioning.engine")
     return InternVL(name, max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)
 

@@ -1,7 +1,7 @@
-"""The ``facts`` captioner: sentences made of what was measured in the picture (§7).
+"""The ``facts`` captioner: sentences about what was measured in the photograph (§7).
 
-It looks at the label mask and the pixels under it and says only what it measured: the hair's colour and length, hat,
-glasses, earrings, necklace, an open mouth. It is deterministic and named as such in every row.
+It measures the label mask and the pixels under it and states only that: the colour and length of the hair, hat,
+glasses, earrings, necklace, an open mouth. It is deterministic, and each row names it as its captioner.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mmface.data.colour import nearest_word
 from mmface.data.portraits import HAIR_COLOURS
 from mmface.imaging.labels import LABELS
 
-SEEN = 0.002  # share of the picture from which on a part counts as present
+SEEN = 0.002  # a label with a larger share of the photograph counts as present
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What was measured in one picture; None where there was nothing to measure."""
+    """The measurements of one photograph; None where there was nothing to measure."""
 
     hair_colour: str | None
     hair_length: str | None
@@ -29,7 +29,7 @@ class Facts:
 
 
 def measure_facts(pixels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Facts:
-    """Facts of one picture.
+    """Measures the facts of one photograph.
 
     Args:
         pixels: [H, W, 3] sRGB.
@@ -48,7 +48,7 @@ def measure_facts(pixels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Facts:
 
 
 def describe_facts(facts: Facts, count: int) -> list[str]:
-    """``count`` different true captions in natural sentences and structured cues."""
+    """``count`` true captions, natural sentences and lists of cues; from the eleventh on they repeat."""
     hair = f"{facts.hair_length} {facts.hair_colour} hair" if facts.hair_colour else "no visible hair"
     worn = " and ".join(facts.accessories)
     state = "open" if facts.mouth_open else "closed"

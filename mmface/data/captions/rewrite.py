@@ -1,4 +1,4 @@
-"""Stage 2: a language model rewrites the captions of one picture so that they agree (paper §3.1)."""
+"""Stage 2: a language model rewrites the captions of one photograph so that they agree (paper §3.1)."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ REMINDER = "The answer must start with [ and end with ], with exactly {count} st
 
 
 class Rewriter(Protocol):
-    """Whatever answers the instruction of :func:`instruct`."""
+    """Answers the instructions that :func:`instruct` makes."""
 
     name: str
 
     def __call__(self, instructions: Sequence[str]) -> list[str]:
-        """One answer an instruction, in order."""
+        """One answer per instruction, in order."""
         ...
 
 
 def instruct(captions: Sequence[str], *, reminders: int = 0) -> str:
-    """The instruction for the captions of one picture; another reminder each time that the answer was no array."""
+    """The instruction for the captions of one photograph, with one reminder for each earlier answer that failed."""
     text = " ".join([INSTRUCTION, *[REMINDER] * reminders])
     return f"{text.format(count=len(captions))}\n\n{json.dumps(list(captions), ensure_ascii=False, indent=0)}"
 
 
 def parse(answer: str, count: int) -> list[str] | Rejection:
-    """``count`` captions from the rewriter's answer: a JSON array of that many strings, after any thinking aloud."""
+    """The captions in the rewriter's answer, a JSON array of ``count`` strings; text up to ``</think>`` is skipped."""
     text = answer.rpartition("</think>")[2].strip()
     try:
         captions = json.loads(text)
@@ -50,12 +50,12 @@ def parse(answer: str, count: int) -> list[str] | Rejection:
 
 
 class Qwen3:
-    """A Qwen3 model, asked in batches without thinking aloud and decoded greedily.
+    """A Qwen3 model, asked in batches with thinking off and decoded greedily.
 
     Args:
         name: hub id or local folder.
-        max_new_tokens: the most tokens of one picture's captions together.
-        batch_size: pictures a batch.
+        max_new_tokens: maximum number of tokens of one answer, which holds all captions of a photograph.
+        batch_size: photographs per batch.
     """
 
     def __init__(self, name: str, *, max_new_tokens: int, batch_size: int) -> None:
@@ -67,7 +67,7 @@ class Qwen3:
         self.model, self.tokenizer = load_rewriter(name)
 
     def __call__(self, instructions: Sequence[str]) -> list[str]:
-        """One answer an instruction, in order."""
+        """One answer per instruction, in order."""
         starts = range(0, len(instructions), self.batch_size)
         return [text for start in starts for text in self._ask(instructions[start : start + self.batch_size])]
 

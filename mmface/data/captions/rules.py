@@ -1,4 +1,4 @@
-"""Stage 1: what a captioning model's answer must not be (paper §3.1). Pure: the same answer is always judged alike."""
+"""Stage 1: rules that refuse unusable answers of a captioning model (paper §3.1). Pure and deterministic."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Reason(StrEnum):
     LANGUAGE = "language"
     SHORT = "too_short"
     REPEATED = "repeated"
-    UNPARSED = "unparsed"  # the rewriter's answer is not what it was asked for
-    UNSUPPORTED = "unsupported"  # the rewriter added what no caption says
+    UNPARSED = "unparsed"  # the rewriter's answer has the wrong format
+    UNSUPPORTED = "unsupported"  # the rewriter added words that no caption supports
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """An answer that was refused, and the part of it that gave the reason."""
+    """Why an answer was refused; ``detail`` quotes the part that broke the rule."""
 
     reason: Reason
     detail: str
@@ -63,16 +63,16 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _IMPERATIVE = re.compile(r"^(?:please\s+)?(?:describe|list|write|provide|give|identify|summari[sz]e)\b", re.IGNORECASE)
-_BORROWED = 2  # foreign words that a name may bring
+_BORROWED = 2  # foreign words that are accepted, for example as part of a name
 _ECHO_WORDS = 6
 
 
 def review(answer: str, prompt: str, min_words: int) -> str | Rejection:
-    """The answer as a caption on one line, or why it is none.
+    """The answer as a caption on one line, or the reason why it is refused.
 
     Args:
-        answer: what the model said, as decoded.
-        prompt: what it was asked.
+        answer: the decoded answer of the model.
+        prompt: the prompt of that answer.
         min_words: the fewest words of a caption.
     """
     text = " ".join(answer.split())
@@ -118,7 +118,7 @@ def _echo(text: str, words: Sequence[str], asked: Sequence[str]) -> str | None:
 
 def _foreign(words: Sequence[str]) -> str | None:
     letters = [char for word in words for char in word if char.isalpha()]
-    odd = [char for char in letters if char > "\u024f"]  # beyond Latin with its diacritics
+    odd = [char for char in letters if char > "\u024f"]  # not a Latin letter, with or without diacritics
     if len(odd) * 10 > len(letters):
         return "".join(odd[:10])
     found = [word for word in words if word in FOREIGN]
@@ -128,7 +128,7 @@ def _foreign(words: Sequence[str]) -> str | None:
 
 
 def _repeated(words: Sequence[str]) -> str | None:
-    """A phrase three times in a row, three words three times, or five words twice."""
+    """A phrase that occurs three times in a row, or three words that occur three times, or five words twice."""
     for period in range(1, 5):
         run = 0
         for at in range(period, len(words)):

@@ -1,4 +1,4 @@
-"""Stage 2's check: a rewritten caption may say only what one of the picture's own captions says (paper §3.1). Pure."""
+"""Stage 2's check: a rewritten caption may only use content words of the original captions (paper §3.1). Pure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from mmface.data.captions.vocabulary import FEMALE, FUNCTION, MALE, NEGATIONS
 
 _WORD = re.compile(r"[^\W_]+(?:['\u2019][st]\b)?")
-# Segments: after punctuation, and before the words that open a new thing said of the face.
+# Segments start after punctuation and before words that introduce a new statement about the face.
 _OPENERS = "and|but|with|without|while|who|whose|which|that|wearing|has|have|is|in|on|against|behind"
 _BREAK = re.compile(rf"(?<=[,;:.!?])\s+|\s+(?=(?:{_OPENERS})\b)", re.IGNORECASE)
 _ENDING = re.compile(r"(?<=..)(?:s|e|y|ed|ing)$|(?<=....)ly$")
 
-Said = tuple[bool, str]  # whether it is denied, and the word's stem
+Term = tuple[bool, str]  # whether a content word is negated, and its stem
 
 
 def keep_supported(text: str, originals: Sequence[str]) -> str:
-    """``text`` without the content words that no original supports; empty when its beginning is not supported.
+    """``text`` without content words that no original supports; empty if its first segment is not supported.
 
-    A word counts as supported when an original has it in another inflection, and denied words only support denials:
-    "no glasses" does not support "glasses". An unsupported word that qualifies another one is dropped alone ("a
-    smiling woman" becomes "a woman"); any other takes its phrase with it ("and a golden crown" is dropped whole).
+    A word is supported if an original contains it in any inflection. Negated words support only negated words: "no
+    glasses" does not support "glasses". An unsupported word that qualifies another one is removed alone ("a smiling
+    woman" becomes "a woman"); otherwise its whole segment is removed ("and a golden crown").
     """
-    known = {said for original in originals for segment in _segments(original) for said in _said(segment)}
+    known = {term for original in originals for segment in _segments(original) for term in _terms(segment)}
     kept: list[str] = []
     for place, segment in enumerate(_segments(text)):
         left = _trim(segment, known)
@@ -36,12 +36,12 @@ def keep_supported(text: str, originals: Sequence[str]) -> str:
     return " ".join(kept).rstrip(",;: ")
 
 
-def _trim(segment: str, known: set[Said]) -> str | None:
-    """The segment without unsupported qualifiers; None if a word that they would leave hanging is unsupported."""
-    denied = _denied(segment)
+def _trim(segment: str, known: set[Term]) -> str | None:
+    """The segment without unsupported qualifiers; None if a word that they qualify is unsupported."""
+    negated = _negated(segment)
     drop: list[re.Match[str]] = []
     for run in _runs(segment):
-        unknown = [word for word in run if (denied, stem(word.group())) not in known]
+        unknown = [word for word in run if (negated, stem(word.group())) not in known]
         if unknown and unknown[-1] is run[-1]:
             return None
         drop += unknown
@@ -51,7 +51,7 @@ def _trim(segment: str, known: set[Said]) -> str | None:
 
 
 def stem(word: str) -> str:
-    """A word without its inflections, roughly; words for one sex share one stem."""
+    """A word without its inflections, roughly; all words for a sex have the same stem."""
     lower = re.sub(r"['\u2019]s$", "", word.casefold())
     for sex, same in (("female", FEMALE), ("male", MALE)):
         if lower in same:
@@ -62,7 +62,7 @@ def stem(word: str) -> str:
 
 
 def _segments(text: str) -> list[str]:
-    """The text in pieces that each say something; words that only lead up to a piece belong to it."""
+    """The text in segments with at least one content word each; function words join the segment that follows."""
     segments, waiting = [], ""
     for piece in _BREAK.split(" ".join(text.split())):
         waiting = f"{waiting} {piece}".strip()
@@ -72,17 +72,17 @@ def _segments(text: str) -> list[str]:
     return segments
 
 
-def _said(segment: str) -> Iterator[Said]:
-    denied = _denied(segment)
-    return ((denied, stem(word.group())) for run in _runs(segment) for word in run)
+def _terms(segment: str) -> Iterator[Term]:
+    negated = _negated(segment)
+    return ((negated, stem(word.group())) for run in _runs(segment) for word in run)
 
 
-def _denied(segment: str) -> bool:
+def _negated(segment: str) -> bool:
     return any(word.group().casefold() in NEGATIONS for word in _WORD.finditer(segment))
 
 
 def _runs(segment: str) -> Iterable[list[re.Match[str]]]:
-    """Content words that stand together; the last of each run is what the others qualify."""
+    """Runs of adjacent content words; the others of a run qualify its last word."""
     run: list[re.Match[str]] = []
     for word in _WORD.finditer(segment):
         if run and (_function(word) or segment[run[-1].end() : word.start()].strip(" -")):
@@ -99,7 +99,7 @@ def _function(word: re.Match[str]) -> bool:
 
 
 def _without(segment: str, word: re.Match[str]) -> str:
-    """The segment without one word, its article in agreement with the next."""
+    """The segment without one word; an article before it is changed to a or an to fit the next word."""
     before, after = segment[: word.start()], segment[word.end() :].lstrip("- ")
     article = "an" if after[:1].casefold() in tuple("aeio") else "a"
     return re.sub(r"(?i)\b(a)n?\s+$", rf"\g<1>{article[1:]} ", before) + after

@@ -1,4 +1,4 @@
-"""The words that the rules, the check and the cap know by heart."""
+"""Word lists for the rules, the support check and the shortening of captions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Words that English does not have, or hardly: of Spanish, Portuguese, Italian, French, German and Dutch.
+# Spanish, Portuguese, Italian, French, German and Dutch words that are rare in English.
 FOREIGN = words(
     """el los las del que con una uno para pelo ojos mujer hombre y muy cabello joven um uma com não cabelo olhos mulher
     homem e il lo gli della dello che donna uomo capelli occhi sono ha le les des du avec et est une un femme homme
@@ -18,7 +18,7 @@ FOREIGN = words(
 
 NEGATIONS = words("no not without never none neither nor isn't doesn't aren't hasn't")
 
-# They say nothing of a face that would need support.
+# Function words: they state nothing about a face, so they need no support.
 FUNCTION = NEGATIONS | words(
     """a an the and or but with while who whose which that this these there of in on at to from by for as into over
     under is are was be been being has have had having does do it its they their them one both each all some any very
@@ -26,7 +26,7 @@ FUNCTION = NEGATIONS | words(
     person face portrait photo photograph picture image shot someone individual subject"""
 )
 
-# A phrase that ends with one of them is not finished.
+# A phrase cannot end with one of these words.
 DANGLING = words(
     """a an the and or but nor with without of in on at to from by for as that which who whose while is are was were
     has have her his their its very"""

@@ -1,4 +1,4 @@
-"""A procedural portrait collection: painted people with exact 19-label masks, captions and attributes."""
+"""A procedural collection: painted portraits with exact 19-label masks, captions and attributes."""
 
 from mmface.data.portraits.collection import write_collection
 from mmface.data.portraits.palette import HAIR_COLOURS

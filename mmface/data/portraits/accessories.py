@@ -1,4 +1,4 @@
-"""Glasses, hats and earrings."""
+"""Paints glasses, hats and earrings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GLASSES, EARRING, HAT = 3, 15, 14
 
 
 def paint_glasses(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
-    """Frames with clear or dark lenses. The label covers the lens, but not an eye seen through it."""
+    """Paints frames with clear or dark lenses. The label covers the lens, except where an eye shows through it."""
     s = head.shape
     square, rim = rng.uniform(2.2, 4.5), rng.uniform(0.008, 0.017)
     rx, ry = rng.uniform(0.145, 0.165), rng.uniform(0.095, 0.13)
@@ -47,7 +47,7 @@ def paint_glasses(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attri
 
 
 def paint_hat(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
-    """A beanie, a cap with a peak, or a hat with a brim, and its shadow."""
+    """Paints a beanie, a cap with a peak, or a hat with a brim, and its shadow."""
     s = head.shape
     x, y = head.frame(canvas)
     x = (x - 0.1 * np.sin(s.yaw)).astype(np.float32)
@@ -88,7 +88,7 @@ def paint_hat(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attribute
 
 
 def paint_earrings(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
-    """A pair at the ear lobes; hair may lie behind them, not over them."""
+    """Paints a pair of earrings at the ear lobes, over the hair."""
     gold = np.array([[0.88, 0.70, 0.32], [0.80, 0.82, 0.85], [0.25, 0.55, 0.75]], np.float32)[int(rng.integers(3))]
     size = rng.uniform(0.85, 1.2)
     for sign in (1, -1):

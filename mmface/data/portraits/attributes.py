@@ -1,4 +1,4 @@
-"""What a portrait shows: words for the captions and numbers for the brush, drawn from one generator."""
+"""Samples what a portrait shows: words for its captions and numbers for the painting, from one generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmface.data.portraits.palette import BACKGROUND_COLOURS, CLOTH_COLOURS, EYE
 
 @dataclass(frozen=True)
 class Attributes:
-    """The words. Every caption is written from these alone, and each is visible in the picture."""
+    """The words that captions are written from; the portrait shows each of them."""
 
     person: str  # woman, man
     age: str  # young, middle-aged, old
@@ -35,7 +35,7 @@ class Attributes:
     cloth_colour: str
     background: str
     light: str  # left, right, front
-    pose: str  # left, right, front: where the nose points in the picture
+    pose: str  # left, right, front: the direction of the nose in the image
 
     def words(self) -> dict[str, str]:
         """The row of ``attributes.csv``."""
@@ -44,7 +44,7 @@ class Attributes:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers. Lengths are in half picture widths, angles in radians."""
+    """The numbers that portraits are painted from. Lengths in half image widths, angles in radians."""
 
     yaw: float
     pitch: float
@@ -92,7 +92,7 @@ def _any(rng: np.random.Generator, names: dict[str, tuple[int, int, int]]) -> st
 
 
 def _hair(rng: np.random.Generator, person: str, age: str) -> tuple[str, str, str, str]:
-    """(colour, length, texture, do)."""
+    """Samples (colour, length, texture, hairdo)."""
     if person == "woman":
         length = _pick(rng, short=0.16, medium=0.3, long=0.54)
     elif age == "young":
@@ -116,7 +116,7 @@ def _hair(rng: np.random.Generator, person: str, age: str) -> tuple[str, str, st
 
 
 def sample_attributes(rng: np.random.Generator) -> Attributes:
-    """Draw a consistent set of words."""
+    """Samples words that are consistent with each other."""
     person = _pick(rng, woman=0.54, man=0.46)
     age = _pick(rng, young=0.5, middle_aged=0.28, old=0.22)
     woman = person == "woman"
@@ -158,54 +158,88 @@ def sample_attributes(rng: np.random.Generator) -> Attributes:
 
 
 def sample_shape(rng: np.random.Generator, a: Attributes) -> Shape:
-    """Draw the numbers that belong to the words."""
-
-    def around(mean: float, spread: float) -> float:
-        return float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
-
-    woman, smiling = a.person == "woman", a.expression == "smiling"
+    """Samples numbers that fit the words."""
     turn = {"left": -1.0, "right": 1.0, "front": 0.0}
-    grin = smiling and rng.random() < 0.65
+    grin = a.expression == "smiling" and rng.random() < 0.65
+    # The order of the calls below decides which random number becomes what: keep it.
+    yaw = turn[a.pose] * rng.uniform(0.15, 0.36) + _around(rng, 0, 0.03)
+    light_x = turn[a.light] * rng.uniform(0.4, 0.75) + _around(rng, 0, 0.06)
+    return Shape(
+        yaw=yaw,
+        light_x=light_x,
+        **_placement(rng),
+        **_face(rng, a),
+        **_mouth(rng, a, grin),
+        **_hair_shape(rng),
+        **_look(rng, a),
+    )
+
+
+def _around(rng: np.random.Generator, mean: float, spread: float) -> float:
+    return float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
+
+
+def _placement(rng: np.random.Generator) -> dict[str, float]:
+    return {
+        "pitch": _around(rng, 0, 0.06),
+        "tilt": _around(rng, 0, 0.07),
+        "scale": _around(rng, 0.99, 0.035),
+        "dx": _around(rng, 0, 0.015),
+        "dy": _around(rng, -0.01, 0.02),
+    }
+
+
+def _face(rng: np.random.Generator, a: Attributes) -> dict[str, float]:
+    woman, smiling, surprised = a.person == "woman", a.expression == "smiling", a.expression == "open"
     width, jaw, chin = {
         "oval": (0.97, 0.95, 1.0),
         "round": (1.07, 1.06, 0.95),
         "square": (1.02, 1.14, 0.99),
         "long": (0.92, 0.97, 1.07),
     }[a.face_shape]
-    yaw = turn[a.pose] * rng.uniform(0.15, 0.36) + around(0, 0.03)
-    light_x = turn[a.light] * rng.uniform(0.4, 0.75) + around(0, 0.06)
-    return Shape(
-        yaw=yaw,
-        pitch=around(0, 0.06),
-        tilt=around(0, 0.07),
-        scale=around(0.99, 0.035),
-        dx=around(0, 0.015),
-        dy=around(-0.01, 0.02),
-        width=around(width, 0.02) * (0.98 if woman else 1.02),
-        jaw=around(jaw, 0.03) * (0.95 if woman else 1.06),
-        chin=around(chin, 0.02) * (0.985 if woman else 1.02),
-        eye_size=around(1.24 if woman else 1.12, 0.06),
-        eye_gap=around(1, 0.04),
-        eye_slant=around(0.06, 0.06),
-        eye_open=around(0.86 if smiling else 1.0, 0.1) * (1.22 if a.expression == "open" else 1.0),
-        gaze_x=around(0, 0.22),
-        gaze_y=around(0, 0.08),
-        brow_y=around(-0.035 if a.expression == "open" else 0, 0.014),
-        brow_arch=around(0.03 if woman else 0.012, 0.012),
-        nose_length=around(1, 0.06),
-        nose_width=around(0.93 if woman else 1.08, 0.09),
-        mouth_width=around(1.16 if smiling else 0.94, 0.06),
-        lip=around(1.12 if woman else 0.88, 0.14),
-        mouth_open=rng.uniform(0.045, 0.085) if grin else (rng.uniform(0.06, 0.13) if a.expression == "open" else 0.0),
-        smile=rng.uniform(0.6, 1.0) if smiling else rng.uniform(-0.22, 0.1),
-        hairline=around(0, 0.025),
-        volume=rng.uniform(0, 1),
-        part=float(rng.choice([-1.0, 1.0]) * rng.uniform(0.2, 1.0)) if rng.random() < 0.7 else 0.0,
-        light_x=light_x,
-        light_y=rng.uniform(-0.6, -0.25),
-        light_power=rng.uniform(0.9, 1.1),
-        warmth=around(0.02, 0.03),
-        blush=rng.uniform(0.3, 1.0) if woman else rng.uniform(0.1, 0.6),
-        wrinkles={"young": 0.0, "middle-aged": 0.4, "old": 1.0}[a.age] * rng.uniform(0.8, 1.1),
-        freckles=float(rng.random() < (0.5 if a.hair_colour == "red" else 0.08)),
-    )
+    return {
+        "width": _around(rng, width, 0.02) * (0.98 if woman else 1.02),
+        "jaw": _around(rng, jaw, 0.03) * (0.95 if woman else 1.06),
+        "chin": _around(rng, chin, 0.02) * (0.985 if woman else 1.02),
+        "eye_size": _around(rng, 1.24 if woman else 1.12, 0.06),
+        "eye_gap": _around(rng, 1, 0.04),
+        "eye_slant": _around(rng, 0.06, 0.06),
+        "eye_open": _around(rng, 0.86 if smiling else 1.0, 0.1) * (1.22 if surprised else 1.0),
+        "gaze_x": _around(rng, 0, 0.22),
+        "gaze_y": _around(rng, 0, 0.08),
+        "brow_y": _around(rng, -0.035 if surprised else 0, 0.014),
+        "brow_arch": _around(rng, 0.03 if woman else 0.012, 0.012),
+        "nose_length": _around(rng, 1, 0.06),
+        "nose_width": _around(rng, 0.93 if woman else 1.08, 0.09),
+    }
+
+
+def _mouth(rng: np.random.Generator, a: Attributes, grin: bool) -> dict[str, float]:
+    woman, smiling = a.person == "woman", a.expression == "smiling"
+    opening = (0.045, 0.085) if grin else (0.06, 0.13) if a.expression == "open" else None
+    return {
+        "mouth_width": _around(rng, 1.16 if smiling else 0.94, 0.06),
+        "lip": _around(rng, 1.12 if woman else 0.88, 0.14),
+        "mouth_open": rng.uniform(*opening) if opening else 0.0,
+        "smile": rng.uniform(0.6, 1.0) if smiling else rng.uniform(-0.22, 0.1),
+    }
+
+
+def _hair_shape(rng: np.random.Generator) -> dict[str, float]:
+    return {
+        "hairline": _around(rng, 0, 0.025),
+        "volume": rng.uniform(0, 1),
+        "part": float(rng.choice([-1.0, 1.0]) * rng.uniform(0.2, 1.0)) if rng.random() < 0.7 else 0.0,
+    }
+
+
+def _look(rng: np.random.Generator, a: Attributes) -> dict[str, float]:
+    """Light and skin."""
+    return {
+        "light_y": rng.uniform(-0.6, -0.25),
+        "light_power": rng.uniform(0.9, 1.1),
+        "warmth": _around(rng, 0.02, 0.03),
+        "blush": rng.uniform(0.3, 1.0) if a.person == "woman" else rng.uniform(0.1, 0.6),
+        "wrinkles": {"young": 0.0, "middle-aged": 0.4, "old": 1.0}[a.age] * rng.uniform(0.8, 1.1),
+        "freckles": float(rng.random() < (0.5 if a.hair_colour == "red" else 0.08)),
+    }

@@ -1,4 +1,4 @@
-"""The painter's tools: a canvas with labels, soft edges from implicit functions, and smooth noise."""
+"""Painting tools: a canvas with labels, soft edges from implicit functions, and smooth noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CELLS, _TEXTURE = 32, 1024  # noise cells per texture side, samples per texture
 
 @lru_cache(maxsize=1)
 def _noise_texture() -> Array:
-    """A tileable smooth noise in about -1..1, shape [1024, 1024]; portraits differ by where they look it up."""
+    """Tileable smooth noise in about -1..1, shape [1024, 1024]; each portrait reads it at random offsets."""
     lattice = np.random.default_rng(7).uniform(-1, 1, (_CELLS, _CELLS)).astype(np.float32)
     side = _TEXTURE // _CELLS
     wrapped = np.pad(lattice, 4, mode="wrap")
@@ -40,7 +40,7 @@ def ramp(x: Array, lo: float, hi: float) -> Array:
 
 
 def bump(u: Array, v: Array, u0: float, v0: float, su: float, sv: float) -> Array:
-    """A Gaussian hill of height 1."""
+    """A Gaussian of height 1 around (u0, v0) with deviations su and sv."""
     return np.exp(
         -(((u - np.float32(u0)) * np.float32(1 / su)) ** 2 + ((v - np.float32(v0)) * np.float32(1 / sv)) ** 2)
     )
@@ -75,7 +75,7 @@ class Profile:
 
 @dataclass
 class Canvas:
-    """A picture under the brush, or a rectangular view of one.
+    """An image that is being painted, or a rectangular view of one.
 
     ``x`` and ``y`` [H, W] run from -1 to 1 (y downwards), ``rgb`` [H, W, 3] is in 0..1, ``label`` [H, W] holds the
     face label of the topmost layer, ``step`` is the width of one pixel.
@@ -95,7 +95,7 @@ class Canvas:
         return Canvas(x, y, np.zeros((n, n, 3), np.float32), np.zeros((n, n), np.uint8), 2 / n)
 
     def view(self, x0: float, x1: float, y0: float, y1: float) -> Canvas:
-        """The part between these coordinates; painting it paints this canvas."""
+        """The view between these coordinates; it shares its pixels with this canvas."""
         h, w = self.x.shape
         left, top = float(self.x[0, 0]), float(self.y[0, 0])
         c0, c1 = (int(np.clip(np.floor((c - left) / self.step), 0, w - 1)) for c in (x0, x1))
@@ -108,7 +108,7 @@ class Canvas:
         return np.asarray(np.clip(0.5 - distance * np.float32(1 / (self.step * 1.5 + soft)), 0, 1))
 
     def distance(self, implicit: Array) -> Array:
-        """First-order distance of any implicit function: f / |grad f|."""
+        """First-order signed distance of an implicit function: f / |grad f|."""
         gy, gx = np.gradient(implicit)
         return np.asarray(implicit * np.float32(self.step) / np.maximum(np.hypot(gx, gy), 1e-6), np.float32)
 
@@ -119,11 +119,11 @@ class Canvas:
         return self.distance(np.where(y < y1, arc, np.abs(x) - curve(y, shape.points)))
 
     def paint(self, alpha: Array, colour: Array, label: int | None = None) -> None:
-        """Lay ``colour`` ([3] or [H, W, 3]) over the picture; pixels covered by half or more take ``label``."""
+        """Blends ``colour`` ([3] or [H, W, 3]) over the image; pixels with coverage of 0.5 or more get ``label``."""
         self.rgb += alpha[..., None] * (colour - self.rgb)
         if label is not None:
             self.label[alpha >= 0.5] = label
 
     def multiply(self, factor: Array) -> None:
-        """Darken or lighten by a factor map [H, W]."""
+        """Darkens or lightens by a factor map [H, W]."""
         self.rgb *= factor[..., None]

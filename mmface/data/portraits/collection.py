@@ -1,4 +1,4 @@
-"""A folder of portraits: images, masks, captions and the attribute table."""
+"""Writes a folder of portraits: images, masks, captions and the attribute table."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def _drawn(seeds: range, size: int, workers: int) -> Iterator[Portrait]:
 
 
 def write_collection(out: Path, n: int, size: int, seed: int = 0, workers: int = 1) -> None:
-    """Draw ``n`` portraits of seeds ``seed``, ``seed + 1``, … into a folder.
+    """Draws ``n`` portraits with the seeds ``seed``, ``seed + 1``, … into a folder.
 
     Writes ``images/<stem>.png``, ``masks/<stem>.png`` (palette PNG), ``captions.jsonl`` (one
-    ``{"file", "captions"}`` a line) and ``attributes.csv``. The same arguments write the same bytes.
+    ``{"file", "captions"}`` per line) and ``attributes.csv``. The same arguments write the same bytes.
 
     Args:
         out: a new or empty folder.
-        workers: processes that draw.
+        workers: number of processes that draw.
 
     Raises:
-        InputError: a number out of range, or ``out`` is a file or holds something.
+        InputError: a number is out of range, or ``out`` is a file or a folder that is not empty.
     """
     if n < 1:
-        raise InputError(f"{n} portraits: ask for 1 or more", field="n")
+        raise InputError(f"{n} is too few: give 1 or more", field="n")
     if not 32 <= size <= 1024:
-        raise InputError(f"{size} is outside 32..1024: choose a size in that range", field="size")
+        raise InputError(f"{size} is outside 32..1024: give a size in that range", field="size")
     if seed < 0:
-        raise InputError(f"{seed} is negative: choose a seed of 0 or more", field="seed")
+        raise InputError(f"{seed} is negative: give a seed of 0 or more", field="seed")
     if workers < 1:
-        raise InputError(f"{workers} workers: ask for 1 or more", field="workers")
+        raise InputError(f"{workers} is too few: give 1 or more", field="workers")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: give a new one", field="out")
+        raise InputError(f"{out} exists and is not an empty folder: give a new or empty folder", field="out")
     for name in ("images", "masks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     with (

@@ -1,4 +1,4 @@
-"""Ten captions from the attributes: natural sentences and structured cues, all of them true."""
+"""Writes ten true captions from the attributes: natural sentences and lists of cues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _article(words: str) -> str:
 
 
 def hair_phrase(a: Attributes) -> str:
-    """What to call this hair, with its colour word."""
+    """A phrase for the hair, with its colour."""
     if a.hair_length == "bald":
         return "a bald head"
     if a.hair_length == "balding":
@@ -26,7 +26,7 @@ def hair_phrase(a: Attributes) -> str:
 
 
 def worn(a: Attributes) -> list[str]:
-    """Phrases for everything put on, most conspicuous first."""
+    """Phrases for clothes and accessories, most conspicuous first."""
     things = []
     if a.hat != "none":
         kind = {"brimmed": "brimmed hat"}.get(a.hat, a.hat)
@@ -43,7 +43,7 @@ def worn(a: Attributes) -> list[str]:
 
 
 def beard_phrase(a: Attributes) -> str:
-    """The beard, or an empty string."""
+    """A phrase for the beard, or an empty string."""
     return {"none": "", "full": "a full beard", "moustache": "a moustache", "goatee": "a goatee", "stubble": "stubble"}[
         a.beard
     ]
@@ -82,7 +82,7 @@ def captions(a: Attributes, rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def _cue(a: Attributes) -> str:
-    """The hair as a bare list of words."""
+    """The hair as words without grammar, for lists of cues."""
     if a.hair_length == "bald":
         return "bald"
     if a.hair_length == "balding":

@@ -1,4 +1,4 @@
-"""The face: skin with relief, shaded by the light, then eyes, brows, nose, mouth and beard."""
+"""Paints the face: skin with relief and shading, beard, nose, lips, brows and eyes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mmface.data.portraits.palette import Array
 
 
 def _relief(u: Array, v: Array, s: Shape) -> Array:
-    """Height of nose, brows, cheeks, lips and chin over the ellipsoid."""
+    """Height map of nose, brows, cheeks, lips and chin above the ellipsoid."""
     side, n = np.abs(u), s.nose_length
     ridge = curve(
         v,
@@ -100,7 +100,7 @@ def _beard(rng: np.random.Generator, u: Array, v: Array, a: Attributes, s: Shape
 
 
 def _shade(c: Canvas, head: Head, x: Array, y: Array, relief: Array) -> tuple[Array, Array]:
-    """Soft light [H, W, 3] and gloss [H, W] from the normals of ellipsoid plus relief."""
+    """Diffuse light [H, W, 3] and gloss [H, W] from the normals of the ellipsoid with its relief."""
     s = head.shape
     height = head.depth(x, y) + relief
     gy, gx = np.gradient(height, np.float32(c.step / s.scale))
@@ -109,7 +109,7 @@ def _shade(c: Canvas, head: Head, x: Array, y: Array, relief: Array) -> tuple[Ar
     light /= np.linalg.norm(light)
     facing = (-gx * light[0] - gy * light[1] + light[2]) * norm
     lambert = np.clip(0.22 + 0.78 * facing, 0, 1.1)
-    # Blood scatters red light into the shade, so the red channel falls off more slowly.
+    # Light scatters in skin, red the farthest: the red channel falls off more slowly towards the shade.
     shade = np.stack([0.40 + 0.70 * lambert, 0.33 + 0.77 * lambert, 0.31 + 0.79 * lambert], -1)
     shade *= np.float32(s.light_power)
     half = light + np.array([0, 0, 1], np.float32)
@@ -119,7 +119,7 @@ def _shade(c: Canvas, head: Head, x: Array, y: Array, relief: Array) -> tuple[Ar
 
 
 def paint_head(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
-    """Paint the skin of the head with all its features."""
+    """Paints the skin of the head with all its features."""
     s = head.shape
     cx, cy = head.to_picture(0, 0)
     c = canvas.view(cx - 0.72, cx + 0.72, cy - 1.0, cy + 1.0)

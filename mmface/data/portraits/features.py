@@ -1,4 +1,4 @@
-"""The features drawn onto the skin: eyes, brows, nose and mouth."""
+"""Paints the features on the skin: eyes, brows, nose and mouth."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def skin_colour(a: Attributes) -> Array:
 
 
 def beard_colour(a: Attributes) -> Array:
-    """Beards follow the hair; a bald man's is brown."""
+    """The colour of the hair, darker; brown for a bald head."""
     return unit(HAIR_COLOURS.get(a.hair_colour, HAIR_COLOURS["brown"])) * np.float32(0.85)
 
 
 def nose_u(u: Array, v: Array, s: Shape) -> Array:
-    """A turned nose stands out from the face and moves further than its root."""
+    """``u`` corrected for the nose: it stands out, so its tip moves farther than its root when the head turns."""
     lift = math.sin(s.yaw) * 0.16 * ramp(v, -0.1, 0.28) * np.exp(-((u / 0.2) ** 2))
     return np.asarray(u - lift, np.float32)
 
 
 def label_nose(c: Canvas, u: Array, v: Array, s: Shape) -> None:
-    """Give the nose its label."""
+    """Labels the nose."""
     n = s.nose_length
     width = s.nose_width * curve(
         v, [(-0.06, 0.045), (0.1, 0.06), (0.2 * n, 0.085), (0.265 * n, 0.125), (0.3 * n, 0.12), (0.335 * n, 0.05)]
@@ -42,7 +42,7 @@ def label_nose(c: Canvas, u: Array, v: Array, s: Shape) -> None:
 
 
 def paint_nostrils(c: Canvas, head: Head) -> None:
-    """Nostrils and wings."""
+    """Paints the nostrils and the wings of the nose."""
     s = head.shape
     u, v = head.face(c)
     u = nose_u(u, v, s)
@@ -55,7 +55,7 @@ def paint_nostrils(c: Canvas, head: Head) -> None:
 
 
 def paint_brow(rng: np.random.Generator, c: Canvas, head: Head, a: Attributes, sign: int) -> None:
-    """One eyebrow; ``sign`` 1 is the right side of the picture, the person's left."""
+    """Paints one eyebrow; ``sign`` 1 is the right side of the image, the person's left."""
     s = head.shape
     u, v = head.face(c)
     tone = np.minimum(beard_colour(a) * 0.8, skin_colour(a) * 0.72)
@@ -69,7 +69,7 @@ def paint_brow(rng: np.random.Generator, c: Canvas, head: Head, a: Attributes, s
 
 
 def paint_lips(rng: np.random.Generator, c: Canvas, head: Head, a: Attributes) -> None:
-    """Lips and what shows between them."""
+    """Paints the lips and, in an open mouth, teeth and tongue."""
     s = head.shape
     u, v = head.face(c)
     w, gap = 0.172 * s.mouth_width, s.mouth_open
@@ -118,7 +118,7 @@ def _mouth_inside(c: Canvas, u: Array, v: Array, s: Shape, inside: Array, line: 
 
 
 def paint_eye(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes, sign: int) -> None:
-    """One eye with lids and lashes; ``sign`` as in :func:`paint_brow`."""
+    """Paints one eye with lids and lashes; ``sign`` as in :func:`paint_brow`."""
     s = head.shape
     u0 = sign * EYE_U * s.eye_gap
     c = head.around(canvas, u0, EYE_V, 0.2)

@@ -1,4 +1,4 @@
-"""Hair: an outline, an opening for the face, and strands that run from the crown along the outline."""
+"""Paints hair: an outline, an opening for the face, and strands from the crown along the outline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HAIR = 13
 
 @dataclass(frozen=True)
 class HairCut:
-    """The hair's outline and the opening that shows the face, in the head frame."""
+    """The outline of the hair and the opening for the face, in the head frame."""
 
     outline: Profile
     opening: Profile
@@ -26,7 +26,7 @@ class HairCut:
 
 
 def cut(a: Attributes, s: Shape) -> HairCut:
-    """The cut that belongs to length, texture and do."""
+    """The cut for the sampled length, texture and hairdo."""
     w, vol = s.width, s.volume + (0.7 if a.hair_texture == "curly" else 0.0)
     top = -0.87 - 0.07 * vol
     line = -0.57 + s.hairline - 0.06 * (a.age == "old" and a.person == "man")
@@ -55,7 +55,7 @@ def _bangs(a: Attributes, opening: Profile, w: float) -> Profile:
 
 
 class Hair:
-    """One head of hair, painted in two layers: behind the neck and in front of the face."""
+    """The hair of one portrait, painted in two layers: behind the neck and in front of the face."""
 
     def __init__(self, rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
         s = head.shape
@@ -68,7 +68,7 @@ class Hair:
         edge = rough * noise(rng, x, y, cells, cells) + 0.007 * noise(rng, x, y, 22, 22)
         half = self.cut.outline.half(y)
         self.hull = canvas.profile(x, y, self.cut.outline) + edge
-        # Strand coordinate: lines of constant s leave the crown and follow the outline downwards.
+        # Strand coordinate: its level lines start at the crown and follow the outline downwards.
         s_across = x / np.maximum(half, 0.06)
         wave = {"straight": 0.015, "wavy": 0.075, "curly": 0.16, "none": 0.0}[a.hair_texture]
         bend = noise(rng, s_across, y, 2.2, 3.4 if a.hair_texture == "wavy" else 6.5)
@@ -79,7 +79,7 @@ class Hair:
         self.opening = self._opening(rng, canvas)
 
     def _texture(self, rng: np.random.Generator, bend: Array) -> Array:
-        """Multiplicative strand pattern around 1."""
+        """The pattern of the strands, as factors around 1."""
         fine = noise(rng, self.across, self.y, 46, 1.2)
         locks = noise(rng, self.across, self.y, 13, 0.9)
         t = 1 + 0.17 * fine + 0.20 * locks
@@ -93,7 +93,7 @@ class Hair:
         return np.asarray((t + 0.32 * band) * side, np.float32)
 
     def _opening(self, rng: np.random.Generator, canvas: Canvas) -> Array:
-        """Distance to the face opening, negative where the face shows."""
+        """Signed distance to the opening for the face, negative where the face shows."""
         y = self.y
         top = self.cut.opening.top
         shift = self.cut.part * ramp(y, 0.0, top) if self.a.hair_do != "bangs" else np.float32(0)
@@ -105,14 +105,14 @@ class Hair:
         return np.asarray(d + 0.006 * noise(rng, self.across, y, 30, 3), np.float32)
 
     def _colour(self, shade: Array, alpha: Array, mean: float = 1.0) -> Array:
-        """Strands in the hair's colour; over the painted pixels they average to ``mean`` times the reference."""
+        """Coloured strands; their mean over the painted pixels is ``mean`` times the reference colour."""
         base = unit(HAIR_COLOURS[self.a.hair_colour])
         t = self.texture * shade
         t *= np.float32(mean * (alpha.sum() + 1e-3) / ((t * alpha).sum() + 1e-3))
         return np.asarray(np.clip(base * t[..., None] + 0.012 * (t - 1)[..., None], 0, 1), np.float32)
 
     def paint_back(self, c: Canvas, rng: np.random.Generator) -> None:
-        """The part behind neck and shoulders, and tails and buns."""
+        """Paints the hair behind neck and shoulders, with ponytail or bun."""
         if self.a.hair_length == "bald":
             return
         if self.a.hair_do in ("ponytail", "bun"):
@@ -135,11 +135,11 @@ class Hair:
         c.paint(alpha, self._colour(swirl.astype(np.float32), alpha, 0.95), HAIR)
 
     def front(self) -> Array:
-        """Distance to the hair that lies over head and shoulders."""
+        """Signed distance to the hair in front of head and shoulders."""
         return np.maximum(np.maximum(self.hull, self.end), -self.opening)
 
     def shadow(self, c: Canvas) -> None:
-        """What the front hair takes from the light on the face."""
+        """Darkens the face where the front hair casts a shadow."""
         if self.a.hair_length in ("bald", "balding"):
             return
         skin = ((c.label >= 1) & (c.label <= 12)) | (c.label == 17)
@@ -147,7 +147,7 @@ class Hair:
         c.rgb *= 1 - (0.42 * near)[..., None] * np.array([0.8, 0.95, 1.0], np.float32)
 
     def paint_front(self, c: Canvas) -> None:
-        """The part over the forehead, the temples and, when long, the shoulders."""
+        """Paints the hair over the forehead, the temples and, if long, the shoulders."""
         if self.a.hair_length == "bald":
             return
         d = self.front()

@@ -1,4 +1,4 @@
-"""Where things are: the tilted head frame, the turned face on its ellipsoid, and the outline."""
+"""Geometry of a head: the tilted head frame, the turned face on its ellipsoid, and the outline."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mmface.data.portraits.canvas import Canvas
 from mmface.data.portraits.palette import Array
 
 _A, _B, _C = 0.62, 0.98, 0.60  # half axes of the ellipsoid that carries the face
-_PIVOT_Y = 0.12  # the head tilts around the middle of the face
-_CENTRE_Y = 0.05  # of the ellipsoid and of the polar outline
+_PIVOT_Y = 0.12  # the centre of the tilt: the middle of the face
+_CENTRE_Y = 0.05  # centre of the ellipsoid and of the polar outline
 
 
 @dataclass(frozen=True)
 class Head:
-    """Maps between the picture (X, Y), the head frame (x, y: untilted) and the face (u, v: untilted, facing us)."""
+    """Maps between the image (X, Y), the head frame (x, y: without tilt) and the face (u, v: seen from the front)."""
 
     shape: Shape
 
@@ -32,7 +32,7 @@ class Head:
 
     @property
     def _origin(self) -> tuple[float, float]:
-        # Photographs are aligned by eyes and mouth, so a turned head moves its mass to the other side.
+        # Photographs are aligned by eyes and mouth: the rest of a turned head shifts to the opposite side.
         s = self.shape
         return s.dx - 0.5 * s.scale * math.sin(s.yaw), s.dy - 0.4 * s.scale * math.sin(s.pitch)
 
@@ -46,7 +46,7 @@ class Head:
         return x.astype(np.float32), y.astype(np.float32)
 
     def depth(self, x: Array, y: Array) -> Array:
-        """Height of the ellipsoid towards us at head-frame points."""
+        """Height of the ellipsoid towards the viewer at head-frame points."""
         inside = 1 - (x * np.float32(1 / _A)) ** 2 - ((y - np.float32(_CENTRE_Y)) * np.float32(1 / _B)) ** 2
         return np.float32(_C) * np.sqrt(np.maximum(inside, 0.02))
 
@@ -60,19 +60,19 @@ class Head:
         return u.astype(np.float32), v.astype(np.float32)
 
     def to_picture(self, x: float, y: float) -> tuple[float, float]:
-        """A head-frame point in the picture."""
+        """Image coordinates of a head-frame point."""
         s, (ox, oy) = self.shape, self._origin
         cos, sin, yy = math.cos(s.tilt), math.sin(s.tilt), y - _PIVOT_Y
         return ox + s.scale * (x * cos - yy * sin), oy + _PIVOT_Y + s.scale * (x * sin + yy * cos)
 
     def project(self, u: float, v: float) -> tuple[float, float]:
-        """A face point in the picture."""
+        """Image coordinates of a face point."""
         z = _C * math.sqrt(max(1 - (u / _A) ** 2 - ((v - _CENTRE_Y) / _B) ** 2, 0.02))
         x, y, _ = self._rotation() @ np.array([u, v - _CENTRE_Y, z], np.float32)
         return self.to_picture(float(x), float(y) + _CENTRE_Y)
 
     def around(self, c: Canvas, u: float, v: float, ru: float, rv: float | None = None) -> Canvas:
-        """The view of ``c`` around a face point, ``ru`` by ``rv`` to each side."""
+        """The view of ``c`` around a face point, ``ru`` to the left and right and ``rv`` up and down."""
         cx, cy = self.project(u, v)
         rv = ru if rv is None else rv
         return c.view(cx - ru, cx + ru, cy - rv, cy + rv)
@@ -99,7 +99,7 @@ class Head:
         return grid.astype(np.float32), np.asarray(fit(grid), np.float32)
 
     def swing(self, y: Array) -> Array:
-        """How far the jaw moves sideways when the head turns."""
+        """The sideways shift of the jaw of a turned head at height ``y``."""
         t = np.clip((y + 0.2) / 0.95, 0, 1)
         return np.asarray(math.sin(self.shape.yaw) * 0.31 * t * t * (3 - 2 * t), np.float32)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.floating[Any]]
 RGB = tuple[int, int, int]
 
-# Kept far apart in CIELAB, so that the word can be checked against rendered pixels.
+# Far apart in CIELAB, so that tests can check the word against rendered pixels.
 HAIR_COLOURS: dict[str, RGB] = {
     "black": (30, 26, 27),
     "brown": (94, 60, 38),

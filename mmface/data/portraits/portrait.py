@@ -1,4 +1,4 @@
-"""One portrait: the layers from back to front, then the picture, its mask and its words."""
+"""Draws one portrait: paints the layers from back to front, then makes image, mask and captions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmface.errors import InputError
 from mmface.imaging.labels import LABELS
 
 _SUPERSAMPLE = 1.25
-_VISIBLE = 3e-4  # share of the picture below which a thing is not worth a word
+_VISIBLE = 3e-4  # captions leave out what covers a smaller share of the image
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Portrait:
     """One drawn person.
 
     ``image`` uint8 [S, S, 3], ``mask`` uint8 [S, S] of label indices (§6), ten ``captions``, and the ``attributes``
-    that they were written from.
+    that the captions describe.
     """
 
     image: NDArray[np.uint8]
@@ -38,15 +38,15 @@ class Portrait:
 
 
 def draw(seed: int, size: int) -> Portrait:
-    """Draw the portrait of this seed. Another size shows the same person.
+    """Draws the portrait of a seed; every size shows the same person.
 
     Raises:
         InputError: ``size`` is outside 32..1024 or ``seed`` is negative.
     """
     if not 32 <= size <= 1024:
-        raise InputError(f"{size} is outside 32..1024: choose a size in that range", field="size")
+        raise InputError(f"{size} is outside 32..1024: give a size in that range", field="size")
     if seed < 0:
-        raise InputError(f"{seed} is negative: choose a seed of 0 or more", field="seed")
+        raise InputError(f"{seed} is negative: give a seed of 0 or more", field="seed")
     who, brush, grain = (np.random.default_rng([seed, k]) for k in range(3))
     a = sample_attributes(who)
     s = sample_shape(who, a)
@@ -70,7 +70,7 @@ def draw(seed: int, size: int) -> Portrait:
 
 
 def _only_visible(a: Attributes, label: NDArray[np.uint8]) -> Attributes:
-    """Forget what hair, hat or frame hid, so that captions stay true."""
+    """The attributes without what hair, hat or image border hide, so that captions stay true."""
     share = np.bincount(label.reshape(-1), minlength=len(LABELS)) / label.size
     return replace(
         a,
@@ -81,7 +81,7 @@ def _only_visible(a: Attributes, label: NDArray[np.uint8]) -> Attributes:
 
 
 def _develop(c: Canvas, size: int, warmth: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Average the supersampled picture down; add the light's warmth and a little grain."""
+    """Scales the supersampled image down; adds the warmth of the light and a little grain."""
     full = Image.fromarray((np.clip(c.rgb, 0, 1) * 255 + 0.5).astype(np.uint8))
     rgb = np.asarray(full.resize((size, size), Image.Resampling.BOX), np.float32)
     rgb = rgb * np.array([1 + warmth, 1, 1 - warmth], np.float32)
@@ -90,5 +90,5 @@ def _develop(c: Canvas, size: int, warmth: float, rng: np.random.Generator) -> N
 
 
 def _labels(c: Canvas, size: int) -> NDArray[np.uint8]:
-    """The label under each pixel's centre."""
+    """The label at the centre of each pixel."""
     return np.asarray(Image.fromarray(c.label).resize((size, size), Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""What is around the head: background, neck, clothes, necklace, ears."""
+"""Paints what surrounds the face: background, neck, clothes, necklace, ears."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ L_EAR, R_EAR, NECKLACE, NECK, CLOTH = 8, 9, 16, 17, 18
 
 
 def paint_background(rng: np.random.Generator, c: Canvas, a: Attributes) -> None:
-    """An out-of-focus surrounding in one dominant colour."""
+    """Paints a blurred background in one dominant colour."""
     base = unit(BACKGROUND_COLOURS[a.background])
     kind = int(rng.integers(4))
     angle = rng.uniform(0, 2 * math.pi)
@@ -39,7 +39,7 @@ def paint_background(rng: np.random.Generator, c: Canvas, a: Attributes) -> None
 
 
 def paint_body(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
-    """Neck, shoulders, clothes and necklace."""
+    """Paints neck, shoulders, clothes and necklace."""
     s = head.shape
     jx, jy = head.to_picture(float(head.swing(np.array(0.6))) * 0.8, 0.5)
     c = canvas.view(-1, 1, jy - 0.35, 1)
@@ -116,13 +116,13 @@ def _cloth(
 
 
 def ear_centre(head: Head, sign: int) -> tuple[float, float]:
-    """The middle of an ear in the head frame; the far ear of a turned head slides behind the cheek."""
+    """The centre of an ear in the head frame; the far ear of a turned head moves behind the cheek."""
     s = head.shape
     return sign * 0.505 * s.width * (1 - 0.10 * abs(s.yaw)) - 0.17 * math.sin(s.yaw), 0.08 + 0.1 * math.sin(s.pitch)
 
 
 def paint_ears(rng: np.random.Generator, canvas: Canvas, head: Head, a: Attributes) -> None:
-    """Both ears, behind the head."""
+    """Paints both ears, behind the head."""
     s = head.shape
     for sign, label in ((1, L_EAR), (-1, R_EAR)):
         ex, ey = ear_centre(head, sign)

@@ -1,8 +1,7 @@
-"""Collections of photographs: how each layout is listed, read, decoded and known by its content.
+"""Collections of photographs: lists, reads and hashes each layout; source files are never changed.
 
-Sources are only ever read. One module a layout (``folder ffhq celebamask parquet authors``); ``layouts`` lists any of
-them, ``read`` reads a row, ``decode`` decodes it (``png`` keeps large texts from it), ``images`` is the stage and
-``identity`` what names it.
+One module per layout (``image_folder ffhq celebamask parquet authors``). ``layouts`` lists any of them, ``read`` reads
+one photograph with its sidecars, ``images`` is the stage, and ``identity`` hashes the content that names its dataset.
 """
 
 from mmface.imaging.decode import open_image

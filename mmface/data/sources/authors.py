@@ -1,7 +1,7 @@
-"""The layout in which the authors of MMFace-DiT release pictures: ``images/ masks/ captions/`` (and ``sketches/``).
+"""The layout of the images that the authors of MMFace-DiT release: ``images/ masks/ captions/`` (and ``sketches/``).
 
-Ten captions are the lines of one text file a picture. Sketches are not read: ``conditions`` draws them anew, from the
-same U²-Net that it draws everybody else's with.
+Each image has one text file with ten captions, one per line. Sketches are not read: ``conditions`` draws its own, with
+the same U²-Net as for every other collection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from mmface.store import Store
 
 
 def places(collection: Collection) -> Places:
-    """Folders below the root."""
+    """The folders below the root of the collection."""
     root = Store(collection.images)
     return Places(images=root.child("images"), masks=root.child("masks"), captions=root.child("captions"))
 

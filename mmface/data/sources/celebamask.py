@@ -1,4 +1,4 @@
-"""CelebAMask-HQ: pictures, a mask file for every part of every face, and the captions made for them.
+"""CelebAMask-HQ: photographs, one mask file for each part of each face, and captions.
 
     CelebA-HQ-img/0.jpg … 29999.jpg
     CelebAMask-HQ-mask-anno/0/00000_hair.png …      folders of 2,000 faces
@@ -6,8 +6,8 @@
     train.txt val.txt test.txt                      or the recipe's ``split``
     CelebA-HQ-to-CelebA-mapping.txt                 comes with the data set
 
-Without lists the mapping decides: CelebA's official partition goes by its own file numbers (1 … 162770 train,
-… 182637 validation, … 202599 test).
+Without lists, the mapping decides train or test by CelebA's official partition: files 1 … 162770 are train,
+… 182637 validation, … 202599 test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LAST_TRAIN = 162770
 
 
 def places(collection: Collection) -> Places:
-    """Folders below the data set's root; ``captions`` of the recipe wins over the folder below it."""
+    """The folders below the data set's root; the recipe's ``captions`` replaces the captions folder there."""
     root = Store(collection.images)
     captions = collection.captions or f"{root.uri}/celeba-caption"
     return Places(
@@ -47,7 +47,7 @@ def places(collection: Collection) -> Places:
 
 
 def listing(collection: Collection, places: Places) -> Listing:
-    """Lists the pictures in the order of their numbers, each with the files of its parts."""
+    """Lists the photographs in the order of their numbers, each with its part masks."""
     assert places.masks is not None
     found, ignored = sift(places.images.list(follow_links=True), lambda key: bool(PICTURE.fullmatch(key)))
     parts = _parts(places.masks)
@@ -69,22 +69,22 @@ def listing(collection: Collection, places: Places) -> Listing:
 
 
 def merge_parts(parts: Mapping[str, Image.Image], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """One label mask [H, W] of the part masks by name; where parts overlap the later label wins, as in the data
-    set's own script.
+    """Merges part masks into one label mask [H, W]; of overlapping parts the later label wins, as in the data set's
+    own script.
 
     Args:
-        parts: pictures of one size that are black outside the part, or transparent there.
-        size: width and height of the photograph, which the merged mask is resized to (nearest).
+        parts: masks by part name, all of one size, black or transparent outside the part.
+        size: width and height of the photograph; the merged mask is resized to it (nearest).
 
     Raises:
-        InputError: a name that is no label, parts of different sizes, or one whose pixels have no meaning.
+        InputError: an unknown part name, parts of different sizes, or a part that cannot be decoded.
     """
     unknown = sorted(set(parts) - set(LABELS[1:]))
     if unknown:
-        raise InputError(f"{', '.join(unknown)} is none of the 18 parts: {', '.join(LABELS[1:])}", field="mask")
+        raise InputError(f"unknown parts {', '.join(unknown)}; use {', '.join(LABELS[1:])}", field="mask")
     sizes = {part.size for part in parts.values()}
     if len(sizes) > 1:
-        raise InputError(f"the parts of one face have different sizes: {sorted(sizes)}", field="mask")
+        raise InputError(f"the part masks have different sizes: {sorted(sizes)}; make them equal", field="mask")
     width, height = next(iter(sizes))
     mask = np.zeros((height, width), np.uint8)
     for label, name in enumerate(LABELS):
@@ -101,7 +101,7 @@ def part_name(key: str) -> str:
 
 
 def _covers(part: Image.Image) -> NDArray[np.bool_]:
-    """Where the part is [H, W]: where it is opaque, if it is transparent anywhere; else where it is not black."""
+    """True [H, W] inside the part: opaque pixels if the image has transparent ones, otherwise pixels not black."""
     try:
         if part.has_transparency_data:
             opacity = np.asarray(part.convert("RGBA").getchannel("A"))
@@ -109,7 +109,7 @@ def _covers(part: Image.Image) -> NDArray[np.bool_]:
                 return opacity > 0
         return np.asarray(part.convert("L")) > 0
     except BROKEN as error:
-        raise InputError(f"a part cannot be decoded: {error}", field="mask") from None
+        raise InputError(f"a part mask cannot be decoded: {error}", field="mask") from None
 
 
 def _parts(place: Store) -> Sidecar[tuple[Entry, ...]]:
@@ -124,7 +124,7 @@ def _parts(place: Store) -> Sidecar[tuple[Entry, ...]]:
 
 
 def _splits(collection: Collection, root: Store) -> Sidecar[Split]:
-    """By number: the recipe's lists, or those in the root, or CelebA's own partition."""
+    """The split by number: from the recipe's lists, else from lists in the root, else from CelebA's partition."""
     if collection.split:
         return split_lists(collection.split, _number_text)
     lists = [name for name in LISTS if root.exists(name)]
@@ -137,7 +137,7 @@ def _splits(collection: Collection, root: Store) -> Sidecar[Split]:
 def _number(name: str) -> int:
     digits = canonical(name).rsplit("/", 1)[-1].split(".")[0]
     if not digits.isdecimal():
-        raise InputError(f"{shown(name)!r} is no picture's number (12, 12.jpg)", field="split")
+        raise InputError(f"{shown(name)!r} is not the number of a photograph; write 12 or 12.jpg", field="split")
     return int(digits)
 
 
@@ -146,10 +146,10 @@ def _number_text(name: str) -> str:
 
 
 def _official(root: Store) -> dict[str, Split]:
-    """Lines of ``idx orig_idx orig_file`` after a header; the file's number in CelebA decides."""
+    """The split by number, from lines of ``idx orig_idx orig_file`` after a header."""
     text = read_text(root.read(MAPPING), field="images", name=f"{root.uri}/{MAPPING}")
     rows = [line.split() for line in text.splitlines()[1:]]
     try:
         return {str(int(row[0])): "train" if _number(row[2]) <= LAST_TRAIN else "test" for row in rows if row}
     except (ValueError, IndexError, InputError):
-        raise InputError(f"{MAPPING} is damaged; fetch it again, or remove it", field="images") from None
+        raise InputError(f"{MAPPING} is damaged; download it again or remove it", field="images") from None

@@ -1,8 +1,8 @@
-"""Flickr-Faces-HQ: ``00000/00000.png`` … ``69000/69999.png``, a thousand pictures a folder.
+"""Flickr-Faces-HQ: ``00000/00000.png`` … ``69000/69999.png``, a thousand photographs per folder.
 
-``images`` is the folder of those folders, or the data set's root that holds them as ``images1024x1024``; its thumbnails
-and uncropped pictures are left alone. If ``ffhq-dataset-v2.json`` lies there too, the licences that it names for the
-single pictures are counted for the manifest.
+``images`` is the folder that holds those folders, or the data set's root with ``images1024x1024`` inside. Thumbnails
+and uncropped photographs are ignored. If ``ffhq-dataset-v2.json`` is there, the manifest counts photographs by the
+licence that the file states for each.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ places = image_folder.places
 
 
 def listing(collection: Collection, places: Places) -> Listing:
-    """Lists the numbered pictures; masks and captions go by the number, in folders of a thousand or in one."""
+    """Lists the numbered photographs; masks and captions match by number, in folders of a thousand or in one."""
     found = image_folder.listing(collection, places, keep=lambda key: bool(PICTURE.fullmatch(key)), by_name=True)
     if not places.images.exists(METADATA):
         return found
@@ -40,13 +40,13 @@ def listing(collection: Collection, places: Places) -> Listing:
         )
     except (KeyError, TypeError, ValueError):
         raise InputError(
-            f"{METADATA} has an entry without metadata and license; fetch it again, or remove it", field="images"
+            f"{METADATA} has an entry without metadata.license; download it again or remove it", field="images"
         ) from None
     return replace(found, licences=dict(sorted(licences.items())))
 
 
 def _entries(text: str) -> Iterator[tuple[str, Any]]:
-    """The entries of one big JSON object, one at a time: the real file has 70,000 of four kilobytes."""
+    """Yields the entries of one large JSON object one by one: the real file has 70,000 of four kilobytes each."""
     decoder = json.JSONDecoder()
     between = re.compile(r"\s*[{,]?\s*")
     at = 0
@@ -58,5 +58,5 @@ def _entries(text: str) -> Iterator[tuple[str, Any]]:
             yield number, entry
     except (json.JSONDecodeError, AttributeError):
         raise InputError(
-            f"{METADATA} is damaged at character {at}; fetch it again, or remove it", field="images"
+            f"{METADATA} is damaged at character {at}; download it again or remove it", field="images"
         ) from None

@@ -1,4 +1,4 @@
-"""What a listed collection is: its places, one entry for each photograph in it, and how its sidecars fitted them."""
+"""A listed collection: its folders, one entry per photograph, and how well each sidecar matches the photographs."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ Kind = Literal["masks", "captions", "split", "parts"]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a collection are; keys of a :class:`SourceFile` are relative to these."""
+    """The folders of a collection; keys of a :class:`SourceFile` are relative to them."""
 
     images: Store
     masks: Store | None = None
-    captions: Store | None = None  # a folder of text files
+    captions: Store | None = None  # a folder of text files, one per photograph
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One photograph and its sidecars. Holds no bytes of pictures, so that 100,000 of them fit anywhere.
+    """One photograph and its sidecars, without their bytes: 100,000 of them fit into memory.
 
     Attributes:
         source: name of the collection.
-        image: the file; for Parquet the file that ``row`` is in.
+        image: the file; for Parquet the file that contains ``row``.
         row: number of the row in a Parquet file.
-        masks: one label mask, or the part masks that are merged into one (CelebAMask-HQ).
-        captions: a text file with one caption a line, or that text itself.
-        split: what the collection's list says; None leaves it to the hash of the picture.
+        masks: one label mask, or the part masks to merge into one (CelebAMask-HQ).
+        captions: a text file with one caption per line, or the captions themselves.
+        split: the split that a list of the collection states; None means the hash of the photograph decides.
     """
 
     source: str
     image: Entry
     row: int | None = None
     masks: tuple[Entry, ...] = ()
-    captions: Entry | str | None = None
+    captions: Entry | tuple[str, ...] | None = None
     split: Split | None = None
 
 
 @dataclass(frozen=True)
 class Match:
-    """How the entries of one sidecar and the pictures of its collection fit together.
+    """How the entries of one sidecar match the photographs of its collection.
 
     Attributes:
-        kind: what the sidecar holds.
-        uri: where it is.
-        pictures: pictures that could have an entry; for the lists of a Parquet collection its files.
-        matched: how many of them have one.
-        entries: names that the sidecar holds.
-        used: how many of them belong to a picture.
-        without: the first pictures without an entry.
-        unused: the first entries without a picture.
-        ignored: files beside the entries, by suffix.
+        kind: what the sidecar contains.
+        uri: its folder or file.
+        pictures: number of photographs; for the lists of a Parquet collection, the number of its files.
+        matched: how many photographs have an entry.
+        entries: number of names in the sidecar.
+        used: how many names match a photograph.
+        without: the first photographs without an entry.
+        unused: the first entries without a photograph.
+        ignored: number of other files in the folder, by suffix.
     """
 
     kind: Kind
@@ -74,16 +74,17 @@ class Match:
 
     @property
     def share(self) -> float:
-        """What ``data.min_matched`` is compared with.
+        """The share of matches, 0..1, that must reach ``data.min_matched``.
 
-        Masks and captions are asked for every picture. Lists may be of a larger collection, or name the held-out
-        pictures alone, and a face may have no part: there the side that fits better counts.
+        For masks and captions, the share of photographs with an entry. Lists may cover a larger collection or name
+        only the held-out photographs, and a face may have no part masks: for these, the larger of the shares of
+        matched photographs and of matched entries.
         """
         of_pictures = self.matched / self.pictures
         return of_pictures if self.kind in ("masks", "captions") else max(of_pictures, self.used / self.entries)
 
     def summary(self) -> dict[str, Any]:
-        """The counts, for the manifest."""
+        """The counts that go into the manifest."""
         return {
             "uri": self.uri,
             "matched": self.matched,
@@ -98,9 +99,9 @@ class Listing:
     """The photographs of one collection, in a fixed order.
 
     Attributes:
-        licences: how many pictures name which licence of their own (FFHQ's metadata).
-        ignored_suffixes: files beside the pictures that are none by their names, by suffix.
-        matches: one for every sidecar that was given.
+        licences: number of photographs by the licence stated for each (FFHQ's metadata).
+        ignored_suffixes: number of files that are not photographs by their names, by suffix.
+        matches: one for every sidecar that the recipe or the layout names.
     """
 
     files: tuple[SourceFile, ...]
@@ -110,19 +111,19 @@ class Listing:
 
     @property
     def ignored(self) -> int:
-        """How many files are ignored."""
+        """The number of ignored files."""
         return sum(self.ignored_suffixes.values())
 
 
 def sift(entries: Iterable[Entry], keep: Callable[[str], bool]) -> tuple[list[Entry], dict[str, int]]:
-    """The entries whose key is to be kept, and how many others there are, by suffix."""
-    kept, others = [], Counter[str]()
+    """Returns the entries whose key ``keep`` accepts, and the number of ignored ones by suffix."""
+    kept, ignored = [], Counter[str]()
     for entry in entries:
         if not entry.circle and keep(entry.key):
             kept.append(entry)
         else:
-            others[_suffix_of(entry)] += 1
-    return kept, dict(sorted(others.items()))
+            ignored[_suffix_of(entry)] += 1
+    return kept, dict(sorted(ignored.items()))
 
 
 def _suffix_of(entry: Entry) -> str:

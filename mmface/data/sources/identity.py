@@ -1,14 +1,15 @@
-"""What a collection is named by: the content of its files, known without reading them again and again.
+"""Hashes the content of collections for the fingerprint of ``images``, without reading unchanged files again.
 
-A dataset is named by what went in (§6), so the name must follow the bytes: a file that was touched, copied or moved
-with its folder is the same picture, and everything made from it stays valid. Names of files, sizes and times do not
-say that, and hashing every file whenever someone asks "is there anything to do?" would read the whole collection. So:
+A fingerprint depends on the content of the inputs (§6): after a file is touched, copied or moved with its folder, every
+dataset made from it stays valid. File names, sizes and times cannot show this, and hashing every file in each run would
+read the whole collection. Therefore:
 
-- a local file is hashed once. ``cache/digests/`` below the home remembers its SHA-256 with the size and modification
-  time that it had; as long as both stand, the digest does. After ``touch`` one file is hashed again and the name stays.
-- on S3 the ETag is the digest: it follows the bytes there (uploads in parts of another size look changed).
+- A local file is hashed once. ``cache/digests/`` below the home stores its SHA-256 with the file's size and
+  modification time; the digest is valid while both are unchanged. After ``touch`` the file is hashed again, and the
+  fingerprint stays the same.
+- On S3 the ETag is the digest: it follows the content (a multipart upload with another part size looks like a change).
 
-What belongs to the name besides: path below the collection's root, split from a list, captions. Not the root itself.
+The hash also covers each path below the collection's root, the split from a list, and captions; not the root itself.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ READERS = 8
 def identify(
     sources: Sequence[Collection], home: Store, listings: Sequence[Listing] | None = None
 ) -> list[dict[str, Any]]:
-    """Name, licence, layout and a digest of the content of every collection, for the identity of ``images``.
+    """Name, licence, layout and content hash of every collection, for the identity of ``images``.
 
     Args:
-        home: where digests of local files are remembered.
-        listings: of the collections, for callers who use what they name; listed anew by default.
+        home: the store that keeps the digests of local files.
+        listings: of the collections, where the caller has them; otherwise the collections are listed here.
     """
     return [
         {
@@ -63,13 +64,17 @@ def _content(collection: Collection, listing: Listing, home: Store) -> str:
 
 
 def _line(file: SourceFile, images: dict[str, str], masks: dict[str, str], captions: dict[str, str]) -> list[Any]:
-    said = captions[file.captions.key] if isinstance(file.captions, Entry) else file.captions
+    caption_text: str | None
+    if isinstance(file.captions, Entry):
+        caption_text = captions[file.captions.key]
+    else:  # hashed as one text, like in the fingerprints of existing datasets
+        caption_text = None if file.captions is None else "\n".join(file.captions)
     parts = [[mask.key, masks[mask.key]] for mask in file.masks]
-    return [file.image.key, file.row, images[file.image.key], parts, said, file.split]
+    return [file.image.key, file.row, images[file.image.key], parts, caption_text, file.split]
 
 
 def _digests(place: Store | None, entries: Iterable[Entry], home: Store) -> dict[str, str]:
-    """Digests by key; whatever ``cache/digests`` does not know at this size and time is read."""
+    """Digests by key; reads the files that ``cache/digests`` does not have with their size and modification time."""
     if place is None:
         return {}
     wanted = {entry.key: entry for entry in entries}
@@ -77,19 +82,19 @@ def _digests(place: Store | None, entries: Iterable[Entry], home: Store) -> dict
         return {key: entry.version for key, entry in wanted.items()}
     cache = f"cache/digests/{fingerprint(place.uri)}.json"
     known: dict[str, list[str]] = json.loads(home.read(cache)) if home.exists(cache) else {}
-    # Digests of failures are not remembered: a permission may be mended without touching the file.
-    fresh = [entry for entry in wanted.values() if entry.version and not _remembered(known, entry)]
+    # Failures are not cached: permissions can be fixed without touching the file.
+    fresh = [entry for entry in wanted.values() if entry.version and not _cached(known, entry)]
     if fresh:
-        log.info("reading %d new or touched files in %s to know them by their content", len(fresh), place.uri)
+        log.info("hashing %d new or changed files in %s", len(fresh), place.uri)
         with ThreadPoolExecutor(READERS) as pool:
             for entry, digest in zip(fresh, pool.map(lambda entry: _sha256(place, entry), fresh), strict=True):
                 if digest:
                     known[entry.key] = [entry.version, digest]
         home.write(cache, json.dumps(known).encode())
-    return {key: _remembered(known, entry) for key, entry in wanted.items()}
+    return {key: _cached(known, entry) for key, entry in wanted.items()}
 
 
-def _remembered(known: dict[str, list[str]], entry: Entry) -> str:
+def _cached(known: dict[str, list[str]], entry: Entry) -> str:
     version, digest = known.get(entry.key, [UNREADABLE, UNREADABLE])
     return digest if version == entry.version else UNREADABLE
 
@@ -99,5 +104,5 @@ def _sha256(place: Store, entry: Entry) -> str:
     try:
         with (place.local_path / entry.key).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:  # the row is set aside with the reason when the stage reads it
+    except OSError:  # the stage fails to read it too, and puts the row into quarantine with the reason
         return UNREADABLE

@@ -1,4 +1,4 @@
-"""A plain folder: pictures at any depth; masks, text files and list entries of the same names."""
+"""A plain folder: photographs at any depth; masks, caption files and list entries match them by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Keep = Callable[[str], bool]
 
 
 def places(collection: Collection) -> Places:
-    """The three folders of the recipe; captions in one ``.jsonl`` file are read when listing."""
+    """The folders that the recipe names; captions in one ``.jsonl`` file are read while listing."""
     captions = collection.captions
     return Places(
         images=Store(collection.images),
@@ -24,11 +24,11 @@ def places(collection: Collection) -> Places:
 
 
 def listing(collection: Collection, places: Places, *, keep: Keep = is_picture, by_name: bool = False) -> Listing:
-    """Lists the pictures, sorted by key, each with its sidecars.
+    """Lists the photographs, sorted by key, each with its sidecars.
 
     Args:
-        keep: which keys are pictures.
-        by_name: masks go by file name instead of by the path below the folder.
+        keep: whether a key is a photograph.
+        by_name: masks match by file name instead of by path below the folder.
     """
     pictures, ignored = sift(places.images.list(follow_links=True), keep)
     masks = masks_by_stem(collection.masks, places.masks)
@@ -37,7 +37,7 @@ def listing(collection: Collection, places: Places, *, keep: Keep = is_picture, 
     files = []
     for entry in pictures:
         key, names = entry.key, names_of(entry.key)
-        # Path for path: in a tree of folders equal file names are other pictures.
+        # Masks match by whole path: in other folders the same file name is another photograph.
         mask = masks.take(key, names if by_name else (stem(key),))
         files.append(
             SourceFile(

@@ -1,4 +1,4 @@
-"""The ``images`` stage: listed photographs to rows."""
+"""The ``images`` stage: turns listed photographs into rows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mmface.imaging.decode import open_noted
 
 
 class Images:
-    """Source files to rows of :data:`IMAGES`: each is read once, decoded fully, hashed and given its split."""
+    """Source files to rows of :data:`IMAGES`: reads each once, decodes it fully, hashes it and assigns its split."""
 
     name = "images"
     schema: pa.Schema = IMAGES
-    reads: tuple[str, ...] = ()  # all that the listing says of a file
+    reads: tuple[str, ...] = ()  # its input is the listing, not columns of a dataset
 
     def __init__(self, sources: Sequence[Collection], data: Data) -> None:
         self.readers = {collection.name: reader_of(collection, data.max_megapixels) for collection in sources}
         self.data = data
 
     def __call__(self, rows: Sequence[Row]) -> Result:
-        """Rows of :meth:`row`; the id that they get is the SHA-256 of the picture's bytes."""
+        """Reads the rows made by :meth:`row`; sets each id to the SHA-256 of the file's bytes."""
         return map_rows(self.name, rows, self._read)
 
     def row(self, file: SourceFile) -> Row:
@@ -61,5 +61,5 @@ class Images:
 
 
 def split_of(row_id: str, holdout: float) -> str:
-    """ "test" for a share ``holdout`` of all ids; depends on the id alone, so a growing collection never reshuffles."""
+    """Returns "test" for a share ``holdout`` of ids; depends only on the id, so rows keep their split."""
     return "test" if int(row_id[:8], 16) < holdout * 2**32 else "train"

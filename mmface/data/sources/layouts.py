@@ -1,4 +1,4 @@
-"""The layouts by name, and the one way to list a collection of any of them."""
+"""The layouts by name; lists the collections of a recipe, whatever their layouts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mmface.store import Store
 
 @dataclass(frozen=True)
 class Functions:
-    """What a layout is: where its files are, and how they become a listing."""
+    """A layout: where its files are, how to list them, and what an error says it expects."""
 
     places: Callable[[Collection], Places]
     listing: Callable[[Collection, Places], Listing]
-    holds: str
+    expects: str
 
 
 LAYOUTS: dict[Layout, Functions] = {
@@ -34,15 +34,15 @@ LAYOUTS: dict[Layout, Functions] = {
 
 
 def list_collections(sources: Sequence[Collection], min_matched: float = 0.0) -> list[Listing]:
-    """Lists every collection of a recipe: names, sizes and sidecars, none of the pictures' bytes.
+    """Lists every collection of a recipe: names, sizes and sidecars, without the bytes of images.
 
     Args:
-        min_matched: ``data.min_matched`` of the recipe; 0 where only the content is asked for.
+        min_matched: ``data.min_matched`` of the recipe; 0 requires only one match per sidecar.
 
     Raises:
-        InputError: a folder, list or captions file that is not there or is wrong, no picture, or one that two
-            collections hold, sidecars of which none or too few belong to a picture; names the recipe key.
-        ServiceError: a bucket or folder that may not be listed.
+        InputError: a folder, list or captions file is missing or wrong, a collection has no photograph or one that is
+            also in another collection, or a sidecar matches no or too few photographs; the field is the recipe key.
+        ServiceError: access to a bucket or folder was refused.
     """
     listings = []
     for index, collection in enumerate(sources):
@@ -51,14 +51,14 @@ def list_collections(sources: Sequence[Collection], min_matched: float = 0.0) ->
         except InputError as error:
             raise InputError(error.message, field=f"sources.{index}.{error.field}") from None
         except ServiceError as error:
-            message = f"{error.message}; the collection {collection.name} must be allowed to be listed and read"
+            message = f"{error.message}; grant access to list and read the collection {collection.name}"
             raise ServiceError(message, field=f"sources.{index}") from error
     _refuse_overlap(sources, listings)
     return listings
 
 
 def summaries(sources: Sequence[Collection], listings: Sequence[Listing]) -> list[dict[str, Any]]:
-    """What a manifest says about every collection: where it was, its licences, how much was in it, what fitted."""
+    """The manifest's entry for every collection: folder, licences, number of files, and how its sidecars match."""
     return [
         {
             "name": collection.name,
@@ -76,18 +76,18 @@ def summaries(sources: Sequence[Collection], listings: Sequence[Listing]) -> lis
 
 
 def describe(sources: Sequence[Collection], listings: Sequence[Listing]) -> Iterator[str]:
-    """Lines for the log: what is in each collection, and how its sidecars fit."""
+    """Log lines: the number of photographs of each collection, and how its sidecars match them."""
     for collection, listing in zip(sources, listings, strict=True):
-        yield f"{collection.name}: {len(listing.files)} pictures, ignored {_counts(listing.ignored_suffixes)}"
+        yield f"{collection.name}: {len(listing.files)} photographs, ignored {_counts(listing.ignored_suffixes)}"
         for match in listing.matches:
             yield (
-                f"{collection.name}: {match.kind}: {match.matched} of {match.pictures} pictures matched, "
-                f"{match.entries - match.used} entries without a picture, ignored {_counts(match.ignored)}"
+                f"{collection.name}: {match.kind}: {match.matched} of {match.pictures} photographs matched, "
+                f"{match.entries - match.used} entries without a photograph, ignored {_counts(match.ignored)}"
             )
 
 
 def reader_of(collection: Collection, max_megapixels: float) -> Reader:
-    """What reads the rows of ``collection``."""
+    """A reader for the photographs of ``collection``."""
     return Reader(collection, LAYOUTS[collection.layout].places(collection), max_megapixels)
 
 
@@ -100,7 +100,8 @@ def _list(collection: Collection, min_matched: float) -> Listing:
     found = layout.listing(collection, layout.places(collection))
     if not found.files:
         raise InputError(
-            f"no picture below {collection.images}: layout {collection.layout} wants {layout.holds}", field="images"
+            f"no photograph below {collection.images}: layout {collection.layout} expects {layout.expects}",
+            field="images",
         )
     for match in found.matches:
         _require(match, min_matched)
@@ -110,14 +111,16 @@ def _list(collection: Collection, min_matched: float) -> Listing:
 def _require(match: Match, min_matched: float) -> None:
     field = "images" if match.kind == "parts" else match.kind
     if not match.matched:
-        holds = f"it names {match.unused[0]!r}" if match.unused else f"it holds {_counts(match.ignored)}"
-        raise InputError(f"nothing in {match.uri} has the name of a picture ({holds})", field=field)
+        found = repr(match.unused[0]) if match.unused else _counts(match.ignored)
+        raise InputError(
+            f"no entry in {match.uri} matches a photograph by name (found {found}); fix the names", field=field
+        )
     if match.share < min_matched:
         raise InputError(
-            f"{match.matched} of {match.pictures} pictures have an entry in {match.uri} and {match.used} of its "
-            f"{match.entries} entries have a picture, fewer than data.min_matched {min_matched:g} asks for; "
-            f"pictures without: {', '.join(match.without) or 'none'}; entries without: "
-            f"{', '.join(match.unused) or 'none'}; mend the names, or lower data.min_matched",
+            f"{match.matched} of {match.pictures} photographs have an entry in {match.uri} and {match.used} of its "
+            f"{match.entries} entries have a photograph, fewer than data.min_matched {min_matched:g} requires; "
+            f"photographs without an entry: {', '.join(match.without) or 'none'}; entries without a photograph: "
+            f"{', '.join(match.unused) or 'none'}; fix the names or lower data.min_matched",
             field=field,
         )
 
@@ -127,7 +130,7 @@ def _counts(ignored: Mapping[str, int]) -> str:
 
 
 def _refuse_overlap(sources: Sequence[Collection], listings: Sequence[Listing]) -> None:
-    """A picture that is listed twice would be its own duplicate."""
+    """Raises InputError for a file in two collections: it would be its own duplicate."""
     holder: dict[str, str] = {}
     for index, (collection, listing) in enumerate(zip(sources, listings, strict=True)):
         root = LAYOUTS[collection.layout].places(collection).images.uri
@@ -136,7 +139,8 @@ def _refuse_overlap(sources: Sequence[Collection], listings: Sequence[Listing]) 
             other = holder.setdefault(uri, collection.name)
             if other != collection.name:
                 raise InputError(
-                    f"{shown(uri)} is in the collection {other} too; name it once", field=f"sources.{index}.images"
+                    f"{shown(uri)} is also in the collection {other}; list it in one of them",
+                    field=f"sources.{index}.images",
                 )
 
 

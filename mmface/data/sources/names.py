@@ -1,4 +1,4 @@
-"""What a file's name says, and how names that people and systems write differently are compared."""
+"""File names: which ones are images, and a canonical form to compare names that systems write differently."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ LINES = ".jsonl"
 
 
 def is_picture(key: str) -> bool:
-    """Whether a file's name says that it is a picture; what it holds is seen when it is decoded."""
+    """Whether the file name is that of an image; the content is only checked when it is decoded."""
     return has_suffix(key, SUFFIXES)
 
 
 def has_suffix(key: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file's name ends so, in any case, and is not hidden: a Mac leaves ``._a.png`` beside ``a.png``."""
+    """Whether a file name has one of the suffixes, in any case, and is not hidden (macOS writes ``._a.png`` files)."""
     return key.lower().endswith(suffixes) and not is_hidden(key)
 
 
 def is_lines(uri: str) -> bool:
-    """Whether captions are in one JSON Lines file instead of a folder of text files."""
+    """Whether ``captions`` is one JSON Lines file rather than a folder of text files."""
     return uri.lower().endswith(LINES)
 
 
@@ -30,7 +30,7 @@ def stem(key: str) -> str:
 
 
 def canonical(name: str) -> str:
-    """A name as it is compared: composed (NFC), with ``/``, without ``./``, a picture's suffix in lower case."""
+    """The form in which names are compared: NFC, with ``/``, without ``./``, image suffixes in lower case."""
     plain = unicodedata.normalize("NFC", name).replace("\\", "/")
     if "/" in plain:
         plain = normpath(plain)
@@ -39,13 +39,13 @@ def canonical(name: str) -> str:
 
 
 def names_of(key: str) -> tuple[str, ...]:
-    """What a picture may be called: its key, its key without suffix, its file name, or that without suffix."""
+    """The names that may refer to a photograph: its key and its file name, each with and without suffix."""
     name = basename(key)
     return key, stem(key), name, stem(name)
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be stored: no byte of a file name that is not UTF-8, no half of a surrogate pair."""
+    """Whether the text can be encoded as UTF-8: no undecodable bytes of a file name, no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

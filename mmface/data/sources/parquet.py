@@ -1,8 +1,8 @@
-"""Parquet files with a picture a row.
+"""Parquet files with one photograph per row.
 
-Columns: ``image`` (bytes, or a struct with ``bytes``, as Hugging Face's data sets store it), optionally ``mask`` (the
-same) and ``captions`` (a list of strings, or one string). Listing reads the files' footers alone; a row group is read
-when its rows are.
+Columns: ``image`` (bytes, or a struct with ``bytes``, as in Hugging Face data sets), optionally ``mask`` (the same
+types) and ``captions`` (a list of strings, or one string). Listing reads only the footers of the files; a row group is
+read when the first of its rows is.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ COLUMNS = ("image", "mask", "captions")
 
 @dataclass(frozen=True)
 class ParquetRow:
-    """One row: encoded pictures and captions, as far as the row has them."""
+    """One row: the encoded image, and its mask and captions where the row has them."""
 
     image: bytes
     mask: bytes | None
-    captions: str | None
+    captions: tuple[str, ...]
 
 
 def places(collection: Collection) -> Places:
@@ -40,7 +40,7 @@ def places(collection: Collection) -> Places:
 
 
 def listing(collection: Collection, places: Places) -> Listing:
-    """Lists the rows of every file, in order; ``split`` lists name files, whose rows go together."""
+    """Lists the rows of every file, in order; a ``split`` list names files, and all rows of a file get its split."""
     found, ignored = sift(places.images.list(follow_links=True), lambda key: has_suffix(key, (".parquet",)))
     splits = split_lists(collection.split)
     files: list[SourceFile] = []
@@ -52,7 +52,7 @@ def listing(collection: Collection, places: Places) -> Listing:
 
 
 class ParquetReader:
-    """Reads rows by number; keeps the row group that was read last, since rows are asked for in order."""
+    """Reads rows by number; caches the last row group, because rows are read in order."""
 
     def __init__(self, place: Store) -> None:
         self.place = place
@@ -61,7 +61,7 @@ class ParquetReader:
         self._file: tuple[str, pq.ParquetFile] | None = None
 
     def read(self, entry: Entry, row: int) -> ParquetRow:
-        """Row ``row`` of the file. Raises InputError if it holds no picture, or cannot be read."""
+        """Reads row ``row`` of the file. Raises InputError if a column has the wrong type or cannot be read."""
         if self._file is None or self._file[0] != entry.key:
             self._file = (entry.key, _open(self.place, entry))
         file = self._file[1]
@@ -86,16 +86,18 @@ class ParquetReader:
 def _bytes(value: Any, field: str) -> bytes | None:
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is not None and not isinstance(data, bytes):
-        raise InputError(f"column {field} holds {type(data).__name__}, not the bytes of a picture", field=field)
+        raise InputError(
+            f"column {field} holds {type(data).__name__}; expected the bytes of an image file", field=field
+        )
     return data or None
 
 
-def _captions(value: Any) -> str | None:
-    """A caption a line. One string is one caption; an item that is null is none."""
-    said = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
-    if not all(isinstance(one, str) for one in said):
-        raise InputError("column captions holds something else than text", field="captions")
-    return "\n".join(" ".join(one.split()) for one in said) or None
+def _captions(value: Any) -> tuple[str, ...]:
+    """The captions of a row, whitespace collapsed. One string is one caption; nulls are dropped."""
+    given = [item for item in (value if isinstance(value, list) else [value]) if item is not None]
+    if not all(isinstance(item, str) for item in given):
+        raise InputError("column captions must hold strings or lists of strings", field="captions")
+    return tuple(" ".join(item.split()) for item in given)
 
 
 def _read_group(file: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:
@@ -109,7 +111,7 @@ def _open(place: Store, entry: Entry) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(place.open(entry.key))
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{shown(entry.key)} in {place.uri} is no Parquet file: {error}", field="images") from None
+        raise InputError(f"{shown(entry.key)} in {place.uri} is not a Parquet file: {error}", field="images") from None
     if "image" not in file.schema_arrow.names:
         raise InputError(f"{shown(entry.key)} in {place.uri} has no column image", field="images")
     return file

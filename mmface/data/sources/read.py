@@ -1,7 +1,8 @@
-"""Reads one listed photograph with its sidecars; whatever is wrong with the files of one row is an InputError."""
+"""Reads one listed photograph with its sidecars; raises InputError for anything wrong with its files."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from mmface.config import Collection
@@ -15,14 +16,14 @@ from mmface.imaging.labels import mask_to_png
 from mmface.store import Entry, Store
 from mmface.store.text_files import read_text
 
-# 16-bit RGBA that nothing compressed, and room for a header: no picture of so many pixels is larger.
+# Uncompressed 16-bit RGBA plus room for a header: no image file of that many pixels is larger.
 BYTES_PER_PIXEL = 8
 HEADER = 1 << 20
 Field = Literal["image", "mask", "captions"]
 
 
 class Reader:
-    """Reads the rows of one collection."""
+    """Reads the photographs of one collection."""
 
     def __init__(self, collection: Collection, places: Places, max_megapixels: float) -> None:
         self.collection = collection
@@ -31,11 +32,11 @@ class Reader:
         self.parquet = ParquetReader(places.images) if collection.layout == "parquet" else None
 
     def uri(self, file: SourceFile) -> str:
-        """Where the picture is, with what cannot be printed escaped; for Parquet with the number of its row."""
+        """The URI of the photograph, unprintable characters escaped; for Parquet with ``#`` and the row number."""
         return shown(f"{self.places.images.uri}/{file.image.key}") + ("" if file.row is None else f"#{file.row}")
 
     def image(self, file: SourceFile) -> bytes:
-        """The picture's bytes. Raises InputError for a file name that is not UTF-8: no list could name the picture."""
+        """The bytes of the image file. Raises InputError for a file name that is not UTF-8: no list could name it."""
         if not is_unicode(file.image.key):
             raise InputError("its file name is not UTF-8; rename the file", field="image")
         if self.parquet and file.row is not None:
@@ -43,7 +44,7 @@ class Reader:
         return self._bytes(self.places.images, file.image, "image")
 
     def mask(self, file: SourceFile, size: tuple[int, int]) -> bytes | None:
-        """The label mask's file; part masks become one PNG of ``size`` (width, height)."""
+        """The bytes of the label mask, or None; part masks are merged into one PNG of ``size`` (width, height)."""
         if self.parquet and file.row is not None:
             return self.parquet.read(file.image, file.row).mask
         place = self.places.masks
@@ -58,33 +59,32 @@ class Reader:
         return mask_to_png(merge_parts(parts, size))
 
     def captions(self, file: SourceFile) -> list[str] | None:
-        """The captions that came with the picture, or None. Raises InputError for text that cannot be stored."""
-        text: str | None
+        """The supplied captions, or None without any. Raises InputError for text that cannot be stored as UTF-8."""
+        given: Sequence[str]
         if self.parquet and file.row is not None:
-            text = self.parquet.read(file.image, file.row).captions
+            given = self.parquet.read(file.image, file.row).captions
         elif isinstance(file.captions, Entry):
             assert self.places.captions is not None
             data = self._bytes(self.places.captions, file.captions, "captions")
-            text = read_text(data, field="captions", name=shown(file.captions.key))
+            given = read_text(data, field="captions", name=shown(file.captions.key)).splitlines()
         else:
-            text = file.captions
-        if text and not is_unicode(text):
+            given = file.captions or ()
+        if not all(map(is_unicode, given)):
             raise InputError("a caption holds half of a surrogate pair; write the whole character", field="captions")
-        lines = [line.strip() for line in (text or "").splitlines()]
-        return [line for line in lines if line] or None
+        return [caption for caption in map(str.strip, given) if caption] or None
 
     def _bytes(self, place: Store, entry: Entry, field: Field) -> bytes:
         if not entry.version:
-            raise InputError("a link that leads nowhere or to itself, or no file at all", field=field)
+            raise InputError("a broken link, or not a regular file", field=field)
         limit = int(self.max_megapixels * 1e6 * BYTES_PER_PIXEL) + HEADER
         if entry.size > limit:
-            message = f"{entry.size:,} bytes; no picture of {self.max_megapixels:g} megapixels has so many"
+            message = f"{entry.size:,} bytes; an image of {self.max_megapixels:g} megapixels has at most {limit:,}"
             raise InputError(message, field=field)
         try:
             return place.read(entry.key)
         except DatasetError as error:
-            raise InputError(f"gone since it was listed: {error.message}", field=field) from None
+            raise InputError(f"removed since it was listed: {error.message}", field=field) from None
         except (OSError, ServiceError) as error:
             if place.local_path is None:
-                raise  # S3 fails, not this row
+                raise  # S3 failed: not a fault of this row
             raise InputError(f"cannot be read: {error}", field=field) from None

@@ -1,4 +1,4 @@
-"""What may stand beside photographs: masks and captions of the same name, and lists of who is held out."""
+"""Sidecars of a collection: masks and captions that match photographs by name, and train and test lists."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mmface.errors import DatasetError, InputError, shown
 from mmface.store import Entry, Store
 from mmface.store.text_files import read_lines
 
-# A validation picture must not be trained on, so it is held out like a test picture.
+# Validation photographs are held out like test photographs: training must never use them.
 LISTS: dict[str, Split] = {"train.txt": "train", "val.txt": "test", "test.txt": "test"}
 TEXTS = (".txt", ".caption")
-NAMED = 10  # pictures and entries that an error names of each side
+NAMED = 10  # unmatched photographs, and as many unmatched entries, that an error lists
 WANTED = 'each line must be {"file": name, "captions": [...]} in UTF-8'
 Value = TypeVar("Value", covariant=True)
 
 
 class Sidecar(Generic[Value]):
-    """The entries of one sidecar by name, and which of them pictures have taken.
+    """The entries of one sidecar by name; counts how many of them match a photograph.
 
     Args:
-        entries: values by the name of the picture that they belong to.
-        ignored: files beside the entries, by suffix.
-        given: whether the recipe names it; the folder of a layout counts as given when something is in it.
+        entries: values by the name of their photograph.
+        ignored: number of other files in the folder, by suffix.
+        given: whether the recipe names the sidecar; a layout's own folder counts as given unless it is empty.
     """
 
     def __init__(
@@ -34,16 +34,16 @@ class Sidecar(Generic[Value]):
     ) -> None:
         self.kind, self.uri, self.entries, self.ignored = kind, uri, entries, dict(ignored)
         self.given = given or bool(entries) or bool(ignored.keys() - {"hidden"})
-        self._others: dict[str, str] = {}  # names by their canonical form, where that is another
+        self._by_canonical: dict[str, str] = {}  # names that differ from their canonical form, by that form
         for name in entries:
             if (plain := canonical(name)) != name:
-                self._others.setdefault(plain, name)
+                self._by_canonical.setdefault(plain, name)
         self._used: set[str] = set()
         self._without: list[str] = []
         self._pictures = self._missing = 0
 
     def take(self, key: str, names: Iterable[str]) -> Value | None:
-        """The value for the picture ``key`` by the first of ``names`` that has one; notes whether there was one."""
+        """The value of the first of ``names`` that has one, for the photograph ``key``; counts hit or miss."""
         self._pictures += 1
         found = self._find(names) if self.entries else None
         if found is None:
@@ -55,7 +55,7 @@ class Sidecar(Generic[Value]):
         return self.entries[found]
 
     def match(self) -> tuple[Match, ...]:
-        """How it fitted the pictures that asked; nothing if it was not given."""
+        """The counts over all photographs passed to :meth:`take`; empty if the sidecar was not given."""
         if not self.given:
             return ()
         unused = (name for name in self.entries if name not in self._used)
@@ -74,28 +74,28 @@ class Sidecar(Generic[Value]):
         )
 
     def _find(self, names: Iterable[str]) -> str | None:
-        """The name as it stands wins: two pictures may have names that differ in their composition alone."""
+        """The entry's name; an exact match comes first, because two file names may differ only in Unicode form."""
         for name in names:
             if name in self.entries:
                 return name
             plain = canonical(name)
             if plain in self.entries:
                 return plain
-            if plain in self._others:
-                return self._others[plain]
+            if plain in self._by_canonical:
+                return self._by_canonical[plain]
         return None
 
 
 def masks_by_stem(uri: str | None, place: Store | None) -> Sidecar[Entry]:
-    """Mask files by their keys without suffix; ``uri`` is what the recipe names."""
+    """Mask files by their keys without suffix; ``uri`` is the folder that the recipe names, if any."""
     return _files("masks", place, is_picture, given=uri is not None)
 
 
-def captions_by_name(uri: str | None, place: Store | None) -> Sidecar[Entry | str]:
-    """Captions by what they name a picture by: a file name in a ``.jsonl``, a stem in a folder of text files.
+def captions_by_name(uri: str | None, place: Store | None) -> Sidecar[Entry | tuple[str, ...]]:
+    """Captions by the name of their photograph: ``file`` in a ``.jsonl``, the stem in a folder of text files.
 
     Raises:
-        InputError: no such file, or a line of it is not ``{"file": name, "captions": [...]}``.
+        InputError: no such file, or a line that is not ``{"file": name, "captions": [...]}``.
     """
     if uri is not None and is_lines(uri):
         return Sidecar("captions", uri, _read_jsonl(uri), {}, given=True)
@@ -103,13 +103,13 @@ def captions_by_name(uri: str | None, place: Store | None) -> Sidecar[Entry | st
 
 
 def split_lists(uri: str | None, name_of: Callable[[str], str] = canonical) -> Sidecar[Split]:
-    """The lists in the recipe's folder by the names in them; nothing without a folder.
+    """The split of each name in the lists of the recipe's folder; empty without a folder.
 
     Args:
-        name_of: what the picture of a line is called.
+        name_of: turns a line into the name of its photograph.
 
     Raises:
-        InputError: a picture is both trained on and held out, or there is no list.
+        InputError: a photograph is in a train list and in a test list, or the folder holds no list.
     """
     if uri is None:
         return Sidecar("split", "", {}, {}, given=False)
@@ -121,29 +121,31 @@ def split_lists(uri: str | None, name_of: Callable[[str], str] = canonical) -> S
 
 
 def read_lists(place: Store, lists: Iterable[str], name_of: Callable[[str], str] = canonical) -> dict[str, Split]:
-    """Which split the lists name for a picture.
+    """The split of each name in the lists.
 
     Args:
         lists: keys of the lists in ``place``.
-        name_of: what the picture of a line is called.
+        name_of: turns a line into the name of its photograph.
 
     Raises:
-        InputError: a picture is both trained on and held out.
+        InputError: a photograph is in a train list and in a test list.
     """
     splits: dict[str, Split] = {}
     for key in lists:
         split = LISTS[key.lower()]
         for line in _lines(place, key, "split"):
             if (picture := line.strip()) and splits.setdefault(name_of(picture), split) != split:
-                raise _on_both_sides(picture)
+                raise _in_both(picture)
     for name, split in splits.items():
         if is_picture(name) and splits.get(stem(name), split) != split:
-            raise _on_both_sides(stem(name))
+            raise _in_both(stem(name))
     return splits
 
 
-def _on_both_sides(picture: str) -> InputError:
-    return InputError(f"{shown(picture)} is held out and trained on; take it from one list", field="split")
+def _in_both(picture: str) -> InputError:
+    return InputError(
+        f"{shown(picture)} is in train.txt and in val.txt or test.txt; remove it from one list", field="split"
+    )
 
 
 def _files(kind: Kind, place: Store | None, keep: Callable[[str], bool], *, given: bool) -> Sidecar[Entry]:
@@ -151,36 +153,42 @@ def _files(kind: Kind, place: Store | None, keep: Callable[[str], bool], *, give
         return Sidecar(kind, "", {}, {}, given=False)
     kept, ignored = sift(place.list(follow_links=True), keep)
     entries = {stem(entry.key): entry for entry in kept}
-    if len(entries) < len(kept):  # the last of them counts
+    if len(entries) < len(kept):  # of equal names, the last is used
         ignored |= {"second of one name": len(kept) - len(entries)}
     return Sidecar(kind, place.uri, entries, ignored, given=given)
 
 
-def _read_jsonl(uri: str) -> dict[str, str]:
-    """Captions by name; those of all lines for one picture, in order."""
+def _read_jsonl(uri: str) -> dict[str, tuple[str, ...]]:
+    """Captions by name, in the order of the file; a photograph may have several lines."""
     folder, _, key = uri.rpartition("/")
     names: dict[str, str] = {}
-    captions: dict[str, str] = {}
+    captions: dict[str, tuple[str, ...]] = {}
     for number, line in enumerate(_lines(Store(folder or "."), key, "captions"), 1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
             name = names.setdefault(canonical(record["file"]), record["file"])
-            text = _one_a_line(record["captions"])
+            texts = _texts(record["captions"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(f"{uri} line {number}: {WANTED}", field="captions") from None
-        captions[name] = f"{captions[name]}\n{text}" if name in captions else text
+        captions[name] = (*captions.get(name, ()), *texts)
     if not captions:
-        raise InputError(f"{uri} line 1: the file ends without a caption; {WANTED}", field="captions")
+        raise InputError(f"{uri} line 1: the file holds no caption; {WANTED}", field="captions")
     return captions
 
 
-def _one_a_line(said: object) -> str:
-    """Captions as in a text file: one form for both, and a third of a list's memory."""
-    if not isinstance(said, str | list):
+def _texts(captions: object) -> tuple[str, ...]:
+    """The captions of one line, whitespace collapsed; an empty list counts as one empty caption.
+
+    Raises:
+        TypeError: neither a string nor a list.
+        AttributeError: an item of the list is not a string.
+    """
+    if not isinstance(captions, str | list):
         raise TypeError("captions are a list of strings, or one string")
-    return "\n".join(" ".join(caption.split()) for caption in ([said] if isinstance(said, str) else said))
+    given = [captions] if isinstance(captions, str) else captions
+    return tuple(" ".join(caption.split()) for caption in given) or ("",)
 
 
 def _lines(place: Store, key: str, field: str) -> Iterator[str]:

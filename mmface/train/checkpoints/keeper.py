@@ -1,4 +1,4 @@
-"""Keeps a run's checkpoints while it trains: the loop waits for a copy in memory, a thread writes it."""
+"""Writes a run's checkpoints in a background thread; training waits only for a copy in memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Writes checkpoints in the background, one at a time, on rank 0; a context that ends when all are written.
+    """Writes checkpoints one at a time in a background thread of rank 0.
 
-    What goes wrong in the thread is raised on every rank at the next checkpoint, or when the context ends.
+    Use it as a context; leaving the context waits until all checkpoints are written. Errors of the thread are raised on
+    every rank, at the next checkpoint or when the context ends.
 
     Args:
-        checkpoints: where they go.
-        world: the ranks; each calls every method.
-        safe: step of the checkpoint that the run goes on from.
+        checkpoints: where to write.
+        world: the ranks; every rank calls every method.
+        safe: step of the checkpoint that the run resumed from.
     """
 
     def __init__(self, checkpoints: Checkpoints, world: World, safe: int | None = None) -> None:
@@ -34,16 +35,16 @@ class Keeper:
 
     @property
     def safe(self) -> int | None:
-        """Step of the newest checkpoint that was written whole, once the pending one is through; on rank 0."""
+        """Step of the newest complete checkpoint, on rank 0. Waits for the checkpoint that is being written."""
         if self._pending is not None:
             wait([self._pending])
         return self._safe
 
     def save(self, state: TrainState) -> None:
-        """Copies the state and lets it be written; waits for the checkpoint before this one.
+        """Copies the state and starts to write it, after the previous checkpoint has been written.
 
         Raises:
-            TrainingError: the one before could not be written.
+            TrainingError: the previous checkpoint could not be written.
         """
         together(self.world, self._wait)
         snapshot = take_snapshot(state)
@@ -58,7 +59,7 @@ class Keeper:
             if error is None:
                 together(self.world, self._wait)
             else:
-                self._wait_in_vain()
+                self._wait_and_log()
         finally:
             self._thread.shutdown()
 
@@ -68,17 +69,20 @@ class Keeper:
             self._safe = snapshot.step
             self.checkpoints.prune()
         except MMFaceError as error:
-            safe = "there is none before it" if self._safe is None else f"that of step {self._safe} is safe"
-            message = f"keeping the checkpoint of step {snapshot.step} failed ({error.message}); {safe}"
-            raise TrainingError(f"{message}: run again to go on", field=error.field) from error
+            safe = "none" if self._safe is None else f"step {self._safe}"
+            message = (
+                f"the checkpoint of step {snapshot.step} could not be written ({error.message}); "
+                f"newest complete checkpoint: {safe}; fix the cause and run again to resume"
+            )
+            raise TrainingError(message, field=error.field) from error
 
     def _wait(self) -> None:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
-    def _wait_in_vain(self) -> None:
-        # Another error is on its way; the last checkpoint is worth having all the same.
+    def _wait_and_log(self) -> None:
+        # Training already failed with another error, which must be the one raised; still finish the last checkpoint.
         try:
             self._wait()
         except TrainingError as error:
@@ -86,11 +90,11 @@ class Keeper:
 
 
 def resume(checkpoints: Checkpoints, world: World, folder: Path) -> Found | None:
-    """Downloads the checkpoint to go on from into ``folder``, the same on every rank; None when there is none.
+    """Downloads the checkpoint to resume from into ``folder``, the same on every rank; None if there is none.
 
     Raises:
         TrainingError: all checkpoints are damaged.
-        DatasetError: the one that rank 0 chose is damaged where another rank reads it.
+        DatasetError: another rank cannot read the checkpoint that rank 0 chose without damage.
     """
     found = from_first(world, lambda: checkpoints.newest(folder))
     if found is not None:

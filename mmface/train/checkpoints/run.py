@@ -1,7 +1,7 @@
-"""The checkpoints of a run in a store, on a folder and on S3 alike: complete or not there, verified when read.
+"""The checkpoints of a run in a store. A checkpoint without its record is incomplete; files are verified when read.
 
 runs/<run>/step-00000120/   the files of :mod:`mmface.train.checkpoints.state`
-    checkpoint.json         step, held-out loss, every file with size and SHA-256; written last, deleted first
+    checkpoint.json         the record: step, held-out loss, size and SHA-256 of every file; written last, deleted first
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 
 from mmface.datasets.manifest import File
-from mmface.errors import DatasetError, ServiceError, TrainingError
+from mmface.errors import DatasetError, TrainingError, disk_error
 from mmface.store import Store
 from mmface.store.scratch import scratch_folder
 
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 RUNS = "runs"
 RECORD = "checkpoint.json"
-PIECE = 2**24  # bytes that travel in one request
+PIECE = 2**24  # bytes per request
 _STEP = re.compile(r"step-(\d+)")
 
 
 class Record(BaseModel):
-    """What ``checkpoint.json`` says."""
+    """The content of ``checkpoint.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,27 +54,27 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Found:
-    """The checkpoint to go on from.
+    """The checkpoint to resume from.
 
     Attributes:
-        damage: why newer ones are not it.
+        damage: for each newer checkpoint, why it cannot be used.
     """
 
     record: Record
     damage: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = f"goes on from the checkpoint of step {self.record.step}"
-        return f"{text}, because {'; '.join(self.damage)}" if self.damage else text
+        text = f"resumes from the checkpoint of step {self.record.step}"
+        return f"{text}; newer checkpoints are damaged: {'; '.join(self.damage)}" if self.damage else text
 
 
 class Checkpoints:
-    """The checkpoints of one run; one process at a time writes them.
+    """The checkpoints of one run. Only one process at a time may write them.
 
     Args:
-        home: where everything is kept.
+        home: the store of the home.
         run: name of the run.
-        keep_last: how many of the newest stay.
+        keep_last: how many of the newest checkpoints :meth:`prune` keeps.
     """
 
     def __init__(self, home: Store, run: str, *, keep_last: int = 2) -> None:
@@ -84,10 +84,10 @@ class Checkpoints:
         self._damaged: set[int] = set()
 
     def write(self, snapshot: Snapshot) -> Record:
-        """Writes a checkpoint to its end.
+        """Writes a complete checkpoint.
 
         Raises:
-            ServiceError: the store or the scratch space failed; what was complete before still is.
+            ServiceError: the store or the scratch space failed; older checkpoints are still complete.
         """
         folder = self.store.child(folder_of(snapshot.step))
         folder.delete(RECORD)
@@ -99,19 +99,19 @@ class Checkpoints:
         return record
 
     def prune(self) -> None:
-        """Removes checkpoints that are not among the last, and the remains of unfinished ones."""
+        """Deletes all but the last ``keep_last`` complete checkpoints, and every incomplete one."""
         kept = {one.folder for one in islice(self._records(), self.keep_last)}
         folders = {entry.key.partition("/")[0] for entry in self.store.list()}
         for name in sorted(folders - kept):
             self._remove(self.store.child(name))
 
     def newest(self, folder: Path) -> Found | None:
-        """Downloads the newest checkpoint that is whole into ``folder``; None when there is none at all.
+        """Downloads the newest complete, undamaged checkpoint into ``folder``; None if the run has no checkpoint.
 
-        Every file is read and its checksum compared. A damaged checkpoint is passed over with a warning.
+        Compares the checksum of every file. Skips damaged checkpoints with a warning.
 
         Raises:
-            TrainingError: there are checkpoints, and all are damaged.
+            TrainingError: there are checkpoints, but all are damaged.
         """
         self.store.sweep()
         damage: list[str] = []
@@ -128,16 +128,20 @@ class Checkpoints:
                 log.warning("%s %s", self.run, found)
             return found
         if damage:
-            remedy = f"restore one, or delete {self.store.uri} to train this phase from its beginning"
-            raise TrainingError(f"no checkpoint is whole: {'; '.join(damage)}; {remedy}", field=self.run)
+            remedy = f"restore one, or delete {self.store.uri} to train this phase from its start"
+            raise TrainingError(f"all checkpoints are damaged: {'; '.join(damage)}; {remedy}", field=self.run)
         return None
 
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint, whole or not; None when there is none."""
+        """Step of the newest complete checkpoint, which may be damaged; None if there is none."""
         return next(self._steps(), None)
 
     def record(self, step: int) -> Record:
-        """What the checkpoint of ``step`` holds. Raises DatasetError if it is not there or cannot be read."""
+        """The record of the checkpoint of ``step``.
+
+        Raises:
+            DatasetError: it is missing or cannot be read.
+        """
         path = f"{folder_of(step)}/{RECORD}"
         try:
             return Record.model_validate_json(self.store.read(path))
@@ -145,7 +149,7 @@ class Checkpoints:
             raise DatasetError(f"{path} cannot be read", field=self.run) from error
 
     def fetch(self, record: Record, folder: Path, *, without: Container[str] = ()) -> None:
-        """Downloads the files of a checkpoint, but those of ``without``, into ``folder``, which is emptied first.
+        """Deletes ``folder``, then downloads the files of a checkpoint into it, except those in ``without``.
 
         Raises:
             DatasetError: a file is missing or damaged.
@@ -156,7 +160,7 @@ class Checkpoints:
                 _download(self.store, f"{record.folder}/{file.path}", file, folder / file.path)
 
     def remove(self) -> None:
-        """Deletes all of the run's checkpoints."""
+        """Deletes all checkpoints of the run."""
         for folder in {entry.key.partition("/")[0] for entry in self.store.list()}:
             self._remove(self.store.child(folder))
         if self.store.local_path is not None:
@@ -187,7 +191,7 @@ class Checkpoints:
 
 
 def folder_of(step: int) -> str:
-    """Name of a checkpoint's folder; names sort as steps do."""
+    """Name of a checkpoint's folder; sorting the names sorts the steps."""
     return f"step-{step:08d}"
 
 
@@ -206,8 +210,8 @@ def _write_tensors(folder: Store, path: str, snapshot: Snapshot) -> File:
             folder.write_file(path, local)
             return File.stored(Store(scratch), path)
     except (OSError, SafetensorError) as error:
-        message = f"{tempfile.gettempdir()} cannot take {path}: {error}; make room or set TMPDIR"
-        raise ServiceError(message, field="TMPDIR") from error
+        message = f"cannot write {path} to {tempfile.gettempdir()}: {error}; free space there or set TMPDIR"
+        raise disk_error(error, message, field="TMPDIR") from error
 
 
 def _download(store: Store, key: str, file: File, target: Path) -> None:
@@ -219,7 +223,8 @@ def _download(store: Store, key: str, file: File, target: Path) -> None:
                 digest.update(piece)
                 size += copy.write(piece)
     except OSError as error:
-        raise ServiceError(f"{target} cannot be written: {error}; make room or set TMPDIR", field="TMPDIR") from error
+        message = f"cannot write {target}: {error}; free space there or set TMPDIR"
+        raise disk_error(error, message, field="TMPDIR") from error
     if size != file.size:
         raise DatasetError(f"{key} has {size} bytes instead of {file.size}", field="checkpoint")
     if digest.hexdigest() != file.sha256:
@@ -227,7 +232,7 @@ def _download(store: Store, key: str, file: File, target: Path) -> None:
 
 
 def _readable(store: Store, key: str) -> Iterator[bytes]:
-    """The pieces of a file. A disk that cannot read it has damaged it."""
+    """Yields the pieces of a file; a read error counts as damage."""
     try:
         yield from store.chunks(key, PIECE)
     except OSError as error:

@@ -1,10 +1,10 @@
-"""Everything a run is made of besides its data, and the files of its checkpoint (:mod:`mmface.train.checkpoints.run`).
+"""The state of a training run, and the files of its checkpoint (:mod:`mmface.train.checkpoints.run` stores them).
 
-transformer/            the EMA weights as a diffusers model: what a phase publishes
+transformer/            the EMA weights as a diffusers model; a finished phase publishes it
 weights.safetensors     the weights in training
-optimizer.safetensors   moments; optimizer.json says where each belongs, and the rate
-state.json              run, steps done, open figures of the log
-history.jsonl           one line a logged step
+optimizer.safetensors   moments; optimizer.json holds their structure and the learning rate
+state.json              run, steps done, figures not logged yet
+history.jsonl           one line per logged step
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ TRANSFORMER = "transformer"
 HISTORY = "history.jsonl"
 _EMA, _WEIGHTS = f"{TRANSFORMER}/diffusion_pytorch_model.safetensors", "weights.safetensors"
 _MOMENTS, _OPTIMIZER, _NOTE = "optimizer.safetensors", "optimizer.json", "state.json"
-UNPUBLISHED = (_WEIGHTS, _MOMENTS, _OPTIMIZER)  # only going on needs them
+UNPUBLISHED = (_WEIGHTS, _MOMENTS, _OPTIMIZER)  # needed to resume only
 
 
 @dataclass
 class TrainState:
-    """A run between two optimizer steps.
+    """The state of a run between two optimizer steps.
 
     Attributes:
-        run: what identifies the phase; a checkpoint of another run is refused.
-        rows: training rows.
+        run: identity of the run; loading a checkpoint of another run raises an error.
+        rows: number of training rows.
         step: optimizer steps done.
-        history: one entry a logged step.
-        held_out: held-out loss of these very EMA weights; ``None`` if it was not measured at this step.
+        history: one entry per logged step.
+        held_out: held-out loss of the current EMA weights; ``None`` if it was not measured at this step.
     """
 
     run: str
@@ -57,7 +57,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run as it was between two steps, in memory of its own, so that training may go on while it is written.
+    """A copy of the state of a run, so that training can continue while the checkpoint is written.
 
     Attributes:
         run, step, held_out: see :class:`TrainState`.
@@ -72,12 +72,12 @@ class Snapshot:
     texts: dict[str, str]
 
     def save_tensors(self, path: str, target: Path) -> None:
-        """Writes one safetensors file; diffusers wants to read that it is PyTorch's."""
+        """Writes one safetensors file, with the ``format`` that diffusers requires."""
         save_file(self.tensors[path], target, metadata={"format": "pt"})
 
 
 def take_snapshot(state: TrainState) -> Snapshot:
-    """Copies the state; every rank takes part."""
+    """Copies the state. A collective: every rank calls it; only rank 0's copy has the tensors."""
     full = detached(full_state(state.model, state.ema.module, state.optimizer))
     built, moments = flatten(full["optimizer"])
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
@@ -103,7 +103,7 @@ def take_snapshot(state: TrainState) -> Snapshot:
 
 
 def load_checkpoint(state: TrainState, folder: Path) -> None:
-    """Puts ``state`` where the checkpoint left off, bit for bit; every rank takes part.
+    """Restores ``state`` from a checkpoint, bit for bit. A collective: every rank calls it.
 
     Raises:
         TrainingError: the checkpoint belongs to another run.
@@ -124,7 +124,7 @@ def load_checkpoint(state: TrainState, folder: Path) -> None:
 
 
 def read_summary(folder: Path) -> dict[str, int]:
-    """Steps done, training rows and parameters of a checkpoint."""
+    """Number of steps done, training rows and parameters of a checkpoint."""
     summary: dict[str, int] = _read_note(folder)["summary"]
     return summary
 
@@ -135,9 +135,9 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def _config(model: MMFaceDiT) -> str:
-    """What diffusers needs to build the model again, alike wherever it was trained."""
+    """The model's ``config.json`` for diffusers; the same on every machine."""
     config = json.loads(model.to_json_string())
-    config.pop("_name_or_path", None)  # a scratch folder
+    config.pop("_name_or_path", None)  # path of a scratch folder
     config["_class_name"] = MMFaceDiT.__name__  # sharding renames the class
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 

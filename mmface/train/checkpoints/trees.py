@@ -1,4 +1,4 @@
-"""Nested plain values with tensors in them, such as an optimizer's state, as flat named tensors and JSON."""
+"""Converts nested values with tensors, such as an optimizer's state, to named tensors plus JSON, and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _DICT, _TUPLE, _TENSOR = "dict", "tuple", "tensor"
 
 
 def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """JSON that says how ``tree`` is built, and its tensors by their place in it (``state/0/exp_avg``).
+    """Splits ``tree`` into JSON that describes its structure, and its tensors by path (``state/0/exp_avg``).
 
     Args:
         tree: dicts (keys are strings or numbers), lists, tuples, tensors, strings, numbers, booleans and None.
@@ -35,7 +35,7 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(built: Any, tensors: dict[str, Tensor]) -> Any:
-    """The reverse of :func:`flatten`."""
+    """Rebuilds the tree from the results of :func:`flatten`."""
     if isinstance(built, list):
         return [unflatten(one, tensors) for one in built]
     if not isinstance(built, dict):
@@ -49,7 +49,7 @@ def unflatten(built: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def detached(tree: Any) -> Any:
-    """A copy on the CPU that shares no memory with ``tree``."""
+    """A deep copy of ``tree`` whose tensors are on the CPU; shares no memory with it."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
     if isinstance(tree, dict):

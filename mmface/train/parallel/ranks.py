@@ -1,4 +1,4 @@
-"""What the ranks of a run agree on: answers of rank 0, and errors, so that none waits for a rank that gave up."""
+"""Shares results and errors between the ranks of a run, so that no rank waits for one that failed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def together(world: World, make: Callable[[], T]) -> T:
-    """What ``make`` returns on this rank, once every rank is through with it.
+    """Calls ``make`` on every rank, waits for all ranks, and returns this rank's result.
 
     Raises:
-        MMFaceError: what it raised on the first rank where it did, on every rank.
+        MMFaceError: ``make`` raised it on some rank; every rank raises the error of the lowest such rank.
     """
     answer: list[T] = []
     error: MMFaceError | None = None
@@ -36,7 +36,7 @@ def together(world: World, make: Callable[[], T]) -> T:
 
 
 def from_first(world: World, make: Callable[[], T]) -> T:
-    """What ``make`` returns on rank 0, which alone calls it. Raises what it raised there, on every rank."""
+    """Calls ``make`` on rank 0 only, and returns its result, or raises its MMFaceError, on every rank."""
     answer = together(world, lambda: [make()] if world.rank == 0 else [])
     shared: list[T | None] = [answer[0] if answer else None]
     if world.size > 1:

@@ -1,4 +1,6 @@
-"""A weight cut over the ranks. FSDP2 gives each rank an equal run of rows; the last ranks' may be shorter, or empty.
+"""Joins and divides the shards of a weight.
+
+FSDP2 gives each rank an equal number of consecutive rows; the last ranks may get fewer or none.
 
 Shapes: n elements of a weight.
 """
@@ -14,30 +16,30 @@ from torch.distributed.tensor import DTensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor, or the whole of a plain one; shares its memory."""
+    """This rank's shard of a sharded tensor, or a plain tensor itself; shares its memory."""
     part: Tensor = tensor.detach()
     return part.to_local() if isinstance(part, DTensor) else part
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The reverse of :func:`local`, not for writing into. Every rank takes part."""
+    """The full tensor of a sharded one, or a plain tensor itself; read-only. A collective: every rank calls it."""
     full: Tensor = tensor.detach()
     return full.full_tensor() if isinstance(full, DTensor) else full
 
 
 def part_length(shape: torch.Size, size: int) -> int:
-    """Elements of a full part of a weight of this shape that ``fully_shard`` cuts over ``size`` ranks, by rows."""
+    """Elements in a full shard when ``fully_shard`` divides a weight of this shape among ``size`` ranks by rows."""
     return -(-shape[0] // size) * (shape.numel() // shape[0])
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How a flattened weight is cut: rank r holds the ``length`` elements from r · length on, or those that are left.
+    """How a flattened weight is divided: rank r holds the elements from r · length up to (r + 1) · length.
 
     Attributes:
         group: the ranks.
         total: n.
-        length: elements of a rank's full part.
+        length: elements in a full shard; the last shards may be shorter or empty.
     """
 
     group: dist.ProcessGroup
@@ -46,12 +48,15 @@ class Cut:
 
     @classmethod
     def of(cls, weight: DTensor) -> Cut:
-        """The cut that ``fully_shard`` makes along dimension 0."""
+        """The division that ``fully_shard`` makes along dimension 0."""
         group = weight.device_mesh.get_group()
         return cls(group, weight.numel(), part_length(weight.shape, group.size()))
 
     def join(self, part: Tensor, unit: int = 1) -> Tensor:
-        """What all ranks hold of a flat quantity with one value for ``unit`` elements. Every rank takes part."""
+        """Gathers all ranks' shards of a flat array with one value per ``unit`` elements of the weight.
+
+        A collective: every rank calls it.
+        """
         length, total = (-(-count // unit) for count in (self.length, self.total))
         padded = part.new_zeros(length)
         padded[: part.numel()] = part.flatten()
@@ -60,6 +65,6 @@ class Cut:
         return torch.cat(parts)[:total]
 
     def take(self, full: Tensor, unit: int = 1) -> Tensor:
-        """This rank's part of such a quantity, flat; the reverse of :meth:`join`."""
+        """This rank's flat shard of a full array; the reverse of :meth:`join`."""
         length = -(-self.length // unit)
         return full.flatten()[self.group.rank() * length :][:length]

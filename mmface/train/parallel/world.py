@@ -1,4 +1,4 @@
-"""The ranks that train together: how many, which one this process is, and its device."""
+"""The ranks of a training run: their number, the rank of this process and its device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """Who takes part: this process's rank among ``size``, and where it computes."""
+    """This process's rank, the number of ranks, and this process's device."""
 
     rank: int = 0
     size: int = 1
@@ -25,5 +25,5 @@ class World:
         return tensor
 
     def slots(self, batch_size: int) -> list[int]:
-        """This rank's slots of the global batch; ranks differ by one slot at most."""
+        """This rank's slots of the global batch; ranks differ by at most one slot."""
         return [int(slot) for slot in np.array_split(np.arange(batch_size), self.size)[self.rank]]

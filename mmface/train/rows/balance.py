@@ -1,8 +1,9 @@
-"""How collections of different sizes share the global batches (§5).
+"""Balances collections of different sizes in the global batches (§5, recipe key ``train.balance``).
 
-Shares are kept by a cycle: of every ``len(cycle)`` draws each collection gets its fixed number, in an order of that
-cycle's own. So the draw that a slot is has a row by arithmetic alone: it depends on (seed, phase, draw) and not on the
-rank, and no earlier draw has to be replayed. A collection runs through epochs of its own, each row once an epoch.
+Draws are counted over all global batches of a phase and grouped into cycles of equal length. In each cycle every
+collection gets a fixed number of draws, in an order that is shuffled per cycle. The row of a draw is computed from
+(seed, phase, draw) alone: it does not depend on the rank, and earlier draws need not be replayed. Each collection has
+its own epochs, and each of its rows occurs once per epoch.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from mmface.errors import RecipeError
 from mmface.train.rows.streams import MIXTURE, generator, order
 
 FIELD = "train.balance"
-LONGEST = 1000  # draws of a cycle: shares that need more are kept to the nearest thousandth
+LONGEST = 1000  # draws in the longest cycle; shares that need a longer one are rounded to a thousandth
 
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """Collections and what they get of every cycle.
+    """The collections and their number of draws in a cycle.
 
     Attributes:
-        names: of the collections, sorted.
-        rows: row numbers of each.
-        counts: draws that each gets of one cycle.
+        names: the collections, sorted.
+        rows: row numbers of each collection.
+        counts: draws per cycle of each collection.
     """
 
     names: tuple[str, ...]
@@ -37,7 +38,7 @@ class Mixture:
     counts: tuple[int, ...]
 
     def row(self, seed: int, phase: int, draw: int) -> int:
-        """Row of draw ``draw`` of the phase, counted over all global batches."""
+        """Row number for draw ``draw``, counted from 0 over all global batches of the phase."""
         cycle, place = divmod(draw, sum(self.counts))
         collections, earlier = _cycle(seed, phase, cycle, self.counts)
         which = int(collections[place])
@@ -47,14 +48,14 @@ class Mixture:
 
 
 def mix(sources: Sequence[str], balance: Balance) -> Mixture | None:
-    """The mixture that a recipe asks for, None for ``"none"``: then every row comes equally often.
+    """The mixture for the recipe key ``train.balance``; None for ``"none"``, where every row occurs equally often.
 
     Args:
         sources: [R] collection of each training row.
         balance: ``"none"``, ``"sources"`` (equal shares), or a weight for every collection.
 
     Raises:
-        RecipeError: the weights are not those of just these collections.
+        RecipeError: the weights do not name exactly these collections, or a share is too small.
     """
     if balance == "none":
         return None
@@ -62,7 +63,7 @@ def mix(sources: Sequence[str], balance: Balance) -> Mixture | None:
     weights = dict.fromkeys(names, 1.0) if balance == "sources" else dict(balance)
     if set(weights) != set(names):
         message = f"weights of {', '.join(sorted(weights))}, but training rows come from {', '.join(names)}"
-        raise RecipeError(f"{message}: give each of them one weight", field=FIELD)
+        raise RecipeError(f"{message}: give each of these collections one weight", field=FIELD)
     where = np.asarray(sources)
     return Mixture(
         names=names,
@@ -72,14 +73,15 @@ def mix(sources: Sequence[str], balance: Balance) -> Mixture | None:
 
 
 def _counts(weights: Sequence[float]) -> tuple[int, ...]:
-    """Draws of each collection in the shortest cycle that keeps the proportion of ``weights``."""
+    """Number of draws of each collection in the shortest cycle with the proportions of ``weights``."""
     shares = np.asarray(weights) / sum(weights)
     for length in range(len(shares), LONGEST + 1):
         counts = np.rint(length * shares)
         if np.abs(counts - length * shares).max() < 1e-9:
             break
     if not counts.all():
-        raise RecipeError(f"a share below 1/{LONGEST} cannot be kept; leave that collection out", field=FIELD)
+        message = f"a collection has a share below 1/{LONGEST}; raise its weight or leave the collection out"
+        raise RecipeError(message, field=FIELD)
     return tuple(int(count) for count in counts)
 
 
@@ -87,7 +89,7 @@ def _counts(weights: Sequence[float]) -> tuple[int, ...]:
 def _cycle(
     seed: int, phase: int, cycle: int, counts: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Collection of each draw of a cycle, and how many draws that collection had in it before."""
+    """For each draw of a cycle, its collection and the number of earlier draws of that collection in this cycle."""
     each = np.repeat(np.arange(len(counts)), counts)
     collections = generator((seed, MIXTURE), (0, 0, cycle, phase)).permutation(each)
     earlier = np.empty_like(collections)

@@ -1,7 +1,7 @@
-"""What the training loop eats: precomputed latents and text, drawn by (seed, phase, step, slot) and nothing else (§5).
+"""Training batches of precomputed latents and text; each sample is a function of (seed, phase, step, slot) only (§5).
 
-A slot is a place in the global batch. Which rank fills it does not matter, so any number of workers sees the same
-batches and a resumed run sees those of the run that was never interrupted.
+A slot is a position in the global batch. Samples do not depend on the rank, so any number of workers sees the same
+global batches, and a resumed run sees the same batches as an uninterrupted one.
 
 Shapes: B slots, C latent channels, H W latent size, L text tokens, D text width.
 """
@@ -32,12 +32,12 @@ class Batch:
     """Some slots of one global batch.
 
     Attributes:
-        slots: [B] their places in the global batch.
-        ids: their row ids.
+        slots: [B] positions in the global batch.
+        ids: row ids.
         latents: [B, C, H, W] normalised clean latents, sampled from the posterior.
         noise: [B, C, H, W] standard normal.
-        uniform: [B] in [0, 1); the objective turns it into timesteps.
-        conditioning: drawing, text and modality, some of them dropped.
+        uniform: [B] in [0, 1); the objective converts it to timesteps.
+        conditioning: condition, text and modality; conditions and texts of some samples are dropped.
     """
 
     slots: Tensor
@@ -48,7 +48,7 @@ class Batch:
     conditioning: Conditioning
 
     def to(self, device: torch.device) -> Batch:
-        """Moves every tensor but the slots."""
+        """Moves all tensors except the slots to ``device``."""
         return Batch(
             self.slots,
             self.ids,
@@ -59,9 +59,9 @@ class Batch:
         )
 
     def split(self, count: int) -> list[Batch]:
-        """``count`` micro-batches whose sizes differ by one at most.
+        """Splits into ``count`` micro-batches whose sizes differ by at most one.
 
-        Where nobody attends to padding, captions of like length go together and shed what none of them needs.
+        If padding is masked, groups captions of similar length and cuts the padding that no caption of a group needs.
         """
         mask = self.conditioning.encoder_attention_mask
         if count == 1:
@@ -88,14 +88,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """The law by which a phase draws its global batches.
+    """Draws the global batches of a phase.
 
     Attributes:
-        seed: of the recipe.
+        seed: the recipe's.
         phase: index of the phase.
-        batch_size: slots of the global batch.
+        batch_size: number of slots in the global batch.
         condition_dropout, text_dropout: probabilities, drawn independently.
-        mixture: how collections share the slots; without it every row of the data comes equally often.
+        mixture: the balance of the collections; without it every row occurs equally often.
     """
 
     seed: int
@@ -106,7 +106,7 @@ class Draws:
     mixture: Mixture | None = None
 
     def rows(self, data_rows: int, step: int, slots: Sequence[int]) -> list[int]:
-        """Row of each slot: epoch after epoch, each in its own order, batches running across the border."""
+        """Row number for each slot. Each epoch has its own order; a batch may span two epochs."""
         draws = [step * self.batch_size + slot for slot in slots]
         if self.mixture is not None:
             return [self.mixture.row(self.seed, self.phase, draw) for draw in draws]
@@ -153,7 +153,7 @@ class Draws:
 
 
 def pad_texts(sequences: Sequence[Floats], masked: bool) -> tuple[Tensor, Tensor | None]:
-    """[L, D] each → [B, L, D]; if ``masked`` the lengths differ, and a mask [B, L] says whose tokens are there."""
+    """Stacks [L, D] texts to [B, L, D]; if ``masked``, pads texts of different length and returns their mask [B, L]."""
     if not masked:
         return torch.from_numpy(np.stack(sequences)), None
     lengths = torch.tensor([len(sequence) for sequence in sequences])
@@ -165,5 +165,5 @@ def pad_texts(sequences: Sequence[Floats], masked: bool) -> tuple[Tensor, Tensor
 
 
 def padded_length(longest: int) -> int:
-    """Few lengths, so that kernels are chosen and memory is laid out anew less often."""
+    """Rounds a length up, so that few lengths occur and kernels and memory can be reused."""
     return math.ceil(longest / LENGTH_MULTIPLE) * LENGTH_MULTIPLE

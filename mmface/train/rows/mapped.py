@@ -1,4 +1,4 @@
-"""Columns of datasets as memory-mapped arrays with one place a row."""
+"""Reads dataset columns into memory-mapped arrays with one entry per row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Rows:
-    """Rows of datasets, ordered by id within each group, one group after the other."""
+    """The rows to read: groups of row ids, one after the other, each sorted."""
 
     def __init__(self, *groups: Iterable[str]) -> None:
         self.ids = [key for group in groups for key in sorted(group)]
@@ -28,7 +28,7 @@ class Rows:
         return len(self.ids)
 
     def read(self, dataset: Dataset, columns: list[str]) -> Iterator[tuple[int, list[Any]]]:
-        """Place and Arrow values of each of these rows in ``dataset``, in file order, one part in memory at a time."""
+        """Yields position and Arrow values of these rows in the order of the files, with one part in memory."""
         for part in dataset.parts():
             table = dataset.part(part.path, ["id", *columns])
             for key, *values in zip(table["id"].to_pylist(), *(table[name] for name in columns), strict=True):
@@ -37,10 +37,12 @@ class Rows:
 
 
 def mapped(*shape: int) -> Floats:
-    """An array in an unnamed file: freed with the process, however it ends.
+    """An array in an unnamed file, which the system deletes when the process ends in any way.
+
+    Reserves the blocks of the file first: otherwise a full disk would kill the process when it writes to the array.
 
     Raises:
-        TrainingError: the disk cannot take it. A file without its blocks would end the process where it is written to.
+        TrainingError: the disk has too little space.
     """
     size = math.prod(shape) * np.dtype(np.float32).itemsize
     try:
@@ -49,15 +51,15 @@ def mapped(*shape: int) -> Floats:
                 os.posix_fallocate(file.fileno(), 0, max(1, size))
             return np.memmap(file, np.float32, "w+", shape=shape)
     except OSError as error:
-        message = f"{tempfile.gettempdir()} cannot take {size / 2**20:.1f} MiB of training rows: {error.strerror}"
-        raise TrainingError(f"{message}; make room there, or set it to a larger disk", field="TMPDIR") from error
+        message = f"no space for {size / 2**20:.1f} MiB of training rows in {tempfile.gettempdir()}: {error.strerror}"
+        raise TrainingError(f"{message}; free space there, or set it to a larger disk", field="TMPDIR") from error
 
 
 def floats(value: Any, shape: tuple[int, ...], what: str, dataset: Dataset) -> Floats:
-    """An Arrow binary value as float32 of ``shape``.
+    """An Arrow binary value as a float32 array of ``shape``.
 
     Raises:
-        DatasetError: it has another size; ``what`` names it.
+        DatasetError: the value has another size; the message calls it ``what``.
     """
     found = np.frombuffer(value.as_buffer() or b"", "<f4") if value.is_valid else np.empty(0, "<f4")
     if found.size != np.prod(shape, dtype=int):

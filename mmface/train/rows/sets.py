@@ -1,4 +1,4 @@
-"""Training rows and held-out ones, from the datasets of latents and text into memory-mapped arrays.
+"""Loads training rows and held-out rows from the datasets of latents and text into memory-mapped arrays.
 
 Shapes: R rows, V views of each, C latent channels, H W latent size, D text width.
 """
@@ -18,17 +18,17 @@ from mmface.train.rows.texts import Texts, load_texts
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Every training row, or some held-out ones, as flat arrays, memory-mapped when loaded from datasets.
+    """Training rows or held-out rows as flat arrays, memory-mapped when loaded from datasets.
 
-    Each stored view of a photograph is a row here, beside the others of the same id.
+    Each stored view of a photograph is a row of its own; rows of the same id are adjacent.
 
     Attributes:
         ids: [R] row ids, sorted, as bytes.
         image: [R, C, H, W] normalised posterior mean of the photograph.
-        image_std: [R, C, H, W] posterior deviation in normalised units; None for a VAE without a posterior.
+        image_std: [R, C, H, W] standard deviation of the posterior, normalised; None for a VAE without a posterior.
         conditions: normalised latents of mask and sketch, [R, C, H, W] each, in the order of ``MODALITIES``.
         texts: encoded captions of the rows.
-        sources: [R] collection of each row; empty where nobody balances them.
+        sources: [R] collection of each row; may be empty if collections are not balanced.
     """
 
     ids: npt.NDArray[np.bytes_]
@@ -42,7 +42,7 @@ class TrainingSet:
         return len(self.ids)
 
     def part(self, rows: slice) -> TrainingSet:
-        """Some of the rows, as views of the same arrays."""
+        """Selects rows; the arrays are views of the same memory."""
         mask, sketch = self.conditions
         return TrainingSet(
             ids=self.ids[rows],
@@ -55,36 +55,37 @@ class TrainingSet:
 
     @property
     def latent_channels(self) -> int:
-        """C."""
+        """C, channels of the latents."""
         return int(self.image.shape[1])
 
     @property
     def text_width(self) -> int:
-        """D."""
+        """D, width of the encoded text."""
         return int(self.texts.pooled.shape[-1])
 
 
 def load_sets(latents: Dataset, text: Dataset, held_out_rows: int) -> tuple[TrainingSet, TrainingSet | None]:
-    """Reads the rows that both datasets have, ordered by id, into memory-mapped arrays, in one pass.
+    """Reads the rows that are in both datasets, ordered by id, into memory-mapped arrays.
 
     Args:
         latents: a ``latents-<px>`` dataset.
         text: the ``text`` dataset.
-        held_out_rows: how many rows of the split ``test`` to read, the first by id.
+        held_out_rows: number of rows of the split ``test`` to read, the first by id.
 
     Returns:
-        All training rows; the held-out ones in their first view, or ``None`` if there are none or none were asked for.
+        All training rows, and the first view of the held-out rows (``None`` if there are none or ``held_out_rows`` is
+        0).
 
     Raises:
-        DatasetError: no common training row, or a row whose bytes do not have the manifest's shape.
+        DatasetError: the datasets share no training row, or a row does not have the shape that the manifest names.
     """
     table = latents.table(["id", "split", "source"]).to_pydict()
-    spoken = set(text.table(["id"]).column("id").to_pylist())
-    common = [(key, part) for key, part in zip(table["id"], table["split"], strict=True) if key in spoken]
-    train = [key for key, part in common if part == "train"]
+    with_text = set(text.table(["id"]).column("id").to_pylist())
+    common = [(key, split) for key, split in zip(table["id"], table["split"], strict=True) if key in with_text]
+    train = [key for key, split in common if split == "train"]
     if not train:
         raise DatasetError(f"{latents.uri} and {text.uri} share no training row", field="inputs")
-    held_out = sorted(key for key, part in common if part == "test")[:held_out_rows]
+    held_out = sorted(key for key, split in common if split == "test")[:held_out_rows]
     source = dict(zip(table["id"], table["source"], strict=True))
     data = _load(latents, text, Rows(train, held_out), source)
     views = latents.manifest.extra["latent_views"]
@@ -117,7 +118,7 @@ def _load(latents: Dataset, text: Dataset, rows: Rows, source: dict[str, str]) -
 
 
 def _read(dataset: Dataset, column: str, rows: Rows, views: int, shape: list[int]) -> Floats:
-    """[R x V, C, H, W]."""
+    """Reads a column of latents with all views: [R x V, C, H, W]."""
     array = mapped(len(rows) * views, *shape)
     for row, (value,) in rows.read(dataset, [column]):
         first, what = row * views, f"{column} of row {rows.ids[row]}"

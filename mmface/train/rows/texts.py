@@ -1,4 +1,4 @@
-"""Encoded captions as the training loop reads them: the padding that was not stored is put back (§6).
+"""Encoded captions for training; adds the padding that the dataset does not store (§6).
 
 Shapes: R rows, K captions a row, S stored captions of all rows, T their stored tokens, L text tokens, D text width.
 """
@@ -19,16 +19,16 @@ from mmface.train.rows.mapped import Floats, Rows, floats, mapped
 
 @dataclass(frozen=True)
 class Texts:
-    """The captions of every row, memory-mapped when loaded from a dataset.
+    """The encoded captions of every row, memory-mapped when loaded from a dataset.
 
     Attributes:
-        place: [R, K] which stored caption a row's caption is.
-        start: [S + 1] where a stored caption's tokens start.
+        place: [R, K] index of the stored caption for each caption of a row.
+        start: [S + 1] index of the first token of each stored caption.
         sequence: [T, D] stored tokens, caption after caption.
-        pooled: [S, D].
-        empty_sequence, empty_pooled: [L, D] and [D], the empty prompt, whose tokens follow the stored ones.
-        masked: nobody attends to padding, so it was not stored and is not put back (``text_padding``); L is then the
-            empty prompt's own length.
+        pooled: [S, D] pooled vector of each stored caption.
+        empty_sequence, empty_pooled: [L, D] and [D], the empty prompt; its last tokens are the padding of captions.
+        masked: whether attention ignores padding (``text_padding``). Then :meth:`read` adds no padding, and L is the
+            length of the empty prompt without padding.
     """
 
     place: npt.NDArray[np.int64]
@@ -41,32 +41,35 @@ class Texts:
 
     @property
     def captions(self) -> int:
-        """K."""
+        """K, captions per row."""
         return int(self.place.shape[1])
 
     @property
     def tokens(self) -> int:
-        """Text tokens of a caption that take part: L, or its own where padding is masked, on average."""
+        """Text tokens per caption that attention uses: L, or the average length of a caption if padding is masked."""
         if not self.masked:
             return len(self.empty_sequence)
         return round(int(self.start[-1]) / (len(self.start) - 1))
 
     def read(self, row: int, caption: int) -> tuple[Floats, Floats]:
-        """Sequence, [L, D] or a caption's own tokens, and pooled [D], as ``encode_text`` gave them."""
+        """Sequence and pooled vector [D] of a caption, as ``encode_text`` returned them.
+
+        The sequence is [L, D], or shorter if padding is masked.
+        """
         place = self.place[row, caption]
         own = self.sequence[self.start[place] : self.start[place + 1]]
         return np.concatenate([own, self.empty_sequence[len(own) :]]), self.pooled[place]
 
 
 def load_texts(text: Dataset, rows: Rows) -> Texts:
-    """Reads the captions of ``rows``.
+    """Reads the encoded captions of ``rows``.
 
     Args:
         text: the ``text`` dataset.
-        rows: which; each must be there.
+        rows: the rows to read; each must be in the dataset.
 
     Raises:
-        DatasetError: a row whose values do not fit the manifest's shape or each other.
+        DatasetError: the values of a row do not fit the shape that the manifest names, or each other.
     """
     captions, _, width = text.manifest.extra["text_shape"]
     place = np.zeros((len(rows), captions), np.int64)
@@ -76,11 +79,11 @@ def load_texts(text: Dataset, rows: Rows) -> Texts:
     first = _starts([len(own) for own in lengths])
     start = _starts([length for own in lengths for length in own])
     sequence, pooled = mapped(int(start[-1]), width), mapped(int(first[-1]), width)
-    for row, (said, summary) in rows.read(text, ["sequence", "pooled"]):
+    for row, (row_sequence, row_pooled) in rows.read(text, ["sequence", "pooled"]):
         begin, end = first[row], first[row + 1]
         own_tokens, of = slice(start[begin], start[end]), f"of row {rows.ids[row]}"
-        sequence[own_tokens] = floats(said, (own_tokens.stop - own_tokens.start, width), f"sequence {of}", text)
-        pooled[begin:end] = floats(summary, (end - begin, width), f"pooled {of}", text)
+        sequence[own_tokens] = floats(row_sequence, (own_tokens.stop - own_tokens.start, width), f"sequence {of}", text)
+        pooled[begin:end] = floats(row_pooled, (end - begin, width), f"pooled {of}", text)
     empty = load_safetensors(text.read(EMPTY_FILE))
     length = int(empty["length"][0])
     return Texts(

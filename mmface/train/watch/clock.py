@@ -1,4 +1,4 @@
-"""Wall time, speed and memory of a phase: figures that differ from run to run."""
+"""Measures wall time, speed and memory of a phase; these figures differ from run to run."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from mmface.networks.precision import computes_in_bf16
 from mmface.train.rows.sets import TrainingSet
 
 WALL_TIME = frozenset({"images_per_s", "data_wait", "eta_s", "flops_per_s", "mfu", "memory_gib"})
-"""What two runs of the same recipe need not have in common; every other figure of the history is the run's own."""
+"""Figures that may differ between two runs of the same recipe; all others in the history are reproducible."""
 
 
 class Clock:
-    """Wall time between two lines of the log; no part of the run's identity.
+    """Measures the wall time between two logged steps.
 
     Args:
-        step: where the run starts or goes on.
-        steps: where it ends.
-        batch_size: pictures a step.
-        flops: of the model for one picture, see :func:`training_flops`.
-        peak: FLOP/s of all devices together, if known.
-        device: whose memory is watched.
+        step: step at which the run starts or resumes.
+        steps: last step of the phase.
+        batch_size: images per step.
+        flops: FLOPs of the model per image, see :func:`training_flops`.
+        peak: peak FLOP/s of all devices together, if known.
+        device: the device whose memory is measured.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Clock:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """The step waits for its data."""
+        """Counts the time inside the context as waiting for data."""
         start = time.monotonic()
         yield
         self._waited += time.monotonic() - start
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Something else than training: it counts towards the time to go, not towards the speed."""
+        """Leaves the time inside the context, such as painting a preview, out of the speed but not out of the ETA."""
         start = time.monotonic()
         yield
         self._aside += time.monotonic() - start
@@ -58,9 +58,11 @@ class Clock:
     def read(self, step: int) -> dict[str, float]:
         """The figures of ``WALL_TIME`` since the last call; starts a new interval.
 
-        ``images_per_s``; ``data_wait``, the share of the time waiting for data; ``eta_s``, seconds to go at the pace
-        since the start; ``flops_per_s`` of the model, in all workers together, and ``mfu``, their share of the peak
-        where it is known; ``memory_gib``, see :func:`peak_memory`.
+        - ``images_per_s``: speed.
+        - ``data_wait``: fraction of the time spent waiting for data.
+        - ``eta_s``: seconds to the end at the average pace since the start.
+        - ``flops_per_s``: FLOP/s of the model, all workers together; ``mfu``: their fraction of the peak, if known.
+        - ``memory_gib``: see :func:`peak_memory`.
         """
         now = time.monotonic()
         seconds = max(now - self._since - self._aside, 1e-9)
@@ -79,10 +81,10 @@ class Clock:
 
 
 def training_flops(recipe: Recipe, data: TrainingSet) -> int:
-    """FLOPs that training spends on one picture: forward, and twice that backward.
+    """FLOPs of training per image: one forward pass, and twice as much for backward.
 
-    Recomputing for gradient checkpointing does not count: it is work of the machine, not of the model (Chowdhery et
-    al., arXiv 2204.02311, appendix B).
+    Work repeated for gradient checkpointing is not counted, as usual for MFU (Chowdhery et al., arXiv 2204.02311,
+    appendix B).
     """
     with META:
         transformer: MMFaceDiT = MMFaceDiT(
@@ -94,7 +96,7 @@ def training_flops(recipe: Recipe, data: TrainingSet) -> int:
 
 
 def peak_flops(train: Train, device: torch.device) -> float | None:
-    """FLOP/s that one device reaches at most in the precision of the recipe; ``None`` if it is not a known GPU."""
+    """Peak FLOP/s of one device in the recipe's precision; ``None`` if the device is not a known GPU."""
     gpu = find_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     if gpu is None:
         return None
@@ -102,7 +104,7 @@ def peak_flops(train: Train, device: torch.device) -> float | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes so far: allocated by torch on a GPU, else resident in this process, mapped data among them."""
+    """Peak memory so far in bytes: on a GPU what torch allocated, else the resident memory with mapped files."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""When training stops by itself: a loss that is not finite, or out of all proportion. Nothing is skipped or clamped."""
+"""Stops training when a loss is not finite or far above the usual loss. No step is skipped and no value clamped."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from mmface.train.step import GlobalLosses
 
 WINDOW = 100
 OCTILES = 8
-NAMED = 4  # samples in an error
+NAMED = 4  # most samples that an error names
 
 
-class Usual:
-    """What a sample's time has cost in the last ``WINDOW`` steps.
+class UsualLoss:
+    """The usual loss over the last ``WINDOW`` steps, for each eighth of the drawn times.
 
-    Losses at different times differ by orders of magnitude: a batch of four whose times happen to be expensive ones
-    loses thirty times the median batch now and then, and nothing is wrong. So each eighth of the drawn times has its
-    own usual loss, the median of its means over the steps in which it occurred, and every sample is held against its
-    own. Medians do not follow a few bad steps.
+    Losses at different times differ by orders of magnitude: a healthy batch of four can have thirty times the loss of
+    the median batch because of its times. So each sample is compared with the usual loss of its eighth: the median,
+    over the steps in which the eighth occurred, of the step's mean loss in it. A few bad steps hardly change a median.
     """
 
     def __init__(self) -> None:
         self._steps: deque[list[float | None]] = deque(maxlen=WINDOW)
 
     def add(self, losses: GlobalLosses) -> None:
-        """Takes in a step that was applied."""
+        """Records the losses of a step that was applied."""
         parts = [losses.loss[losses.octile == octile].double() for octile in range(OCTILES)]
         self._steps.append([float(part.mean()) if len(part) else None for part in parts])
 
     def ratios(self, losses: GlobalLosses) -> Tensor:
-        """[B] fp64, each sample's loss over the usual one of its eighth; NaN where that is not known yet."""
+        """[B] fp64, each sample's loss divided by the usual loss of its eighth; NaN where that is not known yet."""
         if len(self._steps) < WINDOW:
             return torch.full(losses.loss.shape, torch.nan, dtype=torch.float64)
         seen = [[torch.nan if mean is None else mean for mean in step] for step in self._steps]
@@ -43,34 +42,34 @@ class Usual:
         return losses.loss / medians[losses.octile]
 
     def state_dict(self) -> list[list[float | None]]:
-        """Plain numbers; JSON keeps them exactly."""
+        """The state as plain numbers, which JSON stores exactly."""
         return list(self._steps)
 
     def load_state_dict(self, state: list[list[float | None]]) -> None:
-        """The reverse of :meth:`state_dict`."""
+        """Restores the result of :meth:`state_dict`."""
         self._steps = deque(state, maxlen=WINDOW)
 
 
-def check(losses: GlobalLosses, usual: Usual, max_ratio: float | None) -> tuple[str, list[int]] | None:
-    """What is wrong with a step and its slots, the worst first; ``None`` if it may be applied.
+def check(losses: GlobalLosses, usual: UsualLoss, max_ratio: float | None) -> tuple[str, list[int]] | None:
+    """Checks a step before it is applied: the fault and the slots to blame, worst first, or ``None`` if it is fine.
 
     Args:
-        max_ratio: of the step's loss to the usual one: the mean of :meth:`Usual.ratios`; ``None`` allows any.
+        max_ratio: largest allowed mean of :meth:`UsualLoss.ratios`; ``None`` allows any.
     """
     if not losses.finite:
         return "the loss is not finite", losses.bad_slots
     ratios = usual.ratios(losses)
     ratio = float(ratios.nanmean())
-    if max_ratio is None or not ratio > max_ratio:  # NaN, not known yet, is not more
+    if max_ratio is None or not ratio > max_ratio:  # false for NaN: the usual loss is not known yet
         return None
     worst = ratios.nan_to_num(0).argsort(descending=True, stable=True)
-    return f"the loss is {ratio:.1f} times the usual one, over watch.max_loss_ratio {max_ratio:g},", worst.tolist()
+    return f"the loss is {ratio:.1f} times the usual loss (watch.max_loss_ratio is {max_ratio:g})", worst.tolist()
 
 
 def stopped(
     fault: str, slots: list[int], step: int, draws: Draws, data: TrainingSet, saved: int | None
 ) -> TrainingError:
-    """The error that names the step, the samples of ``slots`` and the last good checkpoint.
+    """The error for a bad step; names the step, the samples of ``slots`` and the last good checkpoint.
 
     Args:
         step: optimizer steps done before the bad one.
@@ -81,7 +80,7 @@ def stopped(
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     kept = "there is no checkpoint yet" if saved is None else f"the last good checkpoint is of step {saved}"
     return TrainingError(
-        f"{fault} at step {step + 1} (samples {named}{more}); nothing of it was applied, {kept}: "
-        "lower learning_rate or look at these samples",
+        f"{fault} at step {step + 1} (samples {named}{more}); the step was not applied, {kept}: "
+        "lower learning_rate or check these samples",
         field=f"phases.{draws.phase}",
     )

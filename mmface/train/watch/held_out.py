@@ -1,6 +1,6 @@
-"""Loss on held-out rows: the same noise at the same eight times whenever it is asked for, so its curve is smooth.
+"""Loss on held-out rows, always with the same noise at the same eight times, so that its curve is smooth.
 
-Shapes: R rows, N = 16·R questions (row, modality, time), B questions of a batch, C latent channels, H W latent size.
+Shapes: R rows, N = 16·R cases (row, modality, time), B cases of a batch, C latent channels, H W latent size.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ HELD_OUT = "held_out/loss"
 
 
 class FixedRows:
-    """Held-out rows with latents and noise that are drawn once, by (seed, row id).
+    """Held-out rows with fixed latents and noise, drawn once from (seed, row id).
 
     Attributes:
         data: the rows.
-        latents: [R, C, H, W] normalised, sampled from the posterior as training does.
+        latents: [R, C, H, W] normalised, sampled from the posterior as in training.
         noise: [R, C, H, W] standard normal.
     """
 
@@ -44,7 +44,7 @@ class FixedRows:
         return len(self.data)
 
     def conditioning(self, rows: npt.NDArray[np.int64], modality: npt.NDArray[np.int64]) -> Conditioning:
-        """[B] rows as mask (0) or sketch (1), each with its first caption; nothing is dropped."""
+        """The conditions of [B] rows, each as mask (0) or sketch (1) with its first caption; nothing is dropped."""
         texts = [self.data.texts.read(row, 0) for row in rows]
         sequence, mask = pad_texts([sequence for sequence, _ in texts], self.data.texts.masked)
         return Conditioning(
@@ -57,13 +57,13 @@ class FixedRows:
 
 
 class HeldOut:
-    """Asks a transformer for every row, as mask and as sketch, at the middle of each eighth of the times.
+    """Measures the loss of every row, as mask and as sketch, at the middle of each eighth of the times.
 
     Args:
-        rows: which.
-        objective: turns the eighths into times and scores the answers.
-        train: the recipe's; says the precision.
-        batch_size: most questions at once.
+        rows: the rows to measure.
+        objective: converts the eighths to times and computes the loss.
+        train: the recipe's; gives the precision.
+        batch_size: most cases in a batch.
     """
 
     def __init__(self, rows: FixedRows, objective: Objective, train: Train, batch_size: int) -> None:
@@ -74,13 +74,13 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(self, transformer: nn.Module, world: World) -> dict[str, float]:
-        """Mean losses, the same on every rank: ``held_out/loss``, by modality and eighth as in the training figures.
+        """Mean losses, the same on every rank: ``held_out/loss``, also by modality and by eighth as in training.
 
-        ``held_out/mse`` is the plain squared error, which differently weighted objectives have in common.
+        ``held_out/mse`` is the squared error without weights, to compare objectives with different weights.
 
         Args:
-            transformer: the weights to judge, in evaluation mode. Every rank calls it equally often.
-            world: shares the work out.
+            transformer: the weights to measure, in evaluation mode. Every rank calls it equally often.
+            world: the ranks, which divide the cases among them.
         """
         seen = torch.zeros(len(self), 2, dtype=torch.float64, device=world.device)
         for places in self.shares(world):
@@ -101,13 +101,13 @@ class HeldOut:
         }
 
     def shares(self, world: World) -> Iterator[npt.NDArray[np.int64]]:
-        """This rank's questions, batch by batch; those from N on only fill up, so that all ranks have equally many."""
+        """This rank's cases, batch by batch. Cases from N on are padding, so that all ranks have the same number."""
         share = -(-len(self) // world.size)
         own = world.rank * share + np.arange(share)
         yield from np.array_split(own, -(-share // self.batch_size))
 
     def batch(self, places: npt.NDArray[np.int64]) -> Batch:
-        """The questions [B] out of 0 … N - 1."""
+        """The batch for the cases ``places`` [B], each in 0 … N - 1."""
         rows, modality, octile = np.unravel_index(places, (len(self.rows), len(MODALITIES), OCTILES))
         return Batch(
             slots=torch.from_numpy(places),
@@ -120,7 +120,7 @@ class HeldOut:
 
 
 def _draw(data: TrainingSet, row: int, seed: int) -> tuple[Floats, Floats]:
-    # By id, so that a row keeps its noise when the collection grows.
+    # Drawn by id, so that a row keeps its noise when the collection grows.
     digest = hashlib.sha256(data.ids[row]).digest()
     random = np.random.Generator(np.random.Philox([seed, int.from_bytes(digest[:16], "big")]))
     latents = data.image[row]

@@ -1,4 +1,4 @@
-"""The losses that stand in a line of the log: means since the last one."""
+"""Averages losses and gradient norms between two logged steps."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from torch import Tensor
 
 from mmface.model import MODALITIES
 from mmface.train.step import GlobalLosses
-from mmface.train.watch.guard import Usual
+from mmface.train.watch.guard import UsualLoss
 
 
 class Meter:
-    """Sums and counts: the loss as a whole, by modality and by eighth of the drawn times; the gradient norm.
+    """Sums and counts of the gradient norm and of the loss: all samples, by modality, by eighth of the drawn times.
 
-    Part of the checkpoint, so that a resumed run logs the same numbers and refuses the same steps.
+    Part of the checkpoint, so that a resumed run logs the same numbers and stops at the same steps.
 
     Attributes:
-        usual: what the last steps lost.
+        usual: the usual loss of the last steps.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
-        self.usual = Usual()
+        self.usual = UsualLoss()
 
     def add(self, losses: GlobalLosses) -> None:
-        """Takes in one step."""
+        """Adds the losses of one step."""
         self._add("loss", losses.loss)
         for index, name in enumerate(MODALITIES):
             self._add(f"loss_{name}", losses.loss[losses.modality == index])
@@ -38,18 +38,18 @@ class Meter:
         self.usual.add(losses)
 
     def means(self) -> dict[str, float]:
-        """Mean of everything that occurred since the last call; starts anew."""
+        """Means since the last call; resets them."""
         means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
         self._sums.clear()
         self._counts.clear()
         return means
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers; JSON keeps them exactly."""
+        """The state as plain numbers, which JSON stores exactly."""
         return {"sums": dict(self._sums), "counts": dict(self._counts), "usual": self.usual.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The reverse of :meth:`state_dict`."""
+        """Restores the result of :meth:`state_dict`."""
         self._sums = defaultdict(float, state["sums"])
         self._counts = defaultdict(int, state["counts"])
         self.usual.load_state_dict(state["usual"])

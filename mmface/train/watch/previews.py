@@ -1,6 +1,6 @@
-"""A sheet of pictures painted from held-out drawings: the same every time but for the weights.
+"""Previews during training: a sheet of images painted from held-out drawings. Only the weights differ between sheets.
 
-Shapes: R rows, C latent channels, H W latent size, P Q picture size in pixels.
+Shapes: R rows, C latent channels, H W latent size, P Q image size in pixels.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from mmface.train.watch.held_out import FixedRows
 
 
 class Previews:
-    """Paints rows by the recipe's sampler, steps and guidance, under their first caption, with their fixed noise.
+    """Paints rows with the recipe's sampler, steps and guidance, from their first caption and their fixed noise.
 
-    Latents, drawings and text are the datasets', so the VAE is needed for decoding alone.
+    Latents, drawings and text come from the datasets, so only the decoder of the VAE is needed.
 
     Args:
-        recipe: says the components and the sampling.
-        rows: which; a line of the sheet each.
+        recipe: gives the components and the sampling.
+        rows: the rows to paint; each is a row of the sheet.
         device: where to paint.
 
     Raises:
-        InputError: the VAE is not there.
+        InputError: the VAE cannot be loaded.
     """
 
     def __init__(self, recipe: Recipe, rows: FixedRows, device: torch.device) -> None:
@@ -43,9 +43,9 @@ class Previews:
         self.vae = load_vae(recipe.components.vae).to(device)
 
     def paint(self, transformer: MMFaceDiT) -> Tensor:
-        """Normalised latents [2, R, C, H, W], of masks and of sketches.
+        """Normalised latents [2, R, C, H, W], painted from masks and from sketches.
 
-        Every rank calls it: weights that are spread over ranks need them all.
+        A collective if the weights are sharded: every rank calls it.
         """
         kinds, rows = np.divmod(np.arange(len(MODALITIES) * len(self.rows)), len(self.rows))
         conditioning = self.rows.conditioning(rows, kinds)
@@ -66,7 +66,10 @@ class Previews:
         return latents.reshape(len(MODALITIES), len(self.rows), *latents.shape[1:])
 
     def sheet(self, painted: Tensor) -> bytes:
-        """PNG of what :meth:`paint` gave: photograph, mask, painted, sketch, painted from left to right."""
+        """A PNG of the result of :meth:`paint`.
+
+        From left to right: photograph, mask, image painted from it, sketch, image painted from it.
+        """
         photograph, mask, sketch = self._given
         by_mask, by_sketch = (self._decode(latents) for latents in painted)
         columns = torch.stack([photograph, mask, by_mask, sketch, by_sketch], dim=1)  # [R, 5, 3, P, Q]
@@ -81,5 +84,5 @@ class Previews:
         return tuple(self._decode(latents) for latents in (self.rows.latents, *drawings))
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """[R, C, H, W] → [R, 3, P, Q] on the CPU, one by one: decoders need much memory."""
+        """[R, C, H, W] → [R, 3, P, Q] on the CPU, one image at a time: decoders need much memory."""
         return torch.cat([decode(self.vae, one[None]).cpu() for one in latents])

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: fast help, one-line errors, exit code 2, nothing left behind."""
+"""The command line: fast help, errors in one line, exit code 2, nothing left behind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flows.cli.command_line import main
 
 def test_help_starts_quickly():
     took = []
-    for _ in range(3):  # the best of three: other work on the machine is not ours
+    for _ in range(3):  # the best of three, since other processes slow the machine down
         start = time.perf_counter()
         subprocess.run([sys.executable, "-m", "flows.cli", "--help"], check=True, capture_output=True)
         took.append(time.perf_counter() - start)
@@ -80,7 +80,7 @@ def test_bad_input_is_one_line_that_names_the_field(
 @pytest.mark.parametrize(
     ("variable", "address"), [("RAY_ADDRESS", "127.0.0.1:9"), ("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")]
 )
-def test_dead_services_are_named(
+def test_an_unreachable_service_is_named(
     variable: str,
     address: str,
     tmp_path: Path,
@@ -93,7 +93,7 @@ def test_dead_services_are_named(
     assert f"mmface: error: {variable}: " in capsys.readouterr().err
 
 
-def test_doctor_names_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_doctor_reports_what_is_missing_with_the_fix(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     assert main(["doctor"]) == 1

@@ -1,4 +1,4 @@
-"""``mmface datasets``, ``quarantine`` and ``estimate`` as a user meets them."""
+"""The commands ``mmface datasets``, ``quarantine`` and ``estimate``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_list_show_and_verify(home: Store, capsys: pytest.CaptureFixture[str]) -
     assert "published" in rows[name(images)]
     assert "newest" in rows[name(images)]
     assert "2 datasets" in out
-    assert not (Path(home.uri) / "mlflow.db").exists()  # to look is no reason to make a database
+    assert not (Path(home.uri) / "mlflow.db").exists()  # listing creates no database
 
     assert main(["datasets", "show", "conditions"]) == 0
     out = capsys.readouterr().out
@@ -69,7 +69,7 @@ def test_list_show_and_verify(home: Store, capsys: pytest.CaptureFixture[str]) -
     assert main(["datasets", "verify", "nothing"]) == 2
 
 
-def test_gc_spares_what_a_registered_model_was_made_of(
+def test_gc_keeps_the_datasets_of_a_registered_model(
     home: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served, loose = publish(home, "images", 1), publish(home, "images", 2)
@@ -95,15 +95,15 @@ def test_gc_spares_what_a_registered_model_was_made_of(
     assert (Path(newest) / "manifest.json").exists()
 
 
-def test_gc_spares_what_work_that_has_not_ended_reads(home: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """A job of a flow run holds a lease; its dataset has no file yet, and each stage has newer datasets by now."""
+def test_gc_keeps_the_datasets_that_running_work_reads(home: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A running job holds a lease; its dataset has no file yet, and each stage has newer datasets."""
     images = [publish(home, "images", size) for size in range(3)]
     captions = [publish(home, "captions", images=uri) for uri in images[:2]]
     waiting = [publish(home, "latents-64", size, images=images[1]) for size in (1, 2)]
     for second, uri in enumerate((*images, *captions, *waiting)):
         os.utime(Path(uri) / "manifest.json", (1000 + second, 1000 + second))
     made = Identity(stage="text", version=1, config={}, inputs={"captions": captions[0]})
-    before = name(waiting[0]).replace("/", "-")  # what an earlier job of the run made
+    before = name(waiting[0]).replace("/", "-")  # made by an earlier job of the flow run
     ledger.record(home, ledger.Entry(f"mmface-{before}-0", "latents-64", [], "", "", "run-1", before))
 
     def work() -> None:
@@ -113,9 +113,9 @@ def test_gc_spares_what_work_that_has_not_ended_reads(home: Store, capsys: pytes
         lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
         for uri in (images[0], captions[0], waiting[0]):
             assert "in work by flow run run-1, process" in lines[name(uri)]
-        raise StageError("this is as far as it goes")
+        raise StageError("the stage fails here")
 
-    with pytest.raises(StageError, match="as far as it goes"):
+    with pytest.raises(StageError, match="the stage fails here"):
         run_job(Job("text", made, "recipe.yaml", home, flow_run="run-1"), slot=work)
     assert main(["datasets", "gc", "--delete", "--keep-days", "0"]) == 0
     assert sorted(name(uri) for uri in (images[0], captions[0], waiting[0])) == sorted(
@@ -123,18 +123,18 @@ def test_gc_spares_what_work_that_has_not_ended_reads(home: Store, capsys: pytes
     )
 
 
-def test_gc_keeps_the_young_and_says_so(home: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gc_keeps_young_datasets_and_counts_them(home: Store, capsys: pytest.CaptureFixture[str]) -> None:
     uris = [publish(home, "images", 1), publish(home, "images", 2)]
     os.utime(Path(uris[0]) / "manifest.json", (1000, 1000))
     os.utime(Path(uris[0]) / "manifest.json")
     assert main(["datasets", "gc", "--delete"]) == 0
-    assert "1 more stay for their age alone (--keep-days 7)" in capsys.readouterr().out
+    assert "1 more are kept only for their age (--keep-days 7)" in capsys.readouterr().out
     assert main(["datasets", "gc", "--delete", "--keep-days", "0"]) == 0
     assert sum(Path(uri).exists() for uri in uris) == 1
     assert main(["datasets", "gc", "--keep-days", "-1"]) == 2
 
 
-def test_s3_home_lists_without_mlflow_and_refuses_to_remove(
+def test_a_home_on_s3_lists_without_mlflow_and_removes_nothing(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -143,7 +143,7 @@ def test_s3_home_lists_without_mlflow_and_refuses_to_remove(
     assert main(["datasets", "list"]) == 0
     out = capsys.readouterr().out
     assert name(uri) in out
-    assert "models are left out (MLFLOW_TRACKING_URI: " in out
+    assert "references of models are not shown (MLFLOW_TRACKING_URI: " in out
     assert main(["datasets", "verify"]) == 0
     assert main(["datasets", "gc", "--delete"]) == 2
     assert "mmface: error: MLFLOW_TRACKING_URI: " in capsys.readouterr().err
@@ -154,30 +154,30 @@ def test_s3_home_lists_without_mlflow_and_refuses_to_remove(
     assert not client.list_multipart_uploads(Bucket="faces", Prefix="commands/").get("Uploads")
 
 
-def test_quarantine_list_groups_by_reason_and_replay_says_what_to_run(
+def test_quarantine_list_groups_rows_by_reason_and_replay_without_rows_fails(
     home: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     publish(home, "images")
     conditions = publish(home, "conditions", aside=7)
     assert main(["quarantine", "list", "--limit", "2"]) == 0
     out = capsys.readouterr().out
-    assert f"{name(conditions)}  published, 7 rows set aside" in out
+    assert f"{name(conditions)}  published, 7 quarantined rows" in out
     assert "7x invalid_input:image: cannot be decoded" in out
     assert out.count("photos/cut.jpg") == 2
     assert "and 5 more" in out
     assert main(["quarantine", "list", "--stage", "images"]) == 0
-    assert capsys.readouterr().out.startswith("0 rows set aside")
+    assert capsys.readouterr().out.startswith("0 quarantined rows")
     assert main(["quarantine", "replay", "images"]) == 2
     assert "nothing to replay" in capsys.readouterr().err
 
 
 def test_estimate_shows_a_cost_only_for_a_given_price(capsys: pytest.CaptureFixture[str]) -> None:
-    ask = ["estimate", "--recipe", "demo", "--images", "100000", "--gpus", "8xA100"]
-    assert main(ask) == 0
+    command = ["estimate", "--recipe", "demo", "--images", "100000", "--gpus", "8xA100"]
+    assert main(command) == 0
     out = capsys.readouterr().out
-    assert "USD: no price is known; give --usd-per-gpu-hour" in out
+    assert "USD: no price; give --usd-per-gpu-hour" in out
     assert out.split("\ntotal")[1].split()[3] == "-"
-    assert main([*ask, "--usd-per-gpu-hour", "2"]) == 0
+    assert main([*command, "--usd-per-gpu-hour", "2"]) == 0
     total = capsys.readouterr().out.split("\ntotal")[1].split()
     assert float(total[3]) == pytest.approx(16 * float(total[0]), abs=16 * 0.005)
-    assert main([*ask, "--usd-per-gpu-hour", "-1"]) == 2
+    assert main([*command, "--usd-per-gpu-hour", "-1"]) == 2

@@ -1,4 +1,4 @@
-"""``mmface generate`` paints what the service paints."""
+"""``mmface generate`` and the service generate the same image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mmface.config.load import parse_recipe
 from mmface.data.portraits import draw
 from mmface.imaging.labels import mask_from_png, mask_to_png
 from serve.engine.generator import Generator
-from serve.http.schemas import GenerateFields, Job
+from serve.http.job import Job
+from serve.http.requests import GenerateRequest
 from tests import tiny
 
 
@@ -25,7 +26,7 @@ from tests import tiny
 def test_generate_and_the_service_agree(
     modality: str, resize: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where masks are not resized by nearest, as the released models want."""
+    """Including the mask resizing of the released models, which is not nearest."""
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     phases = [{"resolution": 64, "steps": 1}]
@@ -47,6 +48,6 @@ def test_generate_and_the_service_agree(
     )
     pixels = mask_from_png(drawing.read_bytes()) if modality == "mask" else np.asarray(Image.open(drawing))
     bundle = replace(read_bundle(folder), version="1")
-    job = Job(modality, pixels, GenerateFields(prompt="a face"), (4,))  # type: ignore[arg-type]
+    job = Job(modality, pixels, GenerateRequest(prompt="a face"), (4,))  # type: ignore[arg-type]
     served = asyncio.run(Generator(bundle, recipe.serve).generate(job)).images[0]
     np.testing.assert_array_equal(np.asarray(Image.open(painted)), served)

@@ -1,4 +1,4 @@
-"""The job client against a real Ray head that wants a token: submit, attach, lose, stop, reap."""
+"""Jobs on a real Ray head that requires a token: submit, attach, retry, stop, reap."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ run_job(Sleeper.of(Store(sys.argv[1]), "run-of-the-driver"))
 
 
 class Sleeper(Job):
-    """A stage in all but its work."""
+    """A job whose entrypoint sleeps instead of running a stage."""
 
     @property
     def entrypoint(self) -> str:
@@ -63,14 +63,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def portraits(home: Store, n: int) -> Job:
-    # The folder's name makes every test's job another one: they share a cluster.
+    # A seed from the folder's name gives each test its own job: the tests share a cluster.
     seed = sum(home.uri.encode()) % 10_000
     recipe = load_recipe("demo", [f"portraits.n={n}", "portraits.size=32", "data.workers=1", f"seed={seed}"])
     return Job("portraits", plan.portraits(recipe), save_recipe(home, recipe), home)
 
 
 def driver(home: Store) -> subprocess.Popen[str]:
-    """A flow's process that waits for the job."""
+    """Starts a process that waits for the job, as a flow does."""
     command = [sys.executable, "-c", DRIVER, home.uri]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -79,7 +79,7 @@ def driver(home: Store) -> subprocess.Popen[str]:
 def until(true: Callable[[], bool], seconds: float = 90) -> None:
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, "it took too long"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.2)
 
 
@@ -88,7 +88,7 @@ def status(cluster: Head, job: Job, attempt: int = 0) -> JobStatus | None:
     return state.status if state else None
 
 
-class Heard:
+class Recorder:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.links: list[str] = []
@@ -100,8 +100,8 @@ class Heard:
         self.lines.append(text)
 
 
-def test_a_job_publishes_and_its_log_is_heard(cluster: Head, home: Store) -> None:
-    job, heard = portraits(home, 3), Heard()
+def test_a_job_publishes_its_dataset_and_passes_its_log_on(cluster: Head, home: Store) -> None:
+    job, heard = portraits(home, 3), Recorder()
     uri = run_job(job, heard)
     assert uri == job.published()
     assert heard.links == [f"{cluster.address}/#/jobs/{job.attempt(0)}"]
@@ -110,31 +110,33 @@ def test_a_job_publishes_and_its_log_is_heard(cluster: Head, home: Store) -> Non
     assert entry is not None
     assert (entry.address, entry.session) == (cluster.address, Cluster(cluster.address).session())
     assert run_job(job, heard) == uri
-    assert len(heard.links) == 1  # found, not run
+    assert len(heard.links) == 1  # found published, not run again
 
 
-def test_a_mistake_in_a_job_is_its_own_line_and_is_not_tried_again(cluster: Head, home: Store) -> None:
+def test_a_user_error_in_a_job_is_one_line_and_is_not_retried(cluster: Head, home: Store) -> None:
     recipe = load_recipe("demo")
     identity = plan.captions(recipe, f"{home.uri}/datasets/images/none", f"{home.uri}/datasets/conditions/none")
     job = Job("captions", identity, save_recipe(home, recipe), home)
     with pytest.raises(StageError, match=r"captions: job mmface-captions-\w+-0 failed: uri: .*has no manifest"):
-        run_job(job, Heard())
+        run_job(job, Recorder())
     assert status(cluster, job, 1) is None
     assert leases.holder(home, job.lease) is None
 
 
-def test_a_killed_flow_s_job_goes_on_is_attached_to_and_stopped_with_the_last_flow(cluster: Head, home: Store) -> None:
+def test_the_job_of_a_killed_flow_continues_and_stops_with_the_flow_that_attaches_to_it(
+    cluster: Head, home: Store
+) -> None:
     job = Sleeper.of(home)
     first = driver(home)
     until(lambda: status(cluster, job) == JobStatus.RUNNING)
     waiting = driver(home)
     assert waiting.stderr is not None
-    told = next(line for line in waiting.stderr if "in work already" in line)
-    assert f"in work already by flow run run-of-the-driver, process {first.pid}" in told
+    line = next(line for line in waiting.stderr if "which works on it" in line)
+    assert f"waiting for flow run run-of-the-driver, process {first.pid}" in line
     first.kill()
     first.wait()
-    told = next(line for line in waiting.stderr if "attached" in line)
-    assert f"attached to job {job.attempt(0)}" in told
+    line = next(line for line in waiting.stderr if "attached" in line)
+    assert f"attached to job {job.attempt(0)}" in line
     assert status(cluster, job) == JobStatus.RUNNING
 
     start = time.monotonic()
@@ -146,47 +148,47 @@ def test_a_killed_flow_s_job_goes_on_is_attached_to_and_stopped_with_the_last_fl
     assert status(cluster, job, 1) is None
 
 
-def test_the_reaper_stops_what_a_killed_flow_left(
+def test_the_reaper_stops_the_job_of_a_killed_flow(
     cluster: Head, home: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = Sleeper.of(home)
     flow = driver(home)
     until(lambda: status(cluster, job) == JobStatus.RUNNING)
-    assert reap_jobs(home) == []  # somebody waits for it
+    assert reap_jobs(home) == []  # its flow waits for it
     assert main(["jobs", "list", "--running"]) == 0
     assert f"process {flow.pid}" in capsys.readouterr().out
     flow.kill()
     flow.wait()
     assert reap_jobs(home, flow_run="another") == []
     assert main(["jobs", "list", "--running"]) == 0
-    assert "nobody (mmface reap stops it)" in capsys.readouterr().out
+    assert "none (mmface reap stops it)" in capsys.readouterr().out
     assert reap_jobs(home, flow_run="run-of-the-driver") == [job.attempt(0)]
     assert status(cluster, job) == JobStatus.STOPPED
     assert list(leases.dead(home)) == []
 
     assert main(["jobs", "stop", job.attempt(0)]) == 0
-    assert "had ended already" in capsys.readouterr().out
+    assert "had already ended" in capsys.readouterr().out
     assert main(["jobs", "logs", job.attempt(0)]) == 0
     assert "Running entrypoint" in capsys.readouterr().out
     assert main(["jobs", "logs", "mmface-none"]) == 2
 
 
-def test_of_two_submissions_of_one_stage_the_second_attaches(cluster: Head, home: Store) -> None:
+def test_a_second_submission_of_a_stage_attaches_to_the_first(cluster: Head, home: Store) -> None:
     job = Sleeper.of(home)
     here = Cluster(cluster.address)
     assert submit(job, here) == submit(job, here) == job.attempt(0)
     assert not here.submit(job.attempt(0), "true", Resources(), {})
-    # Nobody holds its lease, but its cluster is ours: an orphan of this home.
+    # Its lease has no owner and its job runs on our cluster: an orphan of this home.
     assert reap_jobs(home) == [job.attempt(0)]
 
 
-def test_a_job_of_an_earlier_life_of_the_cluster_is_the_next_attempt(cluster: Head, home: Store) -> None:
+def test_a_job_that_a_restarted_cluster_does_not_know_gets_another_attempt(cluster: Head, home: Store) -> None:
     job = Idler.of(home)
     lost = ledger.Entry(job.attempt(0), "portraits", [], cluster.address, "session-before", "", job.lease)
     ledger.record(home, lost)
-    for attempt in (1, 2):  # that one has succeeded is no reason to wait for it when its dataset is gone
+    for attempt in (1, 2):  # attempt 1 succeeded, but without a dataset there is nothing to wait for
         with pytest.raises(StageError, match="the job ended but published nothing"):
-            run_job(job, Heard())
+            run_job(job, Recorder())
         assert status(cluster, job, attempt) == JobStatus.SUCCEEDED
     assert status(cluster, job, 0) is None
     assert ledger.newest(home, job.lease) == ledger.find(home, job.attempt(2))
@@ -195,12 +197,12 @@ def test_a_job_of_an_earlier_life_of_the_cluster_is_the_next_attempt(cluster: He
 def test_a_stage_that_takes_too_long_is_stopped(cluster: Head, home: Store) -> None:
     job = Sleeper.of(home, settings=Jobs(timeout_s={"portraits": 5}))
     with pytest.raises(StageError, match=r"jobs.timeout_s.portraits: the stage took longer than 5 s"):
-        run_job(job, Heard())
+        run_job(job, Recorder())
     assert status(cluster, job) == JobStatus.STOPPED
 
 
-# Without one, Ray sends its own where it has made one in this process.
-@pytest.mark.parametrize(("token", "what"), [("f" * 32, "refuses the token"), (None, "(wants a|refuses the) token")])
+# Without a token, Ray sends its own if it has generated one in this process.
+@pytest.mark.parametrize(("token", "what"), [("f" * 32, "refuses the token"), (None, "(requires a|refuses the) token")])
 def test_a_wrong_token_is_named(
     token: str | None, what: str, cluster: Head, home: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,14 +215,14 @@ def test_a_wrong_token_is_named(
     assert not isinstance(caught.value, UnreachableError)
 
 
-def test_a_cluster_without_the_gpus_is_refused_unless_it_grows(cluster: Head, home: Store) -> None:
-    asked = ["train.use_gpu=true", "train.num_workers=2"]
-    with pytest.raises(RecipeError, match=r"train.num_workers: training wants 2 GPUs, but the cluster .* has 0"):
-        check(load_recipe("demo", asked))
-    check(load_recipe("demo", [*asked, "jobs.autoscaling=true"]))
+def test_a_cluster_with_too_few_gpus_is_refused_unless_it_scales(cluster: Head, home: Store) -> None:
+    gpus = ["train.use_gpu=true", "train.num_workers=2"]
+    with pytest.raises(RecipeError, match=r"train.num_workers: training needs 2 GPUs, but the cluster .* has 0"):
+        check(load_recipe("demo", gpus))
+    check(load_recipe("demo", [*gpus, "jobs.autoscaling=true"]))
 
 
-def test_a_head_that_does_not_answer_is_waited_for_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_to_an_unreachable_head_are_retried_then_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     start = time.monotonic()
     with pytest.raises(UnreachableError, match="RAY_ADDRESS: no Ray dashboard answers"):
@@ -242,5 +244,5 @@ def test_a_head_that_does_not_answer_is_waited_for_then_named(monkeypatch: pytes
         (State(JobStatus.SUCCEEDED, 0), False),
     ],
 )
-def test_what_is_worth_another_attempt(state: State, lost: bool) -> None:
+def test_which_failures_are_worth_another_attempt(state: State, lost: bool) -> None:
     assert state.lost == lost

@@ -1,4 +1,4 @@
-"""One living owner for a name, on a folder and on S3."""
+"""Leases have one living owner for a name, on a folder and on S3."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def ended() -> Owner:
-    """A process of this machine that is gone."""
+    """A process of this machine that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     owner = replace(ME, pid=process.pid, started="0", flow_run="run-0")
     process.wait()
@@ -39,11 +39,11 @@ def ended() -> Owner:
 
 
 def leave(store: Store, name: str, owner: Owner) -> None:
-    """A lease as a killed owner leaves it."""
+    """Writes the lease that a killed owner leaves behind."""
     store.write(f"leases/{name}/00000000.json", json.dumps(asdict(owner)).encode())
 
 
-def test_one_of_many_takes_it_and_gives_it_back(store: Store) -> None:
+def test_one_of_many_takes_a_lease_and_releases_it(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda _: take(store, "work", ME), range(8)))
     won = [one for one in got if isinstance(one, Lease)]
@@ -57,12 +57,12 @@ def test_one_of_many_takes_it_and_gives_it_back(store: Store) -> None:
     again.release()
 
 
-def test_two_machines_of_one_host_name_do_not_declare_each_other_dead(tmp_path: Path) -> None:
-    """A container's processes have ids of their own; here number 1 is alive too, and is another process."""
+def test_machines_with_the_same_host_name_do_not_declare_each_other_dead(tmp_path: Path) -> None:
+    """A container has its own process ids: here pid 1 is alive as well, but is another process."""
     code = """
         import json, sys
         from dataclasses import asdict
-        from flows.leases import Owner
+        from flows.cluster.leases import Owner
         print(json.dumps(asdict(Owner.this("run-2"))), flush=True)
         print(Owner(**json.loads(sys.stdin.readline())).is_gone(), flush=True)
         sys.stdin.read()
@@ -82,7 +82,7 @@ def test_two_machines_of_one_host_name_do_not_declare_each_other_dead(tmp_path: 
         process.stdin.close()
 
 
-def test_another_boot_or_an_older_version_is_judged_by_its_silence(store: Store) -> None:
+def test_a_lease_of_another_boot_or_an_older_version_expires_only_by_its_heartbeat(store: Store) -> None:
     gone = asdict(ended())
     older = {name: gone[name] for name in ("host", "pid", "started", "flow_run")}
     later = {**gone, "machine": "0" * 16, "not known yet": 1}
@@ -93,12 +93,12 @@ def test_another_boot_or_an_older_version_is_judged_by_its_silence(store: Store)
         assert (found.pid, found.flow_run) == (gone["pid"], "run-0")
 
 
-def test_no_two_owners_write_the_same(tmp_path: Path) -> None:
-    """A store that has lost the answer to a conditional write knows it by its content."""
+def test_no_two_owners_write_the_same_bytes(tmp_path: Path) -> None:
+    """After a lost response a store recognises its conditional write by the content."""
     assert Owner.this("run-1") != Owner.this("run-1")
 
 
-def test_a_dead_process_owns_nothing_and_its_names_are_told(store: Store) -> None:
+def test_a_dead_process_owns_nothing_and_its_leases_are_listed(store: Store) -> None:
     leave(store, "work", ended())
     assert [(name, owner.flow_run) for name, owner in dead(store)] == [("work", "run-0")]
     lease = take(store, "work", ME)
@@ -107,7 +107,7 @@ def test_a_dead_process_owns_nothing_and_its_names_are_told(store: Store) -> Non
     lease.release()
 
 
-def test_one_that_is_given_back_between_listing_and_reading_is_not_dead(
+def test_a_lease_that_is_released_between_listing_and_reading_is_not_dead(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("back", "replaced"):
@@ -119,7 +119,9 @@ def test_one_that_is_given_back_between_listing_and_reading_is_not_dead(
     assert list(dead(store)) == []
 
 
-def test_silence_is_death_by_the_store_s_clock(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_without_heartbeat_is_dead_by_the_clock_of_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leave(store, "work", ELSEWHERE)
     assert take(store, "work", ME) == ELSEWHERE
     monkeypatch.setattr(leases, "DEAD_AFTER_SECONDS", -2)
@@ -128,7 +130,9 @@ def test_silence_is_death_by_the_store_s_clock(store: Store, monkeypatch: pytest
     lease.release()
 
 
-def test_who_was_overtaken_learns_it_and_gives_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_that_lost_its_lease_notices_and_does_not_release_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.02)
     store = Store(tmp_path)
     slow = take(store, "work", ME)
@@ -136,18 +140,18 @@ def test_who_was_overtaken_learns_it_and_gives_nothing_back(tmp_path: Path, monk
     slow.check()
     store.write("leases/work/00000001.json", json.dumps(asdict(ELSEWHERE)).encode())
     until(lambda: slow.lost)
-    with pytest.raises(StageError, match="another process took this work over"):
+    with pytest.raises(StageError, match="another process took over this work"):
         slow.check()
     slow.release()
     assert holder(store, "work") == ELSEWHERE
 
 
-def test_a_waiter_goes_when_the_work_is_done_by_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_when_the_owner_has_finished_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "WAIT_SECONDS", 0.01)
     store = Store(tmp_path)
     leave(store, "work", ELSEWHERE)
-    asked = iter([False, False, True])
-    with held(store, "work", ME, finished=lambda: next(asked)) as lease:
+    answers = iter([False, False, True])
+    with held(store, "work", ME, finished=lambda: next(answers)) as lease:
         assert lease is None
     assert holder(store, "work") == ELSEWHERE
 

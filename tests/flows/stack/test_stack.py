@@ -1,4 +1,4 @@
-"""The stack's parts, each with real processes: supervision, orphans, S3 that outlives its process, refusals."""
+"""The parts of the stack with real processes: supervision, orphans, S3 that keeps its objects, user errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flows.stack.place import Place, State
 from flows.stack.processes import Process
 from flows.stack.services import Options, choose_ports, free_ports
 
-# A parent of a process in a session of its own, as a daemon would start it, and a service that depends on it.
+# A service whose child runs in its own session, like a daemon, and a second service that is tied to the first.
 SUPERVISED = """
 import sys
 from pathlib import Path
@@ -62,7 +62,7 @@ def until(ask: Callable[[], Any], seconds: float = 20.0) -> Any:
         if answer := ask():
             return answer
         time.sleep(0.1)
-    raise AssertionError("it did not come to pass")
+    raise AssertionError("timed out")
 
 
 def seen(place: Place) -> State:
@@ -71,7 +71,7 @@ def seen(place: Place) -> State:
     return state
 
 
-def test_what_dies_is_started_again_with_what_depends_on_it_and_leaves_no_orphan(tmp_path: Path):
+def test_a_dead_service_is_restarted_with_those_tied_to_it_and_leaves_no_orphan(tmp_path: Path):
     with supervised(tmp_path) as (_, place):
         before = seen(place)
         os.kill(before.services["parent"].process.pid, signal.SIGKILL)
@@ -84,19 +84,19 @@ def test_what_dies_is_started_again_with_what_depends_on_it_and_leaves_no_orphan
         assert not (tmp_path / "scratch").exists()
 
 
-def test_down_ends_what_a_killed_supervisor_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_down_stops_the_processes_of_a_killed_supervisor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with supervised(tmp_path) as (child, place):
         state = seen(place)
         child.kill()
         child.wait()
         until(lambda: any(one.alive for one in state.seen))  # the daemon has outlived its parent
         assert main(["up", "--folder", str(tmp_path), "--free-ports"]) == 2
-        assert "half alive" in capsys.readouterr().err
+        assert "some processes of a dead stack" in capsys.readouterr().err
         assert main(["down", "--folder", str(tmp_path)]) == 0
         assert not [one for one in state.seen if one.alive]
 
 
-def test_a_process_id_that_was_given_away_is_left_alone():
+def test_a_reused_process_id_gets_no_signal():
     child = subprocess.Popen(["sleep", "60"])
     now = Process.of(child.pid)
     Process(now.pid, "1").send(signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_a_process_id_that_was_given_away_is_left_alone():
     assert not now.alive
 
 
-def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_taken_or_wrong_port_is_named_with_the_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -115,17 +115,17 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path: Path, capsys: p
         assert main(given) == 2
     assert f"port {port} for s3" in capsys.readouterr().err
     assert main([*given[:-1], "minio=9000"]) == 2
-    assert "no service is called minio" in capsys.readouterr().err
+    assert "there is no service minio" in capsys.readouterr().err
     assert main([*given[:-1], "s3=many"]) == 2
     assert "NAME=PORT" in capsys.readouterr().err
 
 
-def test_free_ports_differ(tmp_path: Path):
+def test_each_service_gets_another_free_port(tmp_path: Path):
     chosen = choose_ports(Options(tmp_path, {}, True, None, 100, "demo", ()))
     assert len(set(chosen.values())) == len(chosen)
 
 
-def test_no_stack(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_without_a_stack_env_fails_and_down_succeeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["up", "--env", "--folder", str(tmp_path)]) == 2
     assert "mmface up" in capsys.readouterr().err
     assert main(["down", "--folder", str(tmp_path)]) == 0
@@ -152,7 +152,7 @@ def answers(port: int) -> bool:
     return True
 
 
-def test_objects_outlive_the_s3_server(tmp_path: Path):
+def test_objects_are_kept_when_the_s3_server_is_killed(tmp_path: Path):
     (port,) = free_ports(1)
 
     def client(key: str):

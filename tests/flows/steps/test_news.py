@@ -1,9 +1,8 @@
-"""Whether a run that goes on from the champion has anything to learn; on real photographs' files and a real MLflow."""
+"""Whether a run that starts from the champion has anything new to learn; with real image files and a real MLflow."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +22,8 @@ FOLLOWS = f"train.start=models:/{NAME}@champion"
 
 
 @pytest.fixture
-def home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    shutil.copy(migrated, tmp_path / "home" / "mlflow.db")
-    return Store(tmp_path / "home")
+def home(registry_home: Store) -> Store:
+    return registry_home
 
 
 @pytest.fixture
@@ -51,7 +45,7 @@ def settings(photographs: Path, *more: str) -> tuple[str, ...]:
 
 
 def register(folder: Path, overrides: tuple[str, ...], weights: dict[str, str]) -> str:
-    """A champion that was made of today's photographs and began with ``weights``."""
+    """Registers a champion that was trained on the present photographs, starting from ``weights``."""
     named = Plan({"train-0-64": {"weights": weights}})
     planned = replace(begin("demo", overrides), plan=named)
     data = prepare_data(planned)
@@ -67,7 +61,7 @@ def register(folder: Path, overrides: tuple[str, ...], weights: dict[str, str]) 
 
 
 @pytest.mark.parametrize("weights", [{}, {"start": "bundle:0123456789abcdef"}], ids=["from scratch", "from another"])
-def test_the_same_photographs_teach_nothing_new(
+def test_the_same_photographs_and_recipe_are_nothing_new(
     weights: dict[str, str], home: Store, photographs: Path, tmp_path: Path
 ) -> None:
     version = register(tmp_path / "bundle", settings(photographs), weights)
@@ -75,7 +69,7 @@ def test_the_same_photographs_teach_nothing_new(
     assert not home.list("datasets")
 
 
-def test_whatever_changes_what_is_learnt_is_new(home: Store, photographs: Path, tmp_path: Path) -> None:
+def test_a_setting_or_photograph_that_changes_training_is_new(home: Store, photographs: Path, tmp_path: Path) -> None:
     register(tmp_path / "bundle", settings(photographs), {})
     for change in ("data.holdout=0.25", "train.weight_decay=0.02", "phases.1.steps=7", "evaluate.n=5"):
         assert already_learnt(begin("demo", settings(photographs, FOLLOWS, change))) is None
@@ -85,7 +79,7 @@ def test_whatever_changes_what_is_learnt_is_new(home: Store, photographs: Path, 
     assert already_learnt(begin("demo", settings(photographs, FOLLOWS))) is None
 
 
-def test_a_start_that_follows_no_alias_is_not_asked_about(home: Store, photographs: Path, tmp_path: Path) -> None:
+def test_a_start_without_an_alias_is_not_checked(home: Store, photographs: Path, tmp_path: Path) -> None:
     version = register(tmp_path / "bundle", settings(photographs), {})
     assert already_learnt(begin("demo", settings(photographs))) is None
     assert already_learnt(begin("demo", settings(photographs, f"train.start=models:/{NAME}/{version}"))) is None
@@ -98,23 +92,23 @@ def test_the_first_run_of_a_schedule_starts_from_scratch(home: Store, photograph
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_prefect_says_completed_nothing_new(home: Store, photographs: Path, tmp_path: Path) -> None:
+def test_the_flow_run_completes_with_the_message_nothing_new(home: Store, photographs: Path, tmp_path: Path) -> None:
     version = register(tmp_path / "bundle", settings(photographs), {})
     runs = len(mlflow_runs())
     state = retrain(overrides=settings(photographs, FOLLOWS), return_state=True)
     assert state.is_completed()
     assert state.name == "Completed"
-    told = f"nothing new: version {version} was made of these photographs by this recipe"
-    assert state.message == f"{told}; champion stays version {version}"
+    message = f"nothing new: version {version} was trained on these photographs with this recipe"
+    assert state.message == f"{message}; champion stays version {version}"
     assert retrain(overrides=settings(photographs, FOLLOWS)).version == version
     assert not home.list("datasets")
     assert len(mlflow_runs()) == runs
 
 
 @pytest.mark.usefixtures("prefect_server", "ray_session")
-def test_force_goes_on_although_there_is_nothing_new(home: Store, photographs: Path, tmp_path: Path) -> None:
+def test_force_trains_even_if_there_is_nothing_new(home: Store, photographs: Path, tmp_path: Path) -> None:
     register(tmp_path / "bundle", settings(photographs), {})
-    with pytest.raises(StageError, match="3 of 3 rows were set aside"):  # pictures of 8 pixels are too small
+    with pytest.raises(StageError, match="3 of 3 rows were quarantined"):  # pictures of 8 pixels are too small
         retrain(overrides=settings(photographs, FOLLOWS), force=True)
 
 

@@ -1,4 +1,4 @@
-"""What is refused before anything starts: clocks, credentials, disks, and places that Ray or MLflow cannot use."""
+"""Checks before anything starts: clocks, credentials, disks, and folders that Ray or MLflow cannot use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[[int, bytes, float], str]]:
-    """A server that always answers alike, with its clock ahead by some seconds."""
+    """Starts servers that always send the same answer, with a clock that is ahead by some seconds."""
     servers = []
 
     def start(status: int, body: bytes, ahead: float) -> str:
@@ -67,7 +67,7 @@ def serving() -> Iterator[Callable[[int, bytes, float], str]]:
         server.shutdown()
 
 
-def test_a_wrong_clock_is_refused_with_its_remedy(
+def test_a_wrong_clock_is_refused_with_the_fix(
     serving: Callable[[int, bytes, float], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", serving(200, b"OK", 30.0))
@@ -77,7 +77,7 @@ def test_a_wrong_clock_is_refused_with_its_remedy(
         preflight.check(load_recipe("demo"))
 
 
-def test_expired_credentials_are_refused_and_not_tried_again(
+def test_expired_credentials_are_refused_and_not_retried(
     serving: Callable[[int, bytes, float], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", serving(400, EXPIRED, 0.0))
@@ -104,18 +104,18 @@ def refused(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_ray_that_was_never_started(
+def test_ray_address_auto_without_a_running_ray_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reach, "PROCESSES", tmp_path)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    said = "RAY_ADDRESS: no Ray was started on this machine for RAY_ADDRESS=auto to find; start it, or unset"
-    assert said in refused(capsys)
-    # `ray start` was killed: nothing answers at the address that it noted.
+    message = "RAY_ADDRESS: no Ray was started on this machine for RAY_ADDRESS=auto to find; start it, or unset"
+    assert message in refused(capsys)
+    # `ray start` was killed: nothing answers at the address that it wrote.
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
-    assert said in refused(capsys)
+    assert message in refused(capsys)
     with pytest.raises(UnreachableError, match="RAY_ADDRESS=auto"):
         reach.ray_address()
     with socket.create_server(("127.0.0.1", 0)) as head:
@@ -126,7 +126,7 @@ def test_ray_that_was_never_started(
     assert reach.ray_address() == "auto"
 
 
-def test_a_temporary_folder_that_is_too_long_for_sockets(
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     longest = reach.SOCKET_BYTES - len(f"/ray/{reach.RAY_SOCKET}")
@@ -139,7 +139,7 @@ def test_a_temporary_folder_that_is_too_long_for_sockets(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_sockets_of_ray_are_where_they_are_expected() -> None:
+def test_ray_puts_its_sockets_where_the_check_expects_them() -> None:
     import ray
 
     sockets = Path(ray._private.worker._global_node.plasma_store_socket_name)
@@ -149,12 +149,12 @@ def test_sockets_of_ray_are_where_they_are_expected() -> None:
     assert re.fullmatch(pattern.replace("[0-9]" * 7, process), str(sockets.relative_to(reach.ray_folder())))
 
 
-def test_a_home_whose_address_sqlite_would_cut(
+def test_a_home_whose_path_sqlite_would_cut_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "faces?"))
     assert "MMFACE_HOME: " in (line := refused(capsys))
-    assert "has a '?', which the address of MLflow's SQLite cannot hold" in line
+    assert "contains '?', which the address of MLflow's SQLite cannot hold" in line
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     preflight.probe_home()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -164,7 +164,7 @@ def test_a_home_whose_address_sqlite_would_cut(
         assert make_url(tracking_uri()).database == str(tmp_path / name / "mlflow.db")
 
 
-def test_a_file_system_without_hard_links(
+def test_a_file_system_without_hard_links_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*args: object) -> None:
@@ -173,12 +173,12 @@ def test_a_file_system_without_hard_links(
     monkeypatch.setattr(os, "link", refuse)
     line = refused(capsys)
     assert "MMFACE_HOME: the file system of " in line
-    assert "has no hard links, by which the first writer wins; choose a folder on ext4" in line
+    assert "has no hard links, which concurrent writes need; choose a folder on ext4" in line
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
     assert doctor._home().remedy
 
 
-def test_a_home_directory_that_cannot_be_written_where_ours_is_remote(
+def test_a_home_directory_that_is_not_writable_is_refused_when_mmface_home_is_remote(
     s3_bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, f"{s3_bucket}/home")
@@ -187,7 +187,7 @@ def test_a_home_directory_that_cannot_be_written_where_ours_is_remote(
     assert "HOME: /proc cannot be written and MMFACE_HOME is not a local folder; set PREFECT_HOME" in refused(capsys)
 
 
-def test_on_a_cluster_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cluster_commands_without_a_cluster_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["retrain", "--on", "cluster"]) == 2
     assert "mmface: error: RAY_ADDRESS: set it to the dashboard" in capsys.readouterr().err
     assert main(["jobs", "list"]) == 2

@@ -1,4 +1,4 @@
-"""What a published collection is too small for, with its counts and the remedy."""
+"""Errors and warnings for collections that are too small, with the counts and the fix."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NONE_HELD_OUT = (
 )
 
 
-def published(home: Path, train: int, test: int, told: bool = True) -> str:
+def published(home: Path, train: int, test: int, counted: bool = True) -> str:
     publisher = Publisher(Store(home), Identity(stage="images", version=2, config={"n": [train, test]}))
     splits = ["train"] * train + ["test"] * test
     rows = [{"id": str(i), "split": split, "origin": b"0" * 32} for i, split in enumerate(splits)]
     commit(publisher.store, "data/part-00000.parquet", rows, IMAGES)
-    return publisher.publish({}, extra={SPLITS: {"train": train, "test": test}} if told else {})
+    return publisher.publish({}, extra={SPLITS: {"train": train, "test": test}} if counted else {})
 
 
 def recipe(batch_size: int = 4, views: int = 1) -> Recipe:
@@ -36,10 +36,10 @@ def recipe(batch_size: int = 4, views: int = 1) -> Recipe:
     return parse_recipe({"name": "small", "phases": phases, "data": {"views": views}})
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["in the manifest", "by an earlier release"])
-def test_shortages_are_told_with_counts_and_remedy(tmp_path: Path, told: bool):
+@pytest.mark.parametrize("counted", [True, False], ids=["counts in the manifest", "manifest of an earlier release"])
+def test_shortages_are_reported_with_counts_and_the_fix(tmp_path: Path, counted: bool):
     def found(train: int, test: int, like: Recipe) -> dict[str, str]:
-        images = open_dataset(published(tmp_path / f"{train}-{test}", train, test, told))
+        images = open_dataset(published(tmp_path / f"{train}-{test}", train, test, counted))
         return {shortage.of: shortage.message for shortage in shortages(images, like)}
 
     assert found(4, 1, recipe()) == {}
@@ -53,7 +53,7 @@ def test_shortages_are_told_with_counts_and_remedy(tmp_path: Path, told: bool):
     assert list(found(4, 0, recipe())) == ["test"]
 
 
-def test_a_run_that_evaluates_stops_where_no_row_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_run_that_evaluates_fails_when_no_row_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     uri = published(tmp_path, 4, 0)
     with pytest.raises(StageError, match=f"^images: {NONE_HELD_OUT}$"):
         check_rows(recipe(), uri, ("train", "test"))

@@ -1,4 +1,4 @@
-"""Trying the new champion over HTTP, against a server that answers as the service does."""
+"""Testing the new champion over HTTP, against a server that answers like the service."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ PNG = b"\x89PNG"
 
 
 class Service(ThreadingHTTPServer):
-    """Answers with the statuses it was given, one after the other, the last for ever; keeps what it was asked."""
+    """Answers with the given statuses in order, repeating the last one; records the requests."""
 
     statuses: list[int]
-    asked: list[tuple[str, str | None, bytes]]
+    requests: list[tuple[str, str | None, bytes]]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -32,11 +32,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append((self.path, self.headers["Authorization"], body))
+        self.server.requests.append((self.path, self.headers["Authorization"], body))
         status = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(PNG if status == 200 else b"said why")
+        self.wfile.write(PNG if status == 200 else b"the reason")
 
     def log_message(self, *arguments: object) -> None: ...
 
@@ -47,7 +47,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(trial, "PAUSE_SECONDS", 0.01)
     with Service(("127.0.0.1", 0), Handler) as server:
-        server.asked = []
+        server.requests = []
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -57,54 +57,58 @@ def url(service: Service) -> str:
     return f"http://127.0.0.1:{service.server_port}"
 
 
-def test_it_waits_for_the_version_and_gives_the_key(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_until_the_version_is_loaded_and_sends_the_key(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service.statuses = [404, 503, 429, 200]
     monkeypatch.setenv(SERVICE, url(service) + "/")
     monkeypatch.setenv(KEY, "secret")
     assert try_service.fn(RECIPE, Store("nowhere"), "7", "a face", b"mask") == PNG
-    path, key, body = service.asked[-1]
+    path, key, body = service.requests[-1]
     assert (path, key) == ("/v1/images/edits", "Bearer secret")
     assert b"mmface-dit:7" in body
-    assert len(service.asked) == 4
+    assert len(service.requests) == 4
 
 
-def test_a_service_that_runs_at_the_recipe_s_address_is_asked(service: Service) -> None:
+def test_a_service_at_the_address_of_the_recipe_is_used(service: Service) -> None:
     service.statuses = [200]
     recipe = load_recipe("demo", [f"serve.port={service.server_port}"])
     assert try_service.fn(recipe, Store("nowhere"), "7", "a face", b"mask") == PNG
 
 
 @pytest.mark.parametrize(("status", "field"), [(401, KEY), (422, SERVICE), (500, SERVICE)])
-def test_a_refusal_is_told_at_once(service: Service, status: int, field: str) -> None:
+def test_a_refusal_fails_at_once_and_names_the_variable_at_fault(service: Service, status: int, field: str) -> None:
     service.statuses = [status]
-    with pytest.raises(ServiceError, match=f"answers {status}: said why") as caught:
+    with pytest.raises(ServiceError, match=f"answers {status}: the reason") as caught:
         ask(url(service), RECIPE, "7", "a face", b"mask")
     assert caught.value.field == field
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
 
 
-def test_a_version_that_never_comes_is_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_never_loaded_fails(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.statuses = [404]
     monkeypatch.setattr(trial, "SWAP_SECONDS", 0.05)
     with pytest.raises(ServiceError, match="after version 7 got the alias"):
         ask(url(service), RECIPE, "7", "a face", b"mask")
 
 
-def test_a_missing_key_is_told_before_anything_is_computed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_fails_before_anything_is_computed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("demo", ["serve.api_keys_env=KEYS"])
     check_key(RECIPE)
     with pytest.raises(ServiceError) as caught:
         check_key(recipe)
     assert caught.value.field == KEY
-    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")  # a cluster whose service nobody named is not tried
+    monkeypatch.setenv(
+        "RAY_ADDRESS", "http://head:8265"
+    )  # on a cluster the service is tested only if its address is set
     check_key(recipe)
 
 
-def test_the_command_for_the_first_picture(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = curl_command(RECIPE, "it's a face", "/home/mask.png")
-    assert told.endswith(f"http://{RECIPE.serve.host}:{RECIPE.serve.port}/v1/generate/mask")
+def test_the_curl_command_of_the_report(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = curl_command(RECIPE, "it's a face", "/home/mask.png")
+    assert command.endswith(f"http://{RECIPE.serve.host}:{RECIPE.serve.port}/v1/generate/mask")
     monkeypatch.setenv(SERVICE, "http://service:8000/")
-    told = curl_command(load_recipe("demo", ["serve.api_keys_env=KEYS"]), "a face", "s3://home/mask.png")
-    assert told.startswith("aws s3 cp s3://home/mask.png mask.png && curl ")
-    assert '-H "Authorization: Bearer $MMFACE_API_KEY" -F condition=@mask.png' in told
-    assert told.endswith(" http://service:8000/v1/generate/mask")
+    command = curl_command(load_recipe("demo", ["serve.api_keys_env=KEYS"]), "a face", "s3://home/mask.png")
+    assert command.startswith("aws s3 cp s3://home/mask.png mask.png && curl ")
+    assert '-H "Authorization: Bearer $MMFACE_API_KEY" -F condition=@mask.png' in command
+    assert command.endswith(" http://service:8000/v1/generate/mask")

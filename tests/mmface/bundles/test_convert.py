@@ -1,4 +1,4 @@
-"""A released checkpoint as a bundle: the reference's weights paint its samples, anything else is refused."""
+"""Conversion: a bundle with the reference's weights paints the reference's samples; other weights are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def facts() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory, numbers: dict[str, Tensor]) -> Path:
-    """The reference's weights, once as each of the authors' folders."""
+    """The reference's weights, in a folder of each name that the authors use."""
     root, prefix = tmp_path_factory.mktemp("released"), "weights."
     state = {key.removeprefix(prefix): numbers[key] for key in numbers if key.startswith(prefix)}
     for name in FOLDERS.values():
@@ -130,7 +130,9 @@ def test_the_command_writes_a_bundle_that_paints(tmp_path, released, components,
         ({"components__text_encoder": "zoo:clip"}, "components.text_encoder"),
     ],
 )
-def test_another_recipe_is_refused_by_its_key(tmp_path, released, components, facts, changes, field):
+def test_a_recipe_that_does_not_fit_the_weights_is_refused_with_its_key(
+    tmp_path, released, components, facts, changes, field
+):
     if changes.get("components__vae") == "narrow":
         changes = {"components__vae": f"{components['vae']}-narrow"}
     with pytest.raises(RecipeError) as caught:
@@ -139,17 +141,19 @@ def test_another_recipe_is_refused_by_its_key(tmp_path, released, components, fa
     assert not list(tmp_path.iterdir())
 
 
-def test_a_text_encoder_without_its_tokenizer_makes_no_bundle(tmp_path, released, components, facts, capsys):
+def test_a_text_encoder_without_tokenizer_is_refused(tmp_path, released, components, facts, capsys):
     shutil.copytree(components["text_encoder"], tmp_path / "text_encoder")
     saved = tmp_path / "recipe.yaml"
     saved.write_text(recipe("flow", {**components, "text_encoder": str(tmp_path / "text_encoder")}, facts).to_yaml())
     out = tmp_path / "bundle"
     assert main(["convert", str(released / FOLDERS["flow"]), "--recipe", str(saved), "--out", str(out)]) == 2
-    assert "mmface: error: components.text_encoder: no text_encoder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "mmface: error: components.text_encoder: cannot use" in error
+    assert "as text_encoder" in error
     assert not out.exists()
 
 
-def test_other_keys_and_bundles_are_refused(tmp_path, released, components, facts):
+def test_unknown_keys_and_bundles_are_refused(tmp_path, released, components, facts):
     made = recipe("flow", components, facts)
     state = load_file(released / FOLDERS["flow"] / "checkpoint-9" / AUTHORS_FILE)
     save_file({**state, "extra": torch.zeros(1)}, tmp_path / "weights.safetensors")

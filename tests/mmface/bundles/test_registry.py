@@ -1,4 +1,4 @@
-"""The registry on a real SQLite MLflow."""
+"""Bundles and the registry, with a real MLflow on SQLite and a real MLflow server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bundle(tiny_recipe: Recipe, tiny_transformer: Path, tmp_path_factory: pytest
 
 
 def _bundle_like(folder: Path, text: str) -> Path:
-    """Registering needs no loadable model, only files."""
+    """A folder that can be registered, which needs files but no loadable model."""
     folder.mkdir()
     (folder / "README.md").write_text(text)
     return folder
@@ -55,7 +55,7 @@ def _bundle_like(folder: Path, text: str) -> Path:
 
 @pytest.fixture
 def server(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """MLflow's own server, with proxied artifacts, in a thread; its address."""
+    """Starts MLflow's server with proxied artifacts in a thread; returns its address."""
     from mlflow.server import app, handlers
     from werkzeug.serving import make_server
 
@@ -65,7 +65,7 @@ def server(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_DESTINATION", (tmp_path / "artifacts").as_uri())
     monkeypatch.setenv("_MLFLOW_SERVER_SERVE_ARTIFACTS", "true")
     for store in ("_tracking_store", "_model_registry_store", "_artifact_repo"):
-        monkeypatch.setattr(handlers, store, None)  # they are opened once a process
+        monkeypatch.setattr(handlers, store, None)  # MLflow opens each store once per process
     running = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
@@ -75,7 +75,7 @@ def server(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_a_bundle_of_an_older_version_loads(bundle: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
-    """Its recipe spells out a key that no recipe has now."""
+    """Its recipe has a key that was removed since."""
     older = shutil.copytree(bundle, tmp_path / "older")
     recipe = (older / "recipe.yaml").read_text()
     (older / "recipe.yaml").write_text(recipe.replace("  keep_last: 2\n", "  keep_last: 2\n  keep_best: 1\n"))
@@ -90,11 +90,11 @@ def test_a_bundle_round_trips_bit_by_bit(bundle: Path, tiny_recipe: Recipe, tiny
     assert loaded.metrics["mask/miou"] == 0.5
     assert math.isnan(loaded.metrics["mask/hair_colour_accuracy"])
     built = build_pipeline(tiny_recipe, tiny_transformer)
-    asked = {"prompt": "red hair", "condition": None, "modality": "sketch", "seeds": [1], "num_inference_steps": 2}
-    assert torch.equal(loaded.pipeline(**asked, output_type="pt").images, built(**asked, output_type="pt").images)
+    request = {"prompt": "red hair", "condition": None, "modality": "sketch", "seeds": [1], "num_inference_steps": 2}
+    assert torch.equal(loaded.pipeline(**request, output_type="pt").images, built(**request, output_type="pt").images)
 
 
-def test_a_bundle_is_safetensors_only_and_names_no_machine(bundle: Path, tiny_recipe: Recipe) -> None:
+def test_a_bundle_is_safetensors_only_and_contains_no_local_paths(bundle: Path, tiny_recipe: Recipe) -> None:
     files = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
     assert {"model_index.json", "recipe.yaml", "lineage.json", "metrics.json", "README.md"} <= files
     assert {Path(name).suffix for name in files} <= {".json", ".safetensors", ".yaml", ".md", ".txt", ".jinja"}
@@ -103,7 +103,7 @@ def test_a_bundle_is_safetensors_only_and_names_no_machine(bundle: Path, tiny_re
         json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
-def test_writing_twice_gives_one_fingerprint(
+def test_writing_a_bundle_twice_gives_the_same_fingerprint(
     bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path, tmp_path: Path
 ) -> None:
     again = write_bundle(build_pipeline(tiny_recipe, tiny_transformer), tmp_path / "b", tiny_recipe, LINEAGE, METRICS)
@@ -112,7 +112,7 @@ def test_writing_twice_gives_one_fingerprint(
     assert bundle_fingerprint(again) != bundle_fingerprint(bundle)
 
 
-def test_a_home_that_was_moved_is_complete(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moved_home_still_finds_its_artifacts(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = registry.start_run("a", key="k")
     version = registry.register_bundle(_bundle_like(tmp_path / "bundle", "one"), run)
     registry.set_alias(registry.MODEL, registry.CHAMPION, version)
@@ -131,7 +131,7 @@ def test_a_home_that_was_moved_is_complete(tmp_path: Path, home: Path, monkeypat
     assert kept == (home / "mlartifacts-of-another").as_uri()
 
 
-def test_artifacts_elsewhere_on_purpose_stay_there(tmp_path: Path, home: Path) -> None:
+def test_artifacts_in_a_folder_that_the_user_chose_stay_there(tmp_path: Path, home: Path) -> None:
     place = tmp_path / "large-disk" / "mlartifacts"
     place.mkdir(parents=True)
     open_tracking().create_experiment("mmface", place.as_uri())
@@ -146,7 +146,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
         read_bundle(tmp_path)
 
 
-def test_register_alias_load(bundle: Path, tiny_recipe: Recipe, home: Path) -> None:
+def test_a_bundle_is_registered_and_loaded_by_alias_and_version(bundle: Path, tiny_recipe: Recipe, home: Path) -> None:
     run = registry.start_run("retrain", {"recipe": "tiny"})
     version = registry.register_bundle(bundle, run)
     assert version == "1"
@@ -174,7 +174,9 @@ def test_training_starts_from_a_registered_bundle(bundle: Path) -> None:
         pass
 
 
-def test_a_server_registers_and_gives_back(server: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_is_registered_on_a_server_and_loaded_from_it(
+    server: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     run = registry.start_run("retrain", key="abc")
     registry.log_metrics(run, {"loss": 1.0}, 1)
@@ -186,7 +188,7 @@ def test_a_server_registers_and_gives_back(server: str, bundle: Path, monkeypatc
         registry.load_bundle("mmface-dit", "nobody")
 
 
-def test_mlflow_loads_the_bundle_by_itself(bundle: Path) -> None:
+def test_mlflow_loads_a_registered_bundle(bundle: Path) -> None:
     import mlflow
     import pandas as pd
 
@@ -200,7 +202,7 @@ def test_mlflow_loads_the_bundle_by_itself(bundle: Path) -> None:
     assert Image.open(BytesIO(b64decode(painted[0]))).size == (32, 32)
 
 
-def test_a_second_bundle_of_a_run_leaves_the_first_as_it_was(
+def test_a_second_bundle_of_a_run_does_not_change_the_first(
     bundle: Path, tiny_recipe: Recipe, tiny_transformer: Path, tmp_path: Path
 ) -> None:
     run = registry.start_run("retrain", key="abc")
@@ -211,9 +213,7 @@ def test_a_second_bundle_of_a_run_leaves_the_first_as_it_was(
     assert registry.load_bundle("mmface-dit", "2").lineage == lineage
 
 
-def test_the_lineages_of_all_models_are_told_however_many_there_are(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lineages_of_all_models_are_read_page_by_page(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = registry.start_run("retrain")
     for name in ("one", "two", "three"):
         registry.register_bundle(bundle, run, name)
@@ -223,14 +223,14 @@ def test_the_lineages_of_all_models_are_told_however_many_there_are(
     assert registered_lineages() == dict.fromkeys(("one 1", "two 1", "three 1"), LINEAGE)
 
 
-def test_changed_files_are_noticed(tmp_path: Path, home: Path) -> None:
+def test_a_bundle_with_changed_files_is_not_loaded(tmp_path: Path, home: Path) -> None:
     registry.register_bundle(_bundle_like(tmp_path / "one", "x"), registry.start_run("r"))
     next(home.rglob("README.md")).write_text("y")
     with pytest.raises(RegistryError, match="changed"):
         registry.load_bundle("mmface-dit", "1")
 
 
-def test_rollback_walks_back_through_the_champions(tmp_path: Path) -> None:
+def test_repeated_rollbacks_go_back_through_the_champions(tmp_path: Path) -> None:
     run = registry.start_run("r")
     versions = [registry.register_bundle(_bundle_like(tmp_path / str(i), str(i)), run) for i in range(3)]
     assert versions == ["1", "2", "3"]
@@ -238,26 +238,26 @@ def test_rollback_walks_back_through_the_champions(tmp_path: Path) -> None:
         registry.set_alias("mmface-dit", "champion", version)
     assert registry.rollback("mmface-dit") == "2"
     assert registry.rollback("mmface-dit") == "1"
-    with pytest.raises(RegistryError, match="none before it"):
+    with pytest.raises(RegistryError, match="no earlier version to roll back to"):
         registry.rollback("mmface-dit")
     assert registry.get_alias("mmface-dit", "champion") == "1"
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_errors_name_the_alias_or_version_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match="no alias 'champion'"):
         registry.load_bundle("mmface-dit")
     with pytest.raises(RegistryError, match="no champion to roll back"):
         registry.rollback("mmface-dit")
     assert registry.list_versions("mmface-dit") == []
     registry.register_bundle(_bundle_like(tmp_path / "one", "x"), registry.start_run("r"))
-    with pytest.raises(RegistryError, match="no version 7; there are 1"):
+    with pytest.raises(RegistryError, match="no version 7; existing versions: 1"):
         registry.set_alias("mmface-dit", "champion", "7")
     with pytest.raises(RegistryError, match="no version 7"):
         registry.load_bundle("mmface-dit", "7")
     assert registry.get_alias("mmface-dit", "champion") is None
 
 
-def test_a_run_is_logged_and_taken_up_again(tmp_path: Path) -> None:
+def test_a_run_is_logged_and_reopened_by_its_key(tmp_path: Path) -> None:
     run = registry.start_run("retrain", {"recipe": "tiny"}, key="abc")
     registry.log_metrics(run, {"loss": 1.5}, 10)
     registry.log_metrics(run, {"loss": 1.0}, 20)
@@ -273,7 +273,7 @@ def test_a_run_is_logged_and_taken_up_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_a_dead_server_is_said_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_is_reported_within_seconds(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -286,7 +286,7 @@ def test_a_dead_server_is_said_at_once(scheme: str, monkeypatch: pytest.MonkeyPa
     assert "secret" not in str(raised.value)
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
@@ -296,9 +296,10 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("uri", "match"), [("./mlruns", "no place"), ("ftp://x/y", "no place"), ("sqlite:////proc/no/x.db", "make")]
+    ("uri", "match"),
+    [("./mlruns", "not an address"), ("ftp://x/y", "not an address"), ("sqlite:////proc/no/x.db", "create")],
 )
-def test_other_places_are_refused(uri: str, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_addresses_of_mlflow_are_refused(uri: str, match: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(ServiceError, match=match):
         registry.open_tracking()

@@ -1,4 +1,4 @@
-"""The recipe: what is refused, what an override reaches, what a fingerprint depends on."""
+"""Recipes: which are refused, which keys an override reaches, and what a fingerprint depends on."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ def test_every_shipped_recipe_loads_and_survives_its_own_yaml(name: str, tmp_pat
     assert load_recipe(str(path)) == recipe
 
 
-def test_override_reaches_list_items_and_defaults():
+def test_an_override_reaches_list_items_and_defaults():
     recipe = load_recipe("demo", ["phases.0.steps=50", "train.betas.1=0.95", "gate.min_mask_accuracy=0.5"])
     assert recipe.phases[0].steps == 50
     assert recipe.train.betas == (0.9, 0.95)
     assert recipe.gate.min_mask_accuracy == 0.5
 
 
-def test_overrides_apply_together():
+def test_overrides_are_validated_together():
     phase = load_recipe("demo", ["phases.0.steps=null", "phases.0.epochs=3"]).phases[0]
     assert phase.steps is None
     assert phase.total_steps(rows=320) == round(3 * 320 / phase.batch_size)
@@ -52,12 +52,12 @@ def test_a_bad_override_names_its_key_in_one_line(override: str, field: str):
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_key_in_a_file_lists_the_known_ones():
+def test_an_unknown_key_in_a_file_lists_the_known_ones():
     with pytest.raises(RecipeError, match=r"phases.0.stepz: unknown key; known here: resolution, steps"):
         parse_recipe({"phases": [{"resolution": 64, "steps": 1, "stepz": 2}]})
 
 
-def test_a_key_that_is_gone_is_unknown_but_for_saved_recipes(tmp_path: Path):
+def test_a_removed_key_is_unknown_except_in_saved_recipes(tmp_path: Path):
     with pytest.raises(RecipeError, match=r"train.keep_best: unknown key 'keep_best'; known here: .*keep_last"):
         load_recipe("demo", ["train.keep_best=2"])
     recipe = load_recipe("demo")
@@ -65,16 +65,16 @@ def test_a_key_that_is_gone_is_unknown_but_for_saved_recipes(tmp_path: Path):
     saved.write_text(recipe.to_yaml().replace("  keep_last: 2\n", "  keep_last: 2\n  keep_best: 1\n"))
     with pytest.raises(RecipeError, match=r"train.keep_best: unknown key; known here: .*keep_last"):
         load_recipe(str(saved))
-    assert read_recipe(str(saved)) == recipe  # of a bundle that an older version wrote
+    assert read_recipe(str(saved)) == recipe  # as in a bundle that an older version wrote
 
 
-def test_what_training_is_named_by_has_not_changed():
+def test_the_fingerprint_of_training_has_not_changed():
     recipe = parse_recipe({"phases": [{"resolution": 64, "steps": 1}]})
     made = plan.train(recipe, 0, "latents/0123456789abcdef", "text/0123456789abcdef", None)
     assert made.fingerprint == "e53ba833d830c770"
 
 
-def test_unknown_recipe_lists_the_known_ones():
+def test_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(RecipeError, match=r"known: .*demo"):
         load_recipe("no-such")
 
@@ -84,7 +84,7 @@ def test_steps_and_epochs_exclude_each_other():
         Phase(resolution=64, steps=1, epochs=1)
 
 
-def test_fingerprint_ignores_key_order_and_sees_values():
+def test_a_fingerprint_depends_on_values_and_not_on_key_order():
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     assert fingerprint({"a": 1}) != fingerprint({"a": 2})
     assert fingerprint(Recipe()) == fingerprint(Recipe())

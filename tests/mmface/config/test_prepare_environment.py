@@ -1,4 +1,4 @@
-"""What our processes set for themselves and their children."""
+"""Environment variables that our processes set for themselves and their children."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmface.config.environment import FOLDERS, prepare_environment, user_folder_
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing set, a home, and a user's folder; whatever a test sets is undone."""
+    """An environment without proxies, with MMFACE_HOME and a writable HOME; restored after the test."""
     proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
     names = (*proxies, *(name.upper() for name in proxies), *FOLDERS, "PREFECT_API_URL", "RAY_ADDRESS")
     for name in (*names, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HF_HOME"):
@@ -23,14 +23,14 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMFACE_HOME", str(tmp_path / "home"))
 
 
-def test_nothing_is_set_where_nothing_lacks() -> None:
+def test_nothing_is_set_when_nothing_is_missing() -> None:
     before = dict(os.environ)
     prepare_environment()
     assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("proxy", ["http_proxy", "HTTP_PROXY", "https_proxy", "ALL_PROXY"])
-def test_a_proxy_is_not_asked_for_loopback(
+def test_loopback_requests_bypass_the_proxy(
     proxy: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(proxy, "http://10.0.0.1:3128")
@@ -47,19 +47,19 @@ def test_a_proxy_is_not_asked_for_loopback(
 
     for url in ("http://127.0.0.1:1/", "http://localhost:1/", "http://[::1]:1/"):
         with httpx.Client() as client:
-            assert client._transport_for_url(httpx.URL(url)) is client._transport  # no proxy's
+            assert client._transport_for_url(httpx.URL(url)) is client._transport  # not a proxy transport
         assert not requests.utils.get_environ_proxies(url)
     assert requests.utils.get_environ_proxies("http://mlflow.example.com/") or proxy == "https_proxy"
 
 
-def test_no_proxy_for_anything_stays() -> None:
+def test_a_no_proxy_wildcard_is_kept() -> None:
     os.environ.update({"HTTP_PROXY": "http://10.0.0.1:3128", "NO_PROXY": "*"})
     prepare_environment()
     assert os.environ["NO_PROXY"] == "*"
 
 
 @pytest.mark.parametrize("user", ["/proc", "/nowhere/at/all"])
-def test_a_home_that_cannot_be_written_is_replaced_below_ours(
+def test_an_unwritable_home_is_replaced_by_folders_in_mmface_home(
     user: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HOME", user)
@@ -80,7 +80,7 @@ def test_a_home_that_cannot_be_written_is_replaced_below_ours(
     assert user_folder_problem() is None
 
 
-def test_a_home_that_cannot_be_written_needs_prefects_folder_where_ours_is_remote(
+def test_an_unwritable_home_with_a_remote_mmface_home_needs_prefect_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HOME", "/proc")

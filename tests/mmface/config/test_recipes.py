@@ -1,4 +1,4 @@
-"""The recipes that ship hold the paper's figures (DESIGN §4, §5)."""
+"""The recipes that ship have the settings of the paper (DESIGN §4, §5)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mmface.estimate.shapes import Shapes
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
-def test_every_recipe_loads_and_is_named_like_its_file(name: str):
+def test_every_recipe_loads_and_has_the_name_of_its_file(name: str):
     assert load_recipe(name).name == name
 
 
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
-def test_the_paper_s_recipes(objective: str):
+def test_the_recipes_of_the_paper_have_its_settings(objective: str):
     recipe = load_recipe(f"paper-{objective}")
     assert recipe.objective.name == objective
     assert recipe.objective.timestep_sampling == "uniform"
@@ -35,7 +35,7 @@ def test_the_paper_s_recipes(objective: str):
     assert recipe.data.captions_per_image == 10
 
 
-def test_the_recipes_of_the_paper_differ_in_the_objective_and_its_sampler_alone():
+def test_the_recipes_of_the_paper_differ_only_in_objective_and_sampler():
     flow, ddpm = load_recipe("paper-flow"), load_recipe("paper-ddpm")
     same = {"name": "", "objective": flow.objective, "sampling": flow.sampling}
     assert flow.model_copy(update=same) == ddpm.model_copy(update=same)
@@ -49,14 +49,14 @@ def test_the_released_state_dict_has_520_tensors():
 
 
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
-def test_the_sd_vae_changes_the_channels_alone(objective: str):
+def test_the_sd_vae_changes_only_the_channels(objective: str):
     recipe, sd = load_recipe(f"paper-{objective}"), load_recipe(f"paper-{objective}-sdvae")
     assert sd.model_copy(update={"name": recipe.name, "components": recipe.components}) == recipe
     assert Shapes(sd).transformer.config["in_channels"] == 8
     assert Shapes(recipe).transformer.config["in_channels"] == 32
 
 
-def test_each_ablation_adds_one_part():
+def test_each_ablation_changes_one_setting():
     models = [load_recipe(f"ablation-{number}") for number in range(1, 6)]
     switches = [(one.model.modality_embedder, one.model.dual_stream, one.model.rope) for one in models]
     on, off = True, False
@@ -67,13 +67,13 @@ def test_each_ablation_adds_one_part():
 
 
 @pytest.mark.parametrize(("objective", "size"), [("flow", 512), ("ddpm", 256)])
-def test_the_recipes_of_the_released_weights(objective: str, size: int):
+def test_the_recipes_of_the_released_weights_have_their_settings(objective: str, size: int):
     recipe = load_recipe(f"released-{objective}")
     assert (recipe.objective.name, recipe.phases[-1].resolution) == (objective, size)
     assert (recipe.model.text_rope, recipe.data.mask_resize, recipe.data.text_padding) == ("zero", "lanczos", "exact")
 
 
-def test_a_recipe_is_a_diff_over_its_base(tmp_path: Path):
+def test_a_recipe_holds_only_what_differs_from_its_base(tmp_path: Path):
     (tmp_path / "one.yaml").write_text("base: demo\nseed: 3\nmodel: {depth: 2}\nphases: [{resolution: 64, steps: 1}]")
     (tmp_path / "two.yaml").write_text("base: one.yaml\nname: two")
     demo, two = load_recipe("demo"), load_recipe(str(tmp_path / "two.yaml"))
@@ -83,7 +83,7 @@ def test_a_recipe_is_a_diff_over_its_base(tmp_path: Path):
 
 
 @pytest.mark.parametrize("base", ["loop.yaml", "no-such", "[demo]"])
-def test_a_base_that_is_none_is_refused(tmp_path: Path, base: str):
+def test_a_base_that_is_missing_or_circular_is_refused(tmp_path: Path, base: str):
     (tmp_path / "loop.yaml").write_text(f"base: {base}")
     with pytest.raises(RecipeError):
         load_recipe(str(tmp_path / "loop.yaml"))

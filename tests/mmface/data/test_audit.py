@@ -1,4 +1,4 @@
-"""Duplicates: the banded search must agree with comparing every pair; lists that disagree are never smoothed over."""
+"""Duplicates: the index finds the same ones as a comparison of all pairs; conflicting lists always fail the run."""
 
 import itertools
 
@@ -28,7 +28,7 @@ def near(one: Seen, other: Seen, bits: int) -> bool:
 
 
 @given(st.lists(HASHES, max_size=30), st.integers(0, 6))
-def test_near_duplicates_equal_brute_force(hashes: list[int], bits: int):
+def test_duplicates_equal_those_of_a_comparison_of_all_pairs(hashes: list[int], bits: int):
     rows = [seen(f"uri-{i:03d}", value) for i, value in enumerate(hashes)]
     kept: list[Seen] = []
     expected = {}
@@ -42,7 +42,9 @@ def test_near_duplicates_equal_brute_force(hashes: list[int], bits: int):
 
 
 @given(ROWS, st.integers(0, 4))
-def test_the_audit_finds_what_brute_force_finds(given_rows: list[tuple[int, str, bool, str]], bits: int):
+def test_the_audit_fails_exactly_when_a_comparison_of_all_pairs_finds_a_conflict(
+    given_rows: list[tuple[int, str, bool, str]], bits: int
+):
     rows = made(given_rows)
     conflict = any(
         one.listed and other.listed and one.split != other.split and near(one, other, bits)
@@ -56,7 +58,7 @@ def test_the_audit_finds_what_brute_force_finds(given_rows: list[tuple[int, str,
 
 
 @given(ROWS, st.integers(0, 4), st.randoms(use_true_random=False))
-def test_what_is_kept_shares_nothing_and_costs_no_list_its_held_out_rows(rows_, bits: int, random):
+def test_kept_rows_have_no_duplicates_and_listed_splits_keep_their_rows(rows_, bits: int, random):
     rows = made(rows_)
     try:
         audit_splits(rows, bits)
@@ -77,17 +79,17 @@ def test_what_is_kept_shares_nothing_and_costs_no_list_its_held_out_rows(rows_, 
     assert duplicates(rows, bits) == dropped
 
 
-def test_exact_duplicates_keep_the_first_path():
+def test_of_exact_duplicates_the_first_path_is_kept():
     rows = [seen("b.jpg", 7), seen("a.jpg", 7), seen("c.jpg", 8)]
     assert duplicates(rows, 0) == {"b.jpg": "a.jpg"}
 
 
-def test_collections_come_in_the_order_of_their_names_wherever_they_lie():
+def test_the_copy_of_the_first_collection_by_name_is_kept():
     rows = [seen("/here/1.jpg", 7, source="zoo"), seen("/there/1.jpg", 7, source="art")]
     assert duplicates(rows, 0) == {"/here/1.jpg": "/there/1.jpg"}
 
 
-def test_a_drawn_split_gives_way_and_no_copy_of_a_held_out_picture_is_trained_on():
+def test_a_duplicate_of_a_held_out_photograph_is_never_in_train():
     drawn = [seen("a.jpg", 7, "train"), seen("b.jpg", 7, "test")]
     audit_splits(drawn, 0)
     assert duplicates(drawn, 0) == {"a.jpg": "b.jpg"}
@@ -97,25 +99,25 @@ def test_a_drawn_split_gives_way_and_no_copy_of_a_held_out_picture_is_trained_on
 
 
 @pytest.mark.parametrize(("other", "bits"), [(7, 0), (6, 1)])
-def test_lists_that_disagree_stop_the_run_across_collections(other: int, bits: int):
+def test_duplicates_in_train_and_test_lists_of_two_collections_fail_the_run(other: int, bits: int):
     rows = [
         seen("ffhq/a.jpg", 7, "train", listed=True, source="ffhq"),
         seen("celeba/b.jpg", other, "test", listed=True, source="celeba"),
     ]
     with pytest.raises(
-        DatasetError, match=r"share 1 pictures: ffhq/a\.jpg \(train\) = celeba/b\.jpg \(test\); take one"
+        DatasetError, match=r"share 1 photographs: ffhq/a\.jpg \(train\) = celeba/b\.jpg \(test\); remove one"
     ):
         audit_splits(rows, bits)
 
 
-def test_a_conflict_is_found_where_a_third_copy_would_have_hidden_it():
-    # b would be dropped as a copy of a, and c kept: nothing left to see.
+def test_the_audit_checks_rows_that_would_be_dropped_as_duplicates():
+    # If duplicates were dropped first, b would go as a copy of a, and nothing near c would be left.
     rows = [seen("a", 0b0000, "train", True), seen("b", 0b0011, "train", True), seen("c", 0b1111, "test", True)]
     with pytest.raises(DatasetError, match=r"b \(train\) = c \(test\)"):
         audit_splits(rows, 2)
 
 
-def test_many_pairs_are_counted_and_some_are_shown():
+def test_the_error_counts_all_pairs_and_lists_the_first_ones():
     rows = [seen(f"{split}-{i}", i, split, True) for i in range(30) for split in ("train", "test")]
-    with pytest.raises(DatasetError, match=r"share 30 pictures.*; and 10 more; take one"):
+    with pytest.raises(DatasetError, match=r"share 30 photographs.*; and 10 more; remove one"):
         audit_splits(rows, 0)

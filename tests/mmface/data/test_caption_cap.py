@@ -1,4 +1,4 @@
-"""Cleaning and capping: what is left can be said, fits the tokenizer, and begins like the original."""
+"""Cleaning and capping: the result is plain text, fits the tokenizer, and is a beginning of the original."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def zoo_tokens(text: str) -> int:
 
 
 def words(text: str) -> int:
-    return len(text.split()) + 2  # start and end
+    return len(text.split()) + 2  # start and end token
 
 
 CASES = (
@@ -57,11 +57,11 @@ CASES = (
 
 
 @pytest.mark.parametrize(("text", "limit", "expected"), CASES)
-def test_a_caption_is_cut_where_a_reader_would_pause(text: str, limit: int, expected: str):
+def test_a_long_caption_is_cut_after_a_sentence_or_clause(text: str, limit: int, expected: str):
     assert cap(text, limit, words) == expected
 
 
-def test_ten_thousand_words_are_cut_in_a_moment():
+def test_ten_thousand_words_are_cut_with_few_calls_of_the_tokenizer():
     calls = 0
 
     def count(text: str) -> int:
@@ -81,7 +81,9 @@ def test_a_caption_without_a_word_that_fits_is_an_error(text: str):
 
 
 @given(SPOKEN | st.text(max_size=80), st.integers(3, 30), st.sampled_from([words, zoo_tokens]))
-def test_what_is_left_fits_begins_like_the_text_and_stays(text: str, limit: int, count: Callable[[str], int]):
+def test_a_capped_caption_fits_is_a_beginning_of_the_text_and_stays_the_same(
+    text: str, limit: int, count: Callable[[str], int]
+):
     try:
         kept = cap(text, limit, count)
     except InputError:
@@ -114,7 +116,7 @@ def test_cleaning_keeps_the_words(text: str, expected: str):
 
 
 @given(st.text(max_size=120))
-def test_cleaned_text_is_one_line_without_control_characters_and_stays(text: str):
+def test_cleaned_text_has_no_control_characters_and_stays_the_same(text: str):
     cleaned = clean(text)
     assert not any(unicodedata.category(char)[0] == "C" for char in cleaned)
     assert not any(a == b == " " for a, b in pairwise(cleaned))

@@ -1,4 +1,4 @@
-"""InternVL and Qwen3 of the real classes, loaded by the production loader, and the stage around them."""
+"""Tiny models of the real InternVL and Qwen3 classes, loaded as in production, and the captions stage with them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def row(name: str, captions: list[str] | None = None) -> dict[str, Any]:
     return {"id": name, "uri": f"{name}.png", "image": sink.getvalue(), "mask": mask, "captions": captions}
 
 
-def test_internvl_answers_every_question_whatever_shares_its_batch(captioner: str):
+def test_answers_of_internvl_do_not_depend_on_the_batch(captioner: str):
     sizes = (40, 64, 200)
     questions = [
         Question(str(i), PICTURE.resize((size, size)), prompt) for i, size in enumerate(sizes) for prompt in SAID
@@ -77,7 +77,7 @@ def test_internvl_answers_every_question_whatever_shares_its_batch(captioner: st
         assert InternVL(captioner, max_new_tokens=60, batch_size=batch_size)(questions) == expected
 
 
-def test_an_answer_that_is_cut_off_ends_with_a_whole_word(captioner: str):
+def test_a_truncated_answer_ends_with_a_complete_word(captioner: str):
     prompt, whole = next(iter(SAID.items()))
     for most in (3, 5, 8):
         (answer,) = InternVL(captioner, max_new_tokens=most, batch_size=1)([Question("x", PICTURE, prompt)])
@@ -105,7 +105,7 @@ def test_the_whole_stage_with_both_models(captioner: str, rewriter: str):
     assert to_parquet(result.rows, CAPTIONS)
 
 
-def test_random_models_leave_a_row_or_a_reason_for_every_picture(tmp_path: Path):
+def test_with_a_random_model_every_photograph_becomes_a_row_or_is_quarantined(tmp_path: Path):
     model = talkers.internvl(tmp_path, {})
     result = Captions(recipe(model, max_new_tokens=8, retries=1))([row("a"), row("b", ["a man with red hair"])])
     assert [one["id"] for one in result.rows] == ["b"]
@@ -115,7 +115,7 @@ def test_random_models_leave_a_row_or_a_reason_for_every_picture(tmp_path: Path)
 
 
 class Scripted:
-    """Answers by prompt and try; remembers what it was asked."""
+    """A model that answers with a function of the prompt and records its prompts."""
 
     name = "scripted"
 
@@ -144,7 +144,7 @@ def test_a_refused_answer_is_asked_again_with_a_reminder_and_counted():
     assert len(model.asked) == 4
 
 
-def test_too_few_captions_set_the_picture_aside_with_the_reasons():
+def test_a_photograph_with_too_few_captions_is_quarantined_with_the_reasons():
     model = Scripted(
         lambda prompt: "**bold**" if "hair" in prompt else next(SAID[key] for key in SAID if key in prompt)
     )
@@ -157,7 +157,7 @@ def test_too_few_captions_set_the_picture_aside_with_the_reasons():
     assert len(model.asked) == 2 * (3 + 1 + 1)
 
 
-def test_a_rewriter_that_gives_no_array_sets_the_picture_aside_or_is_reminded():
+def test_a_rewriter_without_an_array_is_reminded_and_then_the_photograph_is_quarantined():
     model = Scripted(lambda prompt: SAID[prompt])
     stubborn = Captions(recipe("some/model", "other/model"), model, Scripted(lambda _: "1. A woman"))([row("a")])
     assert (
@@ -170,7 +170,7 @@ def test_a_rewriter_that_gives_no_array_sets_the_picture_aside_or_is_reminded():
     assert made["rejections"] == [("unparsed", 1)]
 
 
-def test_what_a_rewriter_spoils_stays_as_the_captioner_said_it():
+def test_the_original_caption_is_kept_where_the_rewritten_one_is_refused():
     spoilt = ["**A young woman** with blond hair.", "Her hair is blond, long and wavy with a golden tiara.", "female"]
     said = Scripted(lambda prompt: SAID[prompt])
     stage = Captions(recipe("some/model", "other/model"), said, Scripted(lambda _: json.dumps(spoilt)))
@@ -180,7 +180,7 @@ def test_what_a_rewriter_spoils_stays_as_the_captioner_said_it():
     assert made["rejections"] == [("artefact", 1), ("too_short", 1), ("unsupported", 1)]
 
 
-def test_supplied_captions_without_a_word_set_the_picture_aside_and_blank_ones_are_none_at_all():
+def test_supplied_captions_without_a_word_are_quarantined_and_blank_ones_ignored():
     result = Captions(load_recipe("demo"))(
         [row("a", ["\x00", "😀"]), row("b", [" ", ""]), row("c", ["word " * 10_000])]
     )
@@ -189,7 +189,7 @@ def test_supplied_captions_without_a_word_set_the_picture_aside_and_blank_ones_a
     assert len(set(result.rows[1]["captions"])) == 1
 
 
-def test_the_prompts_are_part_of_captions_and_text_and_of_nothing_else(captioner: str):
+def test_prompts_change_the_fingerprints_of_captions_and_text_only(captioner: str):
     images = "datasets/images/0123"
 
     def identities(of: Recipe) -> dict[str, str]:
@@ -227,10 +227,10 @@ def test_a_chat_template_is_part_of_a_models_identity(captioner: str):
     [
         (["captioning.prompts=[]"], r"captioning.prompts"),
         (["captioning.prompts=['  ']"], r"captioning.prompts.0"),
-        (["components.rewriter=some/model"], r"components: rewriter has nothing to rewrite"),
+        (["components.rewriter=some/model"], r"components: rewriter needs the captions of a model"),
         (
             ["components.captioner=a/b", "captioning.prompts=[one]"],
-            r"captioning.prompts: 1 prompts for .* 10; give as many",
+            r"captioning.prompts: 1 prompts for .* 10; give at least 10",
         ),
         (["captioning.engine=tgi"], r"captioning.engine: .*'transformers' or 'vllm'"),
     ],
@@ -243,8 +243,8 @@ def test_a_recipe_that_cannot_caption_is_refused(settings: list[str], message: s
 
 def test_a_model_of_another_class_is_refused_by_name(rewriter: str):
     with pytest.raises(
-        InputError, match=r"components.captioner: no captioner .* it is 'qwen3'; give facts, or InternVL"
+        InputError, match=r"components.captioner: cannot use .* as captioner: it is 'qwen3'; give facts, or InternVL"
     ):
         load_captioner(rewriter)
-    with pytest.raises(InputError, match=r"components.captioner: no captioner .*vae.* give facts"):
+    with pytest.raises(InputError, match=r"components.captioner: cannot use .*vae.* as captioner: .* give facts"):
         load_captioner("zoo:vae")

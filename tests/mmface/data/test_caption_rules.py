@@ -1,4 +1,4 @@
-"""Stage 1: answers as captioning models really give them, good and bad, and what must hold for any text at all."""
+"""Stage 1: real answers of captioning models, good and bad, and properties that hold for any text."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ BAD = (
 )
 
 
-def test_the_table_is_large_enough():
+def test_there_are_enough_examples_of_each_kind():
     assert len(set(GOOD)) + len(set(BAD)) >= 60
 
 
@@ -120,19 +120,19 @@ def test_a_bad_answer_is_refused_with_its_reason(answer: str, reason: Reason):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_every_prompt_that_is_given_back_is_an_echo_and_the_good_captions_answer_it(prompt: str):
+def test_a_repeated_prompt_is_an_echo_and_good_captions_are_not(prompt: str):
     judged = review(prompt, prompt, 4)
     assert isinstance(judged, Rejection)
     assert judged.reason is Reason.ECHO
     assert all(isinstance(review(answer, prompt, 4), str) for answer in GOOD)
 
 
-def test_lines_are_joined_and_quotation_marks_around_the_whole_go():
+def test_lines_are_joined_and_enclosing_quotation_marks_removed():
     assert review('"A man with a grey beard."', PROMPTS[0], 4) == "A man with a grey beard."
     assert review("A man\nwith a\tgrey beard.", PROMPTS[0], 4) == "A man with a grey beard."
 
 
-def test_the_fewest_words_are_the_recipes():
+def test_the_minimum_number_of_words_is_an_argument():
     assert isinstance(review("A blond woman", PROMPTS[0], 3), str)
     assert isinstance(review(GOOD[0], PROMPTS[0], 40), Rejection)
 
@@ -141,7 +141,7 @@ WORDS = ("a", "woman", "with", "red", "hair", "and", "Hut", "mit", "😀", "\x07
 
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from(WORDS)).map(" ".join))
-def test_any_text_is_judged_alike_twice_and_what_is_accepted_can_be_said(text: str):
+def test_reviews_are_deterministic_and_accepted_captions_have_clean_text(text: str):
     judged = review(text, PROMPTS[3], 4)
     assert judged == review(text, PROMPTS[3], 4)
     if isinstance(judged, str):

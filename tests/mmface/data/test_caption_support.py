@@ -1,4 +1,4 @@
-"""Stage 2: the rewriter's answer is read strictly, and what it adds is dropped."""
+"""Stage 2: only well-formed answers of the rewriter are accepted, and unsupported words are removed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ORIGINALS = (
         ("", ""),
     ],
 )
-def test_only_what_an_original_says_is_kept(rewritten: str, expected: str):
+def test_only_words_of_the_originals_are_kept(rewritten: str, expected: str):
     assert keep_supported(rewritten, ORIGINALS) == expected
 
 
@@ -48,7 +48,7 @@ WORDS = (*" ".join(ORIGINALS).split(), "crown", "golden", "and", "no", "tattoo."
 
 
 @given(st.lists(st.sampled_from(WORDS)).map(" ".join))
-def test_what_is_kept_is_supported_and_stays(text: str):
+def test_kept_words_are_supported_and_a_second_pass_changes_nothing(text: str):
     kept = keep_supported(text, ORIGINALS)
     assert not {"crown", "golden", "tattoo"} & {word.strip(",.") for word in kept.split()}
     assert keep_supported(kept, ORIGINALS) == kept
@@ -78,7 +78,7 @@ def test_inflections_share_a_stem(same: tuple[str, ...]):
     assert len({stem(word) for word in same}) == 1
 
 
-def test_the_instruction_carries_the_captions_and_their_number():
+def test_the_instruction_contains_the_captions_and_their_number():
     text = instruct(ORIGINALS)
     assert "3 strings" in text
     assert json.loads(text.partition("\n\n")[2]) == list(ORIGINALS)
@@ -86,7 +86,7 @@ def test_the_instruction_carries_the_captions_and_their_number():
 
 
 @pytest.mark.parametrize("prefix", ["", "\n ", "<think>\nThe second one denies glasses: [1].\n</think>\n\n"])
-def test_an_array_of_the_right_length_is_read(prefix: str):
+def test_an_array_with_the_right_number_of_captions_is_accepted(prefix: str):
     assert parse(f"{prefix}{json.dumps(ORIGINALS)}\n", 3) == list(ORIGINALS)
 
 
@@ -107,7 +107,7 @@ def test_an_array_of_the_right_length_is_read(prefix: str):
         "null",
     ],
 )
-def test_anything_else_is_refused(answer: str):
+def test_any_other_answer_is_refused(answer: str):
     judged = parse(answer, 3)
     assert isinstance(judged, Rejection)
     assert judged.reason is Reason.UNPARSED

@@ -1,4 +1,4 @@
-"""Captions: only what was measured is said, and every caption fits the tokenizer."""
+"""Captions: the facts captioner states only what was measured, and every caption fits the tokenizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_hair_colour_is_measured_under_the_hair(word: str):
     assert measure_facts(pixels, mask).hair_colour == word
 
 
-def test_parts_that_are_there_are_named_and_others_are_not():
+def test_facts_name_only_the_labels_in_the_mask():
     mask = canvas(hair=np.s_[:10, :], eye_g=np.s_[20:24, 10:50], mouth=np.s_[40:44, 25:40], l_lip=np.s_[44:46, 25:40])
     facts = measure_facts(np.zeros((64, 64, 3), np.uint8), mask)
     assert facts == Facts("black", "short", ("glasses",), mouth_open=True)
@@ -38,7 +38,7 @@ def test_parts_that_are_there_are_named_and_others_are_not():
     assert measure_facts(np.zeros((64, 64, 3), np.uint8), mask).hair_length == "long"
 
 
-def test_bald_is_no_hair_colour():
+def test_a_bald_head_has_no_hair_colour():
     facts = measure_facts(np.zeros((64, 64, 3), np.uint8), canvas(skin=np.s_[10:50, 10:50]))
     assert facts.hair_colour is None
     assert all("None" not in text for text in describe_facts(facts, 10))
@@ -69,7 +69,7 @@ def row(captions: list[str] | None) -> dict[str, object]:
     }
 
 
-def test_supplied_captions_are_kept_and_repeated_to_the_number(stage: Captions):
+def test_supplied_captions_are_kept_and_repeated_up_to_the_number_per_image(stage: Captions):
     made = stage([row(["a man with red hair", " a man "])]).rows[0]
     assert made["captioner"] == "supplied"
     assert made["captions"] == ["a man with red hair", "a man"] * 5
@@ -84,6 +84,6 @@ def test_every_caption_fits_the_tokenizer(stage: Captions):
     assert made.rows[1]["captioner"] == "facts"
 
 
-def test_unknown_captioner_is_refused():
-    with pytest.raises(InputError, match="no captioner"):
+def test_an_unknown_captioner_is_refused():
+    with pytest.raises(InputError, match="as captioner"):
         Captions(load_recipe("demo", ["components.captioner=gpt"]))

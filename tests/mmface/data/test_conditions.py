@@ -1,4 +1,4 @@
-"""Masks and sketches of photographs: what is parsed, what is taken as supplied, and what is flagged."""
+"""Masks and sketches of photographs: parsed masks, supplied masks, and outliers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_labels_mirror_by_name():
     assert np.array_equal(MIRRORED[MIRRORED], np.arange(len(LABELS)))
 
 
-def test_a_mask_has_its_pictures_size_and_does_not_depend_on_the_others(tiny_recipe: Recipe):
+def test_a_mask_has_the_size_of_its_photograph_and_does_not_depend_on_the_batch(tiny_recipe: Recipe):
     images = [photo(i, size) for i, size in enumerate(SIZES)]
     parser = Parser(tiny_recipe.components.parser, batch=4)
     together = parser(images)
@@ -60,7 +60,7 @@ def test_a_mask_has_its_pictures_size_and_does_not_depend_on_the_others(tiny_rec
     assert parser([]) == []
 
 
-def test_a_mirrored_picture_has_the_mirrored_mask_when_flips_are_averaged(tiny_recipe: Recipe):
+def test_with_flips_averaged_a_mirrored_photograph_has_the_mirrored_mask(tiny_recipe: Recipe):
     plain, both = (Parser(tiny_recipe.components.parser, flip=flip) for flip in (False, True))
     for seed in range(4):
         picture = photo(seed, (32, 32))
@@ -81,7 +81,7 @@ def test_the_average_is_over_logits_and_the_argmax_at_full_size(tiny_recipe: Rec
     assert np.array_equal(parser([picture])[0], full[0].argmax(0).numpy())
 
 
-def test_a_sketch_does_not_depend_on_the_others(tiny_recipe: Recipe):
+def test_a_sketch_does_not_depend_on_the_batch(tiny_recipe: Recipe):
     images = [photo(i, size) for i, size in enumerate(SIZES)]
     sketcher = Sketcher(tiny_recipe.components.sketcher)
     for image, sketch in zip(images, sketcher(images), strict=True):
@@ -103,7 +103,7 @@ FORMS: dict[str, Callable[[np.ndarray], bytes]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_supplied_mask_of_any_form_is_kept_as_labels(tiny_recipe: Recipe, form: str):
+def test_a_supplied_mask_of_any_format_is_stored_as_labels(tiny_recipe: Recipe, form: str):
     mask = np.random.default_rng(0).integers(0, 19, (16, 20), dtype=np.uint8)
     (made,) = Conditions(tiny_recipe)([row(0, (40, 32), FORMS[form](mask))]).rows
     assert made["mask_origin"] == "supplied"
@@ -121,7 +121,7 @@ def test_a_supplied_mask_of_any_form_is_kept_as_labels(tiny_recipe: Recipe, form
         (b"GIF89a", "not a readable image"),
     ],
 )
-def test_a_bad_supplied_mask_sets_its_row_aside(tiny_recipe: Recipe, mask: bytes, message: str):
+def test_a_bad_supplied_mask_quarantines_its_row(tiny_recipe: Recipe, mask: bytes, message: str):
     result = Conditions(tiny_recipe)([row(0), row(1, mask=mask), row(2)])
     assert [made["id"] for made in result.rows] == ["0", "2"]
     (bad,) = result.quarantined
@@ -129,7 +129,7 @@ def test_a_bad_supplied_mask_sets_its_row_aside(tiny_recipe: Recipe, mask: bytes
     assert message in bad["message"]
 
 
-def test_figures_and_the_flag_of_a_row():
+def test_figures_and_outlier_of_a_row():
     labels, sketch = np.zeros((4, 4), np.uint8), np.full((4, 4), 255, np.uint8)
     labels[:2] = 1
     labels[0, 0] = 13
@@ -142,7 +142,7 @@ def test_figures_and_the_flag_of_a_row():
     assert outlier(figures, Quality(face_area=(0.5, 0.8))) == "face_area"
 
 
-def test_rows_carry_their_figures_and_nothing_depends_on_the_batch(tiny_recipe: Recipe):
+def test_rows_have_their_figures_and_do_not_depend_on_the_batch(tiny_recipe: Recipe):
     data = tiny_recipe.data.model_copy(update={"quality": Quality(face_area=(1, 1)), "parse_flip": True})
     stage = Conditions(tiny_recipe.model_copy(update={"data": data}))
     blank = mask_to_png(np.zeros((32, 40), np.uint8))
@@ -156,7 +156,7 @@ def test_rows_carry_their_figures_and_nothing_depends_on_the_batch(tiny_recipe: 
     }
 
 
-def test_drawings_and_pictures_are_as_large_as_the_largest_phase_needs(tiny_recipe: Recipe):
+def test_conditions_and_latents_use_the_size_of_the_largest_phase(tiny_recipe: Recipe):
     large = tiny_recipe.model_copy(update={"phases": (*tiny_recipe.phases, Phase(resolution=1024, steps=1))})
     wide = row(0, (700, 600))
     (usual,), (made,) = (Conditions(recipe)([wide]).rows for recipe in (tiny_recipe, large))
@@ -168,7 +168,7 @@ def test_drawings_and_pictures_are_as_large_as_the_largest_phase_needs(tiny_reci
     np.testing.assert_array_equal(np.asarray(original.image), np.asarray(center_square(open_image(wide["image"]))))
 
 
-def test_datasets_of_usual_sizes_keep_their_names(tiny_recipe: Recipe):
+def test_fingerprints_of_the_usual_sizes_do_not_change(tiny_recipe: Recipe):
     large = tiny_recipe.model_copy(update={"phases": (Phase(resolution=1024, steps=1), *tiny_recipe.phases)})
     middle = tiny_recipe.model_copy(update={"phases": (*tiny_recipe.phases, Phase(resolution=512, steps=1))})
 

@@ -1,4 +1,4 @@
-"""Stored latents: what the encoder gives, at any resolution, whatever is encoded beside it."""
+"""Stored latents equal those of the encoder at any resolution and do not depend on the batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def with_vae(recipe: Recipe, name: str, folder: Path) -> Recipe:
 
 
 @pytest.mark.parametrize("name", VAES)
-def test_bytes_are_those_of_the_encoder_and_do_not_depend_on_the_batch(tiny_recipe: Recipe, tmp_path: Path, name: str):
+def test_stored_latents_are_those_of_the_encoder_and_do_not_depend_on_the_batch(
+    tiny_recipe: Recipe, tmp_path: Path, name: str
+):
     stage, rows = Latents(with_vae(tiny_recipe, name, tmp_path), 32), [row(seed) for seed in range(16)]
     together = stage(rows).rows
     assert [one for each in rows for one in stage([each]).rows] == together
@@ -65,7 +67,7 @@ def test_bytes_are_those_of_the_encoder_and_do_not_depend_on_the_batch(tiny_reci
     assert float(shift.abs().max()) == 0
 
 
-def test_resolutions_share_what_was_decoded(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
+def test_resolutions_share_decoded_images(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch):
     rows, sizes = [row(seed) for seed in range(3)], (16, 32)
     alone = [Latents(tiny_recipe, size, tiny.kl())(rows).rows for size in sizes]
     assert [len(made[0]["mask_mean"]) for made in alone] == [4 * 4 * 4 * 4, 4 * 4 * 8 * 8]
@@ -82,7 +84,7 @@ def test_resolutions_share_what_was_decoded(tiny_recipe: Recipe, monkeypatch: py
     assert len(opened) == 6
 
 
-def test_a_row_that_cannot_be_decoded_is_set_aside_at_every_resolution(tiny_recipe: Recipe):
+def test_a_row_that_cannot_be_decoded_is_quarantined_at_every_resolution(tiny_recipe: Recipe):
     originals = Originals(tiny_recipe.data.max_megapixels)
     rows = [row(0), row(1) | {"sketch": b"none"}]
     for size in (16, 32):
@@ -91,13 +93,13 @@ def test_a_row_that_cannot_be_decoded_is_set_aside_at_every_resolution(tiny_reci
         assert [(one["id"], one["stage"]) for one in result.quarantined] == [("1", f"latents-{size}")]
 
 
-def test_further_views_are_crops_that_photograph_and_drawings_share(tiny_recipe: Recipe):
+def test_views_crop_photograph_mask_and_sketch_alike(tiny_recipe: Recipe):
     data = tiny_recipe.data.model_copy(update={"views": 5})
     recipe, rows = tiny_recipe.model_copy(update={"data": data}), [row(seed, 200) for seed in range(3)]
     stage, plain = Latents(recipe, 32, tiny.kl()), Latents(tiny_recipe, 32, tiny.kl())
     made = stage(rows).rows
     assert stage.extra()["latent_views"] == 5
-    assert stage(rows[2:]).rows == made[2:]  # the row alone decides
+    assert stage(rows[2:]).rows == made[2:]  # independent of the other rows
     for one, first in zip(made, plain(rows).rows, strict=True):
         for column in ("image_mean", "image_logvar", "mask_mean", "sketch_mean"):
             size = len(first[column])
@@ -106,8 +108,8 @@ def test_further_views_are_crops_that_photograph_and_drawings_share(tiny_recipe:
             assert len(set(pieces)) == 5 == len(one[column]) // size
 
 
-def test_a_view_keeps_pictures_and_labels_together():
-    """Coordinates painted into all three pictures say where each view looks."""
+def test_a_view_keeps_photograph_and_labels_aligned():
+    """All three images contain their own coordinates, which show where each view was cropped."""
     side = 200
     across = np.broadcast_to(np.arange(side, dtype=np.uint8), (side, side))
     labels = np.where(across < side // 2, 4, 5).astype(np.uint8)  # a left eye, then a right one
@@ -120,7 +122,7 @@ def test_a_view_keeps_pictures_and_labels_together():
         assert 0.75 * side - 1 <= seen.shape[0] == seen.shape[1] <= side
         mirrored = bool(seen[0, 0] > seen[0, -1])
         assert mirrored == bool(place % 2)
-        # What is left in the mirror is a left eye again.
+        # Mirroring exchanges the labels of left and right eye.
         np.testing.assert_array_equal(view.mask == 4, (seen < side // 2) != mirrored)
         boxes.add((int(seen.min()), int(seen.max())))
     assert (0, side - 1) in boxes

@@ -1,4 +1,4 @@
-"""Portraits: deterministic, size-independent, every label, true words, labels that survive their PNG."""
+"""Portraits: deterministic, the same at every size, with all labels and true captions; masks survive their PNG."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hundred() -> list[Portrait]:
     return [draw(seed, 96) for seed in range(100)]
 
 
-def test_the_same_seed_draws_the_same_portrait_and_another_seed_another() -> None:
+def test_a_seed_always_draws_the_same_portrait() -> None:
     a, b, c = draw(3, 64), draw(3, 64), draw(4, 64)
     assert np.array_equal(a.image, b.image)
     assert np.array_equal(a.mask, b.mask)
@@ -45,8 +45,8 @@ def test_every_label_occurs_among_a_hundred(hundred: list[Portrait]) -> None:
     assert seen == set(range(len(LABELS)))
 
 
-def test_left_and_right_follow_the_data_set() -> None:
-    # CelebAMask-HQ names sides from the person: l_eye (4) lies right of r_eye (5) in the picture.
+def test_left_and_right_labels_follow_celebamask() -> None:
+    # CelebAMask-HQ names sides from the person: l_eye (4) is to the right of r_eye (5) in the image.
     masks = [draw(seed, 96).mask for seed in range(30)]
     pairs = [("l_eye", "r_eye"), ("l_brow", "r_brow"), ("l_ear", "r_ear")]
     for left, right in pairs:
@@ -65,7 +65,7 @@ def test_hair_has_the_colour_of_its_word(hundred: list[Portrait]) -> None:
     assert np.mean(right) >= 0.95
 
 
-def test_captions_are_ten_short_true_and_mostly_name_the_hair(hundred: list[Portrait]) -> None:
+def test_the_ten_captions_are_short_and_true_and_mostly_name_the_hair(hundred: list[Portrait]) -> None:
     for p in hundred:
         assert len(p.captions) == 10
         assert max(len(c.split()) for c in p.captions) <= 28
@@ -76,7 +76,7 @@ def test_captions_are_ten_short_true_and_mostly_name_the_hair(hundred: list[Port
         assert not any(f"{other} hair" in c for c in p.captions for other in others)
 
 
-def test_words_and_mask_agree(hundred: list[Portrait]) -> None:
+def test_attributes_and_mask_agree(hundred: list[Portrait]) -> None:
     things = {"hat": "hat", "glasses": "eye_g", "earrings": "ear_r", "necklace": "neck_l"}
     for p in hundred:
         for word, label in things.items():
@@ -87,7 +87,7 @@ def test_words_and_mask_agree(hundred: list[Portrait]) -> None:
         assert (p.mask == LABELS.index("hair")).any() == (p.attributes["hair_length"] != "bald")
 
 
-def test_a_collection_on_disk(tmp_path: Path) -> None:
+def test_a_collection_is_written_to_a_folder(tmp_path: Path) -> None:
     write_collection(tmp_path / "c", 3, 48, seed=20)
     lines = [json.loads(line) for line in (tmp_path / "c" / "captions.jsonl").read_text().splitlines()]
     with (tmp_path / "c" / "attributes.csv").open(newline="") as table:
@@ -110,14 +110,14 @@ def test_a_collection_on_disk(tmp_path: Path) -> None:
         ({"workers": 0}, "workers"),
     ],
 )
-def test_bad_numbers_name_their_field(tmp_path: Path, arguments: dict[str, int], field: str) -> None:
+def test_errors_for_bad_numbers_name_their_field(tmp_path: Path, arguments: dict[str, int], field: str) -> None:
     with pytest.raises(InputError) as error:
         write_collection(tmp_path / "c", **({"n": 2, "size": 64} | arguments))
     assert error.value.field == field
     assert not (tmp_path / "c").exists()
 
 
-def test_a_full_folder_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(InputError, match="not an empty folder"):
         write_collection(tmp_path, 1, 32)

@@ -1,4 +1,4 @@
-"""Supplied masks meet the pictures: wrong size, wrong labels, and faces too small for the recipe."""
+"""Supplied masks: wrong sizes and labels are quarantined, faces too small for the recipe are filtered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stage(tiny_recipe: Recipe) -> Conditions:
     return Conditions(tiny_recipe.model_copy(update={"data": data}))
 
 
-def test_bad_masks_say_why_and_small_faces_are_filtered(stage: Conditions):
+def test_bad_masks_are_quarantined_with_their_reason_and_small_faces_filtered(stage: Conditions):
     result = stage(
         [
             row("good", labels(1)),
@@ -59,6 +59,6 @@ def test_bad_masks_say_why_and_small_faces_are_filtered(stage: Conditions):
         "small face": "filtered:data.min_face_area",
     }
     assert "label 19 is not among 0..18" in reasons["label 19"][1]
-    assert "64x32 has another aspect than its picture 64x64" in reasons["another shape"][1]
-    assert reasons["small face"][1] == "a face of 15.6% of the picture is below 25.0%"
+    assert "64x32 has another aspect ratio than its photograph 64x64" in reasons["another shape"][1]
+    assert reasons["small face"][1] == "the face covers 15.6%, less than the minimum of 25.0%"
     assert [one["id"] for one in result.quarantined if is_filtered(one["error"])] == ["small face"]

@@ -1,4 +1,4 @@
-"""Stored text gives back what the encoder gave, to the bit, from fewer bytes."""
+"""Stored text reproduces the output of the encoder bit for bit, in fewer bytes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def publish(stage: Text, folder: Path, rows: list[dict]) -> Dataset:
 
 
 @pytest.mark.parametrize("padding", ["exact", "masked"])
-def test_reading_gives_back_what_the_encoder_gave(tiny_recipe: Recipe, tmp_path: Path, padding: TextPadding):
+def test_stored_text_is_read_back_bit_for_bit(tiny_recipe: Recipe, tmp_path: Path, padding: TextPadding):
     stage = stage_of(tiny_recipe, padding)
     texts = load_texts(publish(stage, tmp_path, ROWS), Rows(["b", "a", "c"]))
     tokenizer, encoder = load_text_encoder(tiny_recipe.components.text_encoder)
@@ -59,18 +59,18 @@ def test_reading_gives_back_what_the_encoder_gave(tiny_recipe: Recipe, tmp_path:
     assert np.array_equal(texts.empty_pooled, pooled[0])
 
 
-def test_padding_is_not_stored_where_it_can_be_put_back_or_is_masked(tiny_recipe: Recipe):
+def test_padding_that_can_be_restored_is_not_stored(tiny_recipe: Recipe):
     exact, masked = (stage_of(tiny_recipe, padding)(ROWS).rows for padding in ("exact", "masked"))
-    # Letter by letter, a start and an end token: "red hair" is 9 tokens, "a hat" 6; 16 is the most.
+    # One token per letter, plus start and end: "red hair" has 9 tokens, "a hat" 6; 16 is the maximum.
     assert [row["lengths"] for row in masked] == [[9, 6], [16, 2, 7], [6]]
     assert [row["places"] for row in masked] == [[0, 1, 0], [0, 1, 2], [0, 0, 0]]
     assert [len(row["sequence"]) for row in masked] == [4 * 16 * sum(row["lengths"]) for row in masked]
-    # Causal attention lets every padding token see the caption; only the empty caption's are the empty prompt's.
+    # With causal attention, padding tokens depend on the caption: only those of the empty one equal the empty prompt's.
     assert [row["lengths"] for row in exact] == [[16, 16], [16, 0, 16], [16]]
 
 
 @pytest.mark.parametrize("padding", ["exact", "masked"])
-def test_bytes_do_not_depend_on_the_rows_beside(tiny_recipe: Recipe, padding: TextPadding):
+def test_stored_text_does_not_depend_on_the_other_rows(tiny_recipe: Recipe, padding: TextPadding):
     stage = stage_of(tiny_recipe, padding)
     together = stage(ROWS).rows
     assert [one for row in ROWS for one in stage([row]).rows] == together

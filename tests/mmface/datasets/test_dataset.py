@@ -1,4 +1,4 @@
-"""Published datasets: nothing is visible before its manifest, nothing changes after."""
+"""Published datasets: invisible before the manifest is written, unchanged afterwards."""
 
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def test_inputs_are_found_in_a_home_that_was_moved(tmp_path: Path):
     assert [found[stage].uri for stage in ("demo", "far")] == [first.replace("/old/", "/new/"), far]
 
 
-def test_damage_is_noticed(home: Store):
+def test_reading_a_damaged_file_raises(home: Store):
     publisher = Publisher(home, identity())
     publisher.write("weights.bin", b"good")
     uri = publisher.publish({})
@@ -75,7 +75,7 @@ def test_damage_is_noticed(home: Store):
         open_dataset(uri).read("weights.bin")
 
 
-def test_a_place_that_cannot_take_a_copy_is_named(home: Store, tmp_path: Path):
+def test_a_download_that_cannot_be_written_names_the_path(home: Store, tmp_path: Path):
     publisher = Publisher(home, identity())
     publisher.write("weights/net.bin", b"good")
     dataset = open_dataset(publisher.publish({}))
@@ -84,9 +84,9 @@ def test_a_place_that_cannot_take_a_copy_is_named(home: Store, tmp_path: Path):
         dataset.download("weights", tmp_path / "file")
 
 
-def test_counts_must_reconcile():
+def test_counts_must_add_up():
     check_counts("demo", {"in": 5, "out": 2, "quarantined": 1, "duplicates": 1, "filtered": 1})
-    with pytest.raises(DatasetError, match="reconcile"):
+    with pytest.raises(DatasetError, match="do not add up"):
         check_counts("demo", {"in": 5, "out": 3})
 
 

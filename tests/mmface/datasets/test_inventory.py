@@ -1,4 +1,5 @@
-"""What a home holds, what refers to what, and what may go; on a local folder and on a real S3 server."""
+"""Inventory and retention: the datasets of a home, their references, and which may be removed; on a local folder and
+on a real S3 server."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from mmface.datasets.dataset import Publisher
-from mmface.datasets.inventory import DAY, Held, damages, find, lineage, needs, removable, remove, scan
+from mmface.datasets.inventory import Held, damages, find, lineage, scan
 from mmface.datasets.manifest import MANIFEST, Identity
 from mmface.datasets.records import QUARANTINE
+from mmface.datasets.retention import DAY, needs, removable, remove
 from mmface.errors import DatasetError
 from mmface.store import Store
 from mmface.store.tables import to_parquet
@@ -55,7 +57,7 @@ def stages(held: list[Held]) -> list[str]:
     return [one.stage for one in held]
 
 
-def test_scan_tells_stage_state_rows_and_size(home: Store) -> None:
+def test_scan_reports_stage_state_rows_and_size(home: Store) -> None:
     images = publish(home, "images")
     conditions = begin(home, "conditions", images=images)
     published, unfinished = sorted(scan(home), key=lambda one: one.state)
@@ -63,40 +65,40 @@ def test_scan_tells_stage_state_rows_and_size(home: Store) -> None:
     assert (unfinished.key, unfinished.state, unfinished.rows) == (conditions, "unfinished", None)
     assert published.size == sum(entry.size for entry in home.list(published.key))
     assert abs(time.time() - published.modified) < 60
-    assert unfinished.references == (published.key,)  # the ledger says so
+    assert unfinished.references == (published.key,)  # from the ledger
 
 
-def test_find_takes_what_a_person_types(home: Store) -> None:
+def test_find_accepts_uris_stages_and_abbreviated_fingerprints(home: Store) -> None:
     small, large, text = publish(home, "images", 1), publish(home, "images", 2), publish(home, "text")
     held = scan(home)
     for name in ("text", "text/", key(text), text, f"text/{text[-16:-10]}", text[-16:-10]):
         assert find(held, name).key == key(text), name
     assert find(held, f"images/{small[-16:]}").key == key(small)
-    with pytest.raises(DatasetError, match="fits 2 datasets: images/") as error:
+    with pytest.raises(DatasetError, match="matches 2 datasets: images/") as error:
         find(held, "images")
     assert large[-16:] in str(error.value)
     with pytest.raises(DatasetError, match="no dataset 'nothing'"):
         find(held, "nothing")
 
 
-def test_lineage_leads_back_to_the_sources_and_names_what_is_gone(home: Store) -> None:
+def test_lineage_leads_back_to_the_sources_and_names_removed_datasets(home: Store) -> None:
     portraits = publish(home, "portraits")
     images = publish(home, "images", config={"sources": [f"{portraits}/images"]})
     conditions = publish(home, "conditions", images=images)
     captions = publish(home, "captions", images=images, conditions=conditions)
     remove(home, find(scan(home), "portraits"))
-    told = list(lineage(held := scan(home), find(held, "captions")))
-    assert [(depth, place.split("/")[1], one is None) for depth, place, one in told] == [
+    found = list(lineage(held := scan(home), find(held, "captions")))
+    assert [(depth, place.split("/")[1], one is None) for depth, place, one in found] == [
         (0, "captions", False),
         (1, "images", False),
         (2, "portraits", True),
         (1, "conditions", False),
-        (2, "images", False),  # named again, not followed again
+        (2, "images", False),  # listed again, but its own inputs are not
     ]
-    assert told[0][1] == key(captions)
+    assert found[0][1] == key(captions)
 
 
-def test_damage_is_named(home: Store) -> None:
+def test_damaged_and_missing_files_are_reported(home: Store) -> None:
     store = Store(publish(home, "images"))
     publish(home, "text")
     assert [list(damages(home, one)) for one in scan(home)] == [[], []]
@@ -112,12 +114,12 @@ def test_damage_is_named(home: Store) -> None:
     assert next(iter(damages(home, images))).reason == f"{len(data) - 1} bytes instead of {len(data)}"
 
 
-def test_only_what_nothing_reaches_is_removed_and_in_an_order_that_keeps_lineage(home: Store) -> None:
+def test_only_unneeded_datasets_are_removed_each_before_its_inputs(home: Store) -> None:
     old_images = publish(home, "images", 1)
     old_conditions = publish(home, "conditions", 1, images=old_images)
     old_text = publish(home, "text", 1, conditions=old_conditions)
     served = publish(home, "images", 2)
-    time.sleep(1.1)  # S3 tells whole seconds
+    time.sleep(1.1)  # times on S3 are whole seconds
     images = publish(home, "images", 3)
     conditions = publish(home, "conditions", 3, images=images)
     publish(home, "text", 3, conditions=conditions)
@@ -129,7 +131,7 @@ def test_only_what_nothing_reaches_is_removed_and_in_an_order_that_keeps_lineage
     assert reasons[key(served)] == "model mmface-dit 1"
     assert reasons[key(images)] in ("newest images", "newest conditions", "newest text")
     going = removable(held, reasons)
-    # A dataset goes before what it was made from: a crash leaves none whose inputs are gone.
+    # Each dataset is removed before its inputs, so a crash leaves no dataset without its inputs.
     wanted = [key(old_text), key(old_conditions), key(old_images)]
     assert [one.key for one in going if one.key != begun] == wanted
     assert begun in [one.key for one in going]
@@ -143,7 +145,7 @@ def test_only_what_nothing_reaches_is_removed_and_in_an_order_that_keeps_lineage
     assert [list(damages(home, one)) for one in held] == [[]] * len(held)
 
 
-def test_a_run_in_work_keeps_what_it_works_on_and_from(home: Store) -> None:
+def test_datasets_of_a_running_job_and_their_inputs_are_kept(home: Store) -> None:
     images = publish(home, "images", 1)
     begun = begin(home, "conditions", 1, images=images)
     time.sleep(1.1)
@@ -155,7 +157,7 @@ def test_a_run_in_work_keeps_what_it_works_on_and_from(home: Store) -> None:
     assert stages(removable(held, needs(held, {}, keep_days=3, now=later))) == []
 
 
-def test_nothing_is_removed_while_a_manifest_cannot_be_read(home: Store) -> None:
+def test_nothing_is_removed_while_a_manifest_is_unreadable(home: Store) -> None:
     publish(home, "images", 1)
     damaged = Store(publish(home, "text"))
     damaged.write(MANIFEST, b"{")

@@ -1,12 +1,9 @@
-"""Parts of a stage without Ray: each made once whatever kills the process, known rows copied, poison set aside."""
+"""Parts of a stage without Ray: each is made once, and known rows are copied."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,13 +11,14 @@ import pyarrow as pa
 import pytest
 
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
-from mmface.datasets.journal import OTHER_TRIES, Journal
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import PartWorker, Runner, commit, discard, part_names, receipt_of, reconcile
+from mmface.datasets.part_worker import PartWorker, Runner
+from mmface.datasets.parts import commit, discard, part_names, receipt_of
 from mmface.datasets.records import ORIGIN
 from mmface.datasets.reuse import gather
 from mmface.datasets.stage import Result, Row, map_rows
-from mmface.errors import InputError, StageError
+from mmface.datasets.tally import reconcile
+from mmface.errors import InputError
 from mmface.store import Store
 from mmface.store.tables import to_parquet
 
@@ -29,7 +27,7 @@ TARGET = pa.schema([("id", pa.string()), ("length", pa.int64()), ORIGIN])
 
 
 class Lengths:
-    """Length of each text; an empty one is refused, ``kill`` kills the process, ``odd`` raises a KeyError."""
+    """Length of each text; an empty text is quarantined, ``kill`` kills the process, ``odd`` raises a KeyError."""
 
     name = "lengths"
     schema = TARGET
@@ -92,7 +90,7 @@ def home(tmp_path: Path) -> Store:
     return Store(tmp_path / "home")
 
 
-def test_rows_and_refused_rows_are_kept_apart_and_counted(home: Store):
+def test_output_and_quarantined_rows_are_separated_and_counted(home: Store):
     dataset, _ = run(home, publish_source(home, [*texts("a", "bb", "ccc", "dddd"), {"id": "id-none", "text": ""}]))
     assert dataset.table(["length"])["length"].to_pylist() == [1, 2, 3, 4]
     assert dataset.quarantine()["id"].to_pylist() == ["id-none"]
@@ -100,7 +98,7 @@ def test_rows_and_refused_rows_are_kept_apart_and_counted(home: Store):
     assert dataset.manifest.extra == {"reused": 0, "computed": 5}
 
 
-def test_a_grown_collection_computes_what_is_new_and_equals_one_made_from_nothing(home: Store, tmp_path: Path):
+def test_a_grown_collection_computes_only_new_rows_and_equals_a_fresh_run(home: Store, tmp_path: Path):
     words = [f"word{i:03d}" for i in range(40)]
     run(home, publish_source(home, texts(*words)))
     grown = texts("a-new-first-word", *words)  # every part is shifted by one row
@@ -113,19 +111,19 @@ def test_a_grown_collection_computes_what_is_new_and_equals_one_made_from_nothin
 
 
 class Noted(Lengths):
-    """As a later release makes the rows, with a column more."""
+    """The stage of a later release, whose rows have one more column."""
 
     schema = pa.schema([*list(TARGET)[:-1], ("note", pa.string()), ORIGIN])
 
 
-def test_rows_of_a_release_without_notes_are_copied(home: Store):
+def test_rows_of_a_release_without_the_note_column_are_reused(home: Store):
     run(home, publish_source(home, texts("a", "b", "c", "d")))
     dataset, stage = run(home, publish_source(home, texts("a", "b", "c", "d", "e")), Noted())
     assert stage.mapped == ["id-e"]
     assert dataset.table(["id", "note"]).to_pylist()[3:] == [{"id": f"id-{one}", "note": None} for one in "de"]
 
 
-def test_a_row_whose_input_changed_is_made_again(home: Store):
+def test_a_row_whose_input_changed_is_computed_again(home: Store):
     run(home, publish_source(home, texts("a", "b", "c", "d")))
     changed = [*texts("a", "b", "c"), {"id": "id-d", "text": "changed"}]
     dataset, stage = run(home, publish_source(home, changed))
@@ -133,7 +131,7 @@ def test_a_row_whose_input_changed_is_made_again(home: Store):
     assert dataset.table(["length"])["length"].to_pylist() == [1, 1, 1, 7]
 
 
-def test_another_recipe_knows_nothing_of_these_rows(home: Store):
+def test_rows_made_with_other_weights_are_not_reused(home: Store):
     source = publish_source(home, texts("a", "b"))
     run(home, source)
     other = identity(source).model_copy(update={"weights": {"net": "v2"}})
@@ -141,7 +139,7 @@ def test_another_recipe_knows_nothing_of_these_rows(home: Store):
     assert not home.list(f"{other.key}/work")
 
 
-def test_rows_of_a_damaged_or_lost_file_are_made_again(home: Store):
+def test_rows_of_a_damaged_or_missing_file_are_computed_again(home: Store):
     words = [f"word{i}" for i in range(9)]
     old, _ = run(home, publish_source(home, texts(*words)))
     grown = publish_source(home, texts(*words, "new"))
@@ -154,7 +152,7 @@ def test_rows_of_a_damaged_or_lost_file_are_made_again(home: Store):
     assert dataset.manifest.counts["out"] == 10
 
 
-def test_an_earlier_dataset_in_ruins_does_not_stop_the_next(home: Store):
+def test_an_unreadable_earlier_dataset_does_not_stop_the_next(home: Store):
     old, _ = run(home, publish_source(home, texts("a", "b", "c", "d")))
     store = Store(old.uri)
     store.write("data/part-00000.parquet", b"not parquet at all")
@@ -163,7 +161,7 @@ def test_an_earlier_dataset_in_ruins_does_not_stop_the_next(home: Store):
     assert dataset.manifest.extra == {"reused": 1, "computed": 4}
 
 
-def test_a_part_that_is_there_is_neither_made_again_nor_replaced(home: Store):
+def test_an_existing_part_is_neither_computed_again_nor_replaced(home: Store):
     source = publish_source(home, texts("a", "b"))
     publisher = Publisher(home, identity(source))
     path = "data/part-00000.parquet"
@@ -177,7 +175,7 @@ def test_a_part_that_is_there_is_neither_made_again_nor_replaced(home: Store):
     dataset.read(path)
 
 
-def test_a_lost_receipt_is_made_of_the_part(home: Store):
+def test_a_lost_receipt_is_rebuilt_from_the_part(home: Store):
     store = home.child("part")
     refused = [{"id": "x", "uri": "", "stage": "lengths", "error": "e", "message": "m"}]
     commit(store, "data/p.parquet", [{"id": "a", "length": 1, "origin": b"0" * 32}], TARGET, refused)
@@ -186,7 +184,7 @@ def test_a_lost_receipt_is_made_of_the_part(home: Store):
     assert receipt_of(store, "data/p.parquet") == first
 
 
-def test_who_comes_second_leaves_the_receipt_of_who_came_first(home: Store):
+def test_the_second_writer_of_a_part_keeps_the_receipt_of_the_first(home: Store):
     store, path = home.child("part"), "data/p.parquet"
     rows = [{"id": "a", "length": 1, "origin": b"0" * 32}]
     commit(store, path, rows, TARGET, reused=1)
@@ -196,83 +194,10 @@ def test_who_comes_second_leaves_the_receipt_of_who_came_first(home: Store):
     assert first.reused == 1
 
 
-def test_a_part_that_is_to_be_made_again_leaves_no_receipt(home: Store):
+def test_discarding_a_part_deletes_its_receipt(home: Store):
     store, path = home.child("part"), "data/p.parquet"
     commit(store, path, [{"id": "a", "length": 1, "origin": b"0" * 32}], TARGET)
     discard(store, path)
     assert store.list() == []
     store.write(path, to_parquet([], TARGET))  # by a process that dies before it writes the receipt
     assert receipt_of(store, path).file.rows == 0
-
-
-def drive(home: Store, source: str) -> int:
-    """One attempt at every part in a process of its own; its exit code."""
-    code = f"""
-        import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-        from tests.mmface.datasets.test_parts import run
-        from mmface.store import Store
-        run(Store({home.uri!r}), {source!r})
-    """
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=False).returncode
-
-
-def test_a_row_that_kills_its_process_is_set_aside_and_no_other_is_lost(home: Store):
-    words = ["a", "kill", "bb", "ccc", "dddd"]
-    source = publish_source(home, texts(*words), size=5)
-    codes = []
-    while not codes or codes[-1]:
-        codes.append(drive(home, source))
-        assert len(codes) < 8
-    assert codes == [-signal.SIGKILL] * 4 + [0]
-    dataset = open_dataset(Publisher(home, identity(source)).store.uri)
-    assert dataset.table(["length"])["length"].to_pylist() == [1, 2, 3, 4]
-    assert [(row["id"], row["error"]) for row in dataset.quarantine().to_pylist()] == [("id-kill", "poison")]
-    assert dataset.manifest.counts["in"] == 5
-
-
-def test_a_row_that_fails_again_and_again_is_set_aside_and_no_other_is_lost(home: Store):
-    words = ["odd", "a", "odd one", "bb", "", "ccc"]
-    dataset, _ = run(home, publish_source(home, texts(*words), size=6))
-    assert dataset.table(["length"])["length"].to_pylist() == [1, 2, 3]
-    found = [(row["id"], row["error"], row["message"].partition(" (")[0]) for row in dataset.quarantine().to_pylist()]
-    assert found == [
-        ("id-odd", "poison", "2 times KeyError: 'odd'"),
-        ("id-odd one", "poison", "2 times KeyError: 'odd one'"),
-        ("id-", "invalid_input:text", "no text"),
-    ]
-    assert dataset.manifest.counts == {"in": 6, "out": 3, "quarantined": 3, "duplicates": 0, "filtered": 0}
-
-
-def test_a_failure_of_every_row_ends_the_stage_and_sets_nothing_aside(home: Store):
-    source = publish_source(home, texts(*(f"odd{number}" for number in range(9)), "a"), size=10)
-    with pytest.raises(
-        StageError,
-        match=r"lengths: the first 8 rows of part-00000.parquet all fail, the last is id-odd7: KeyError: 'odd7'",
-    ):
-        run(home, source)
-    assert not Publisher(home, identity(source)).finished("data")
-    with Journal(home, "part-00000.parquet") as journal:
-        assert not journal.record.deaths
-
-
-def fail(home: Store) -> None:
-    with Journal(home, "part") as journal:
-        journal.map(Lengths(), texts("a"), "id")
-        raise InputError("the disk was full")
-
-
-def test_an_error_is_no_death(home: Store):
-    for _ in range(5):
-        with pytest.raises(InputError):
-            fail(home)
-    with Journal(home, "part") as journal:
-        assert not journal.record.deaths
-
-
-def test_loading_that_kills_ends_in_a_clear_error_and_may_be_tried_again(home: Store):
-    for _ in range(OTHER_TRIES):
-        Journal(home, "part").__enter__().enter("loading")  # and the process is gone
-    with pytest.raises(StageError, match=f"{OTHER_TRIES} processes died"), Journal(home, "part") as journal:
-        journal.enter("loading")
-    with Journal(home, "part") as journal:
-        journal.enter("loading")

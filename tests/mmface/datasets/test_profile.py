@@ -1,4 +1,4 @@
-"""What ``mmface datasets show`` says of rows."""
+"""The profile of a dataset, which ``mmface datasets show`` prints."""
 
 from pathlib import Path
 
@@ -33,12 +33,12 @@ def test_figures_and_categories_over_all_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rejections", "line"), [([{}, {}], "none"), ([{"echo": 2}, {"echo": 1, "short": 1}], "echo 3, short 1")]
 )
-def test_rejected_answers_are_added_up(tmp_path: Path, rejections, line: str) -> None:
+def test_rejections_are_summed_over_rows(tmp_path: Path, rejections, line: str) -> None:
     rows = [{"captioner": "a", "hair_colour": "red", "rejections": list(one.items())} for one in rejections]
     assert dict(profile(dataset(tmp_path, CAPTIONS, rows)))["rejections"] == line
 
 
-def test_a_long_list_is_cut(tmp_path: Path) -> None:
+def test_a_long_list_of_categories_is_shortened(tmp_path: Path) -> None:
     rows = [{"captioner": f"c{number}", "rejections": []} for number in range(10)]
     assert dict(profile(dataset(tmp_path, CAPTIONS, rows)))["captioner"].endswith(" and 2 more")
 

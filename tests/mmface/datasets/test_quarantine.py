@@ -1,4 +1,4 @@
-"""Rows set aside by a stage that could not reach something, and done again once it was mended; no Ray needed."""
+"""Replays: rows quarantined because a resource was missing are computed again once it is back; no Ray needed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pytest
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.inventory import find, scan
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, PartWorker, Runner, check_budget, commit, part_names, reconcile
+from mmface.datasets.part_worker import PartWorker, Runner
+from mmface.datasets.parts import DATA, commit, part_names
 from mmface.datasets.quarantine import by_reason, replay, set_aside
 from mmface.datasets.records import ORIGIN
 from mmface.datasets.reuse import gather
 from mmface.datasets.stage import VERSIONS, Result, Row, map_rows
+from mmface.datasets.tally import check_budget, reconcile
 from mmface.errors import DatasetError, InputError, StageError
 from mmface.store import Store
 
@@ -24,7 +26,7 @@ SCHEMA = pa.schema([("id", pa.string()), ("note", pa.string()), ORIGIN])
 
 
 class Notes:
-    """Reads a file beside the data for every row: what a share that is not mounted does to a stage."""
+    """Reads a file outside the dataset for every row; a missing file stands for a share that is not mounted."""
 
     name = "conditions"
     schema = SCHEMA
@@ -67,7 +69,7 @@ def images(home: Store) -> str:
 
 
 def run(home: Store, identity: Identity, stage: Notes, budget: float = 1.0) -> str:
-    """What ``ray_jobs`` does with a stage, in this process."""
+    """Runs a stage in this process, as ``ray_jobs`` does."""
     publisher = Publisher(home, identity)
     parts = part_names(open_dataset(identity.inputs["images"]))
     gather(home, identity)
@@ -83,9 +85,9 @@ def identity(home: Store) -> Identity:
     return Identity(stage="conditions", version=VERSIONS["conditions"], config={}, inputs={"images": images(home)})
 
 
-def test_an_unfinished_dataset_does_the_parts_with_such_rows_again(home: Store, notes: Path):
+def test_replaying_an_unfinished_dataset_computes_the_parts_with_quarantined_rows_again(home: Store, notes: Path):
     made, stage = identity(home), Notes(notes)
-    with pytest.raises(StageError, match="1 of 6 rows were set aside"):
+    with pytest.raises(StageError, match="1 of 6 rows were quarantined"):
         run(home, made, stage, budget=0.0)
     one = find(scan(home), "conditions")
     assert [(part, [row["id"] for row in rows]) for part, rows in set_aside(home, one).items()] == [
@@ -93,20 +95,20 @@ def test_an_unfinished_dataset_does_the_parts_with_such_rows_again(home: Store, 
     ]
 
     (notes / "c").write_text("note c")
-    with pytest.raises(StageError):  # finished parts stay as they are
+    with pytest.raises(StageError):  # without a replay finished parts are not computed again
         run(home, made, stage, budget=0.0)
     assert stage.done == list("abcdef")
 
     done = replay(home, one)
     assert (done.key, done.rows, done.number) == (one.key, 1, 0)
-    assert not home.exists(f"{made.key}/work/receipts/data/part-1.parquet.json")  # nor what speaks of its rows
+    assert not home.exists(f"{made.key}/work/receipts/data/part-1.parquet.json")  # the receipt is deleted too
     uri = run(home, made, stage, budget=0.0)
     assert stage.done == [*"abcdef", *"cd"]
     assert open_dataset(uri).table(["id"])["id"].to_pylist() == list("abcdef")
     assert open_dataset(uri).quarantine().num_rows == 0
 
 
-def test_a_published_dataset_stays_and_its_successor_does_these_rows_alone(home: Store, notes: Path):
+def test_a_published_dataset_stays_and_its_successor_computes_only_the_quarantined_rows(home: Store, notes: Path):
     made, stage = identity(home), Notes(notes)
     first = run(home, made, stage)
     before = {entry.key: home.read(entry.key) for entry in home.list(made.key)}
@@ -123,13 +125,13 @@ def test_a_published_dataset_stays_and_its_successor_does_these_rows_alone(home:
     assert open_dataset(second).manifest.counts["out"] == 6
     assert {entry.key: home.read(entry.key) for entry in home.list(made.key)} == before
     assert open_dataset(first).quarantine()["id"].to_pylist() == ["c"]
-    with pytest.raises(DatasetError, match=r"replayed already: set data.replay=\{conditions: 1\}"):
+    with pytest.raises(DatasetError, match=r"already replayed: set data.replay=\{conditions: 1\}"):
         replay(home, one)
     with pytest.raises(DatasetError, match="nothing to replay"):
         replay(home, find(scan(home), done.key))
 
 
-def test_attempts_count_up_and_other_code_needs_no_replay(home: Store, notes: Path):
+def test_replays_are_numbered_and_a_new_stage_version_needs_no_replay(home: Store, notes: Path):
     made, stage = identity(home), Notes(notes)
     run(home, made, stage)
     run(home, made.attempt(1), stage)
@@ -138,11 +140,11 @@ def test_attempts_count_up_and_other_code_needs_no_replay(home: Store, notes: Pa
     assert made.attempt(2).attempt(0) == made
     older = made.model_copy(update={"version": 0})
     run(home, older, stage)
-    with pytest.raises(DatasetError, match="made by other code"):
+    with pytest.raises(DatasetError, match="made by another version of the code"):
         replay(home, find(scan(home), older.key))
 
 
-def test_what_was_filtered_is_no_reason_to_do_it_again(home: Store):
+def test_filtered_rows_are_not_replayed(home: Store):
     publisher = Publisher(home, identity(home))
     unwanted = {"id": "a", "uri": "", "stage": "conditions", "error": "filtered:face", "message": "small"}
     commit(publisher.store, "data/part-0.parquet", [], SCHEMA, [unwanted])
@@ -155,10 +157,10 @@ def test_what_was_filtered_is_no_reason_to_do_it_again(home: Store):
         replay(home, one)
 
 
-def test_reasons_that_differ_in_numbers_are_one():
+def test_reasons_that_differ_only_in_numbers_are_grouped():
     def row(uri: str, message: str, error: str = "invalid_input:image") -> Row:
         return {"id": "x", "uri": uri, "stage": "images", "error": error, "message": message}
 
     rows = [row("a", "12x9 is small"), row("b", "broken"), row("c", "8x70 is small"), row("", "broken", "poison")]
-    told = [(reason.message, reason.uris) for reason in by_reason(rows)]
-    assert told == [("12x9 is small", ("a", "c")), ("broken", ("b",)), ("broken", ("x",))]
+    grouped = [(reason.message, reason.uris) for reason in by_reason(rows)]
+    assert grouped == [("12x9 is small", ("a", "c")), ("broken", ("b",)), ("broken", ("x",))]

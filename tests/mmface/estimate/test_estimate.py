@@ -1,4 +1,4 @@
-"""An estimate is arithmetic over counted shapes: closed forms, exact bytes, sources for every figure."""
+"""Estimates equal their closed forms and exact byte counts, and name a source for every figure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from mmface.config import Recipe
 from mmface.config.load import load_recipe
 from mmface.errors import InputError
-from mmface.estimate.hardware import TRAINING, Figure
-from mmface.estimate.prediction import Line, estimate, parse_machine
+from mmface.estimate.hardware import TRAINING, Figure, parse_machine
+from mmface.estimate.lines import Line
+from mmface.estimate.prediction import estimate
 from mmface.estimate.shapes import Shapes
 
 MACHINE = parse_machine("8xA100", 64)
@@ -23,19 +24,19 @@ def paper() -> Shapes:
     return Shapes(load_recipe("paper-flow"))
 
 
-def test_the_paper_s_model_has_the_released_number_of_parameters(paper: Shapes):
+def test_the_papers_model_has_as_many_parameters_as_the_released_one(paper: Shapes):
     assert paper.parameters() == 1_345_298_624
     assert paper.latent(512) == (16, 64, 64)
     assert (paper.text_length, paper.text_width) == (77, 1024)
 
 
 @pytest.mark.parametrize("pixels", [256, 512])
-def test_flops_of_the_transformer_are_the_closed_form(paper: Shapes, pixels: int):
+def test_flops_of_the_transformer_equal_the_closed_form(paper: Shapes, pixels: int):
     hidden, depth, image, text = 1152, 28, (pixels // 16) ** 2, 77
     both = image + text
-    # A block: four projections and an MLP of twice four widths for each token, attention, one modulation of 12 widths.
+    # A block: per token four projections and an MLP of two times four widths; attention; one modulation of 12 widths.
     block = 2 * (4 + 8) * hidden**2 * both + 4 * both**2 * hidden + 2 * 12 * hidden**2
-    # The last one computes no text query, text output and text MLP.
+    # The last block computes no text query, no text output and no text MLP.
     unread = 2 * (2 + 8) * hidden**2 * text + 4 * text * both * hidden
     embedders = 2 * hidden * (image * 32 * 4 + text * 1024 + 1024 + 256 + hidden)
     final = 2 * 2 * hidden**2 + 2 * image * hidden * 4 * 16
@@ -47,15 +48,15 @@ def whole(paper: Shapes) -> dict[str, Line]:
     return lines(paper.recipe, 100_000, photo=Figure(2e6, "given"))
 
 
-def test_training_time_is_flops_over_speed(paper: Shapes, whole: dict[str, Line]):
+def test_training_time_is_flops_divided_by_speed(paper: Shapes, whole: dict[str, Line]):
     steps = round(300 * 85_000 / 32)
-    flops = 4 * steps * 32 * paper.transformer_flops(256)  # forward, twice that backward, recomputing once
+    flops = 4 * steps * 32 * paper.transformer_flops(256)  # forward once, backward twice, recomputation once
     assert whole["train-0-256"].hours == pytest.approx(flops / (8 * 312e12 * TRAINING.value) / 3600)
     assert whole["train-0-256"].size == 4 * 1_345_298_624
 
 
 def test_stored_bytes_follow_from_records_and_shapes(whole: dict[str, Line]):
-    moments = 4 * 16 * 32 * 32 * 4  # photograph twice, mask, sketch
+    moments = 4 * 16 * 32 * 32 * 4  # mean and log-variance of the photograph, means of mask and sketch
     text = 10 * 78 * 1024 * 4
     for stage, size in {"latents-256": moments, "latents-512": 4 * moments, "text": text, "images": 2e6}.items():
         assert size <= whole[stage].size / 100_000 <= size * 1.001, stage
@@ -69,16 +70,16 @@ def test_every_line_names_its_sources(whole: dict[str, Line]):
     for stage, line in whole.items():
         assert line.hours > 0
         assert line.size > 0
-        told = " ".join(line.sources)
-        assert any(word in told for word in ("measured", "counted", "published", "assumed")), stage
+        sources = " ".join(line.sources)
+        assert any(word in sources for word in ("measured", "counted", "published", "assumed")), stage
 
 
 def test_preparation_grows_with_the_collection_and_captions_with_their_model():
     few = lines(load_recipe("demo", ["components.captioner=owner/Model-20B-hf"]), 1000)
     both = ["components.captioner=owner/Model-20B-hf", "components.rewriter=owner/Writer-20B"]
     rewritten = lines(load_recipe("demo", both), 1000)
-    tokens, again = 10 * (256 + 60 + 77), 60 + 2 * 10 * 77
-    assert rewritten["captions"].hours == pytest.approx(few["captions"].hours * (tokens + again) / tokens)
+    tokens, rewriting = 10 * (256 + 60 + 77), 60 + 2 * 10 * 77
+    assert rewritten["captions"].hours == pytest.approx(few["captions"].hours * (tokens + rewriting) / tokens)
     many = lines(load_recipe("demo", ["components.captioner=owner/Model-80B-hf"]), 3000)
     assert many["captions"].hours == pytest.approx(3 * 4 * few["captions"].hours)
     for stage in ("images", "conditions", "text", "latents-64"):

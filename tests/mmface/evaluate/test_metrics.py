@@ -1,4 +1,4 @@
-"""Metrics against closed forms."""
+"""Metrics equal their closed forms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_perfect_mask_scores_one() -> None:
 
 def test_iou_by_hand_over_labels_of_the_given_mask() -> None:
     given = torch.tensor([[[0, 0, 13, 13]]])
-    painted = torch.tensor([[[0, 0, 13, 5]]])  # label 5 is not in the given mask: no class of its own
+    painted = torch.tensor([[[0, 0, 13, 5]]])  # label 5 is not in the given mask, so it is not a class
     assert metrics.mask_accuracy(painted, given).item() == 0.75
     assert metrics.mask_iou(painted, given).item() == pytest.approx((1 + 1 / 2) / 2)
     assert metrics.mask_iou(given, painted).item() == pytest.approx((1 + 1 / 2 + 0) / 3)

@@ -1,4 +1,4 @@
-"""Painting and measuring held-out rows, with tiny random networks."""
+"""Paints and measures held-out rows with tiny random networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mmface.imaging.labels import mask_from_png, mask_to_png
 
 
 def _row(i: int) -> dict[str, Any]:
-    """A 40 x 40 picture whose upper half is red hair."""
+    """A row with a 40 x 40 photograph whose upper half is red hair."""
     rng = np.random.default_rng(i)
     pixels = rng.integers(0, 255, (40, 40, 3), np.uint8)
     pixels[:20] = (168, 70, 32)
@@ -56,7 +56,7 @@ def samples(painter: Paint, rows: list[dict[str, Any]], tiny_recipe: Recipe) -> 
     return pa.Table.from_pylist(painter(plan(rows, tiny_recipe.evaluate)), schema=SAMPLES)
 
 
-def test_the_plan_is_the_first_rows_by_id_whatever_their_order(rows: list[dict[str, Any]]) -> None:
+def test_the_plan_is_the_first_rows_by_id_in_any_order(rows: list[dict[str, Any]]) -> None:
     evaluate = Evaluate(n=3, n_sketch=2)
     planned = [(row["modality"], row["id"]) for row in plan(reversed(rows), evaluate)]
     ids = sorted(row["id"] for row in rows)
@@ -66,16 +66,16 @@ def test_the_plan_is_the_first_rows_by_id_whatever_their_order(rows: list[dict[s
     ]
 
 
-def test_the_prompt_names_the_hair_where_a_caption_does() -> None:
+def test_the_prompt_is_a_caption_that_names_the_hair_colour() -> None:
     assert choose_prompt(["glasses", "a man with grey hair"]) == "a man with grey hair"
     assert choose_prompt(["glasses", "a hat"]) == "glasses"
 
 
-def test_seeds_fit_the_service() -> None:
+def test_seeds_are_valid_for_the_service() -> None:
     assert all(0 <= seed_of(str(i)) < 2**31 for i in range(100))
 
 
-def test_samples_hold_pictures_conditions_and_figures(samples: pa.Table) -> None:
+def test_samples_contain_images_conditions_and_metrics(samples: pa.Table) -> None:
     found = samples.to_pylist()
     assert [row["modality"] for row in found] == ["mask"] * 3 + ["sketch"] * 2 + ["unconditional"] * 2
     for row in found:
@@ -88,7 +88,7 @@ def test_samples_hold_pictures_conditions_and_figures(samples: pa.Table) -> None
     assert np.array_equal(np.unique(mask_from_png(found[0]["condition"])), [1, 13])
 
 
-def test_a_picture_depends_on_its_own_row_alone(
+def test_an_image_depends_on_its_own_row_only(
     samples: pa.Table, painter: Paint, rows: list[dict[str, Any]], tiny_recipe: Recipe
 ) -> None:
     last = plan(rows, tiny_recipe.evaluate)[2]
@@ -98,7 +98,7 @@ def test_a_picture_depends_on_its_own_row_alone(
     difference = np.asarray(Image.open(BytesIO(alone["generated"])), int) - np.asarray(
         Image.open(BytesIO(together["generated"])), int
     )
-    assert np.abs(difference).max() <= 1  # a batch's matrix product may round in another way
+    assert np.abs(difference).max() <= 1  # matrix products of another batch size may round differently
 
 
 def test_the_summary_names_extractors_counts_and_the_baseline(samples: pa.Table, tiny_recipe: Recipe) -> None:
@@ -118,7 +118,7 @@ def test_the_summary_names_extractors_counts_and_the_baseline(samples: pa.Table,
     assert all(math.isfinite(value) for value in figures.values())
 
 
-def test_the_summary_shows_a_figure_that_is_not_finite(samples: pa.Table, tiny_recipe: Recipe) -> None:
-    spoilt = samples.to_pylist()
-    spoilt[0]["metrics"] = [(name, math.nan) for name, _ in spoilt[0]["metrics"]]
-    assert math.isnan(summarise(pa.Table.from_pylist(spoilt, schema=SAMPLES), tiny_recipe, "")["mask/miou"])
+def test_one_value_that_is_not_finite_makes_the_mean_nan(samples: pa.Table, tiny_recipe: Recipe) -> None:
+    rows = samples.to_pylist()
+    rows[0]["metrics"] = [(name, math.nan) for name, _ in rows[0]["metrics"]]
+    assert math.isnan(summarise(pa.Table.from_pylist(rows, schema=SAMPLES), tiny_recipe, "")["mask/miou"])

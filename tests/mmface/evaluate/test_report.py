@@ -1,4 +1,4 @@
-"""The report over published datasets: self-contained, complete, safe."""
+"""The report of published datasets: self-contained, complete, and with escaped text."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NEW = {
     "ignored_suffixes": {".gif": 2},
     "sidecars": {"captions": {**SIDECAR, "ignored_suffixes": {".json": 90, "hidden": 1}}},
 }
-OLD = {"name": "old", "images": "old/images", "pictures": 2, "ignored_files": 0}  # as earlier versions wrote it
+OLD = {"name": "old", "images": "old/images", "pictures": 2, "ignored_files": 0}  # as earlier releases wrote it
 PROMPT = 'a woman with <b>red</b> hair & a "hat"'
 
 
@@ -120,11 +120,11 @@ def page(report: Report) -> str:
     return render_report(report)
 
 
-def test_upstream_lists_inputs_before_what_they_feed(report: Report) -> None:
+def test_upstream_lists_datasets_after_their_inputs(report: Report) -> None:
     assert list(report.datasets) == ["images", "train-0-32", "samples"]
 
 
-def test_the_page_stands_alone(page: str) -> None:
+def test_the_page_is_self_contained(page: str) -> None:
     assert "<script" not in page
     for address in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert address.startswith("data:image/")
@@ -132,13 +132,13 @@ def test_the_page_stands_alone(page: str) -> None:
     assert "@import" not in page
 
 
-def test_the_page_says_what_matched_no_picture(page: str) -> None:
+def test_the_page_lists_matched_and_unmatched_files_of_collections(page: str) -> None:
     table = page.partition("<h2>Collections</h2>")[2].partition("</table>")[0]
     rows = [re.sub(r"<[^>]+>|\s+", " ", row).split() for row in table.split("<tr>")[2:]]
     assert rows == [
-        ["ours", "pictures", "10", "2", ".gif", "s3://b/images"],
+        ["ours", "photographs", "10", "2", ".gif", "s3://b/images"],
         ["ours", "captions", "9", "1", "3", "90", ".json,", "1", "hidden", "s3://b/texts"],
-        ["old", "pictures", "2", "old/images"],
+        ["old", "photographs", "2", "old/images"],
     ]
 
 
@@ -165,10 +165,10 @@ def test_the_page_is_well_formed(page: str) -> None:
     [
         "version 4",
         "The gate refused",
-        "mask/hair_colour_accuracy 0.75, &gt;= 0.8 was asked",
-        "Fréchet distance (zoo-clip, 128 pictures)",
+        "mask/hair_colour_accuracy is 0.75, required &gt;= 0.8",
+        "Fréchet distance (zoo-clip, 128 images)",
         "12.5",
-        "Fréchet distance (zoo-clip 1a2b3c4d, 64 pictures 9f8e7d6c at 128 px)",
+        "Fréchet distance (zoo-clip 1a2b3c4d, 64 images 9f8e7d6c at 128 px)",
         "13.5",
         "without the sketch: 0.30",
         "photos/bad.jpg",
@@ -183,37 +183,37 @@ def test_the_page_is_well_formed(page: str) -> None:
         "zoo:parser",
     ],
 )
-def test_the_page_tells(page: str, text: str) -> None:
+def test_the_page_contains(page: str, text: str) -> None:
     assert text in page
 
 
-def test_counts_stand_in_the_stage_table(page: str, report: Report) -> None:
+def test_the_stage_table_shows_the_counts(page: str, report: Report) -> None:
     row = page[page.index("<tr><td>images</td>") :].split("</tr>")[0]
     assert re.findall(r'<td class="n">(\d+)</td>', row) == ["12", "7", "2", "1", "2"]
     assert report.datasets["images"].manifest.fingerprint in row
 
 
 def test_the_page_shows_as_many_samples_as_the_recipe_says(page: str) -> None:
-    assert page.count('<figure class="card">') == 2 * 2  # masks and sketches; the baseline is not shown
+    assert page.count('<figure class="card">') == 2 * 2  # masks and sketches, without the baseline
 
 
 def test_rendering_is_deterministic(page: str, report: Report) -> None:
     assert render_report(report) == page
 
 
-def test_the_contact_sheet(report: Report) -> None:
+def test_the_contact_sheet_shows_the_samples(report: Report) -> None:
     sheet = Image.open(BytesIO(grid(report.datasets["samples"].table(), 3)))
     assert sheet.format == "PNG"
-    assert sheet.width > sheet.height  # two lines of three triples
+    assert sheet.width > sheet.height  # two lines of three triples each
     colours = {sheet.getpixel((x, 90)) for x in range(sheet.width)}
-    assert {(0, 0, 204), (0, 90, 200), (40, 90, 200)} <= colours  # hair's palette colour, two generated pictures
+    assert {(0, 0, 204), (0, 90, 200), (40, 90, 200)} <= colours  # the palette colour of hair, and two generated images
 
 
-def test_the_contact_sheet_of_nothing() -> None:
+def test_the_contact_sheet_without_samples_is_an_image() -> None:
     assert Image.open(BytesIO(grid(pa.Table.from_pylist([], schema=SAMPLES), 3))).size > (0, 0)
 
 
-def test_a_chart_without_points_is_nothing() -> None:
+def test_a_chart_without_finite_points_is_empty() -> None:
     assert chart.line_chart([chart.Line("loss", "mask", [(1, float("nan"))])], label="steps") == ""
 
 
@@ -227,7 +227,7 @@ def test_ticks_are_round() -> None:
     assert ticks == ["0", "200", "400", "600"]
 
 
-def test_package_data(report: Report) -> None:
+def test_the_template_is_part_of_the_package(report: Report) -> None:
     import mmface.evaluate
 
     assert (Path(mmface.evaluate.__file__).parent / "report.html").is_file()

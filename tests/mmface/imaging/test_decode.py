@@ -1,4 +1,4 @@
-"""Decoding: what every kind of file becomes, and why the bad ones are refused."""
+"""Decoding: image files of every kind become RGB, and unusable ones are refused with the reason."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ LAB, SRGB = (ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes() fo
     ],
     ids=["cut", "junk", "large", "lab", "rgb in grey"],
 )
-def test_pixels_under_an_odd_colour_profile_are_srgb_and_the_row_says_so(
+def test_with_an_unusable_colour_profile_pixels_are_read_as_srgb_with_a_note(
     kind: str, mode: str, profile: bytes, note: str
 ):
     image = Image.new(mode, (64, 64), 200 if mode == "L" else (200, 40, 40))
@@ -83,27 +83,27 @@ def test_pixels_under_an_odd_colour_profile_are_srgb_and_the_row_says_so(
     assert said.endswith("its pixels were taken as sRGB")
 
 
-def test_a_sound_profile_leaves_no_note():
+def test_a_valid_profile_leaves_no_note():
     assert open_noted(encoded(picture(), icc_profile=SRGB))[1] is None
     assert open_noted(encoded(picture()))[1] is None
 
 
-ODD = {  # tags beside an orientation, each of a type or size that it must not have
+ODD = {  # EXIF tags with a wrong type or size, next to a valid orientation
     "a rational as bytes": {0x011A: b"72"},
     "a number as text": {0x0100: "wide", 0x0128: "in"},
-    "an offset that is none": {0x8825: b"\xff\xff\xff\xff", 0x8769: (4, 0x7FFFFFFF)},
+    "an invalid offset": {0x8825: b"\xff\xff\xff\xff", 0x8769: (4, 0x7FFFFFFF)},
 }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("odd", ODD)
-def test_odd_tags_beside_the_orientation_do_not_matter(kind: str, odd: str):
+def test_the_orientation_is_read_despite_invalid_exif_tags(kind: str, odd: str):
     assert open_image(encoded(picture(), kind, exif=tags({0x0112: (3, 6)} | ODD[odd]))).size == (64, 80)
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 200])
-def test_a_broken_exif_block_leaves_the_picture_as_it_lies(exif: bytes):
+def test_an_image_with_a_broken_exif_block_is_not_turned(exif: bytes):
     assert open_image(encoded(picture(), "JPEG", exif=exif)).size == (80, 64)
 
 
@@ -119,7 +119,7 @@ def test_orientation_from_xmp():
 @pytest.mark.parametrize(
     "key", ["workflow", "XML:com.adobe.xmp", "Raw profile type exif", "icc_profile", "transparency"]
 )
-def test_text_of_any_size_and_name_leaves_the_pixels(key: str, zipped: bool):
+def test_large_text_chunks_do_not_affect_the_pixels(key: str, zipped: bool):
     info = PngImagePlugin.PngInfo()
     for _ in range(3):
         info.add_text(key, "{}" * (3 << 20), zip=zipped)
@@ -134,7 +134,7 @@ def test_text_of_any_size_and_name_leaves_the_pixels(key: str, zipped: bool):
     assert peak < 2 * len(data) + (4 << 20)
 
 
-def test_masks_are_read_as_photographs_are():
+def test_masks_are_decoded_like_photographs():
     labels = np.arange(64 * 80, dtype=np.uint8).reshape(64, 80) % 19
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "{}" * (3 << 20), zip=True)
@@ -144,7 +144,7 @@ def test_masks_are_read_as_photographs_are():
 
 
 def tags(values: dict[int, object]) -> bytes:
-    """An EXIF block of (type, number), bytes and texts of up to four bytes, whatever the tags are said to be."""
+    """An EXIF block with the given tags: (type, number), bytes or text of up to four bytes, valid or not."""
     entries = []
     for tag, value in sorted(values.items()):
         if isinstance(value, tuple):
@@ -163,7 +163,7 @@ def test_transparent_becomes_white():
     assert open_image(encoded(keyed, transparency=(1, 2, 3))).getpixel((5, 5)) == (255, 255, 255)
 
 
-def test_what_a_file_holds_counts_and_not_its_frames_for_other_uses():
+def test_of_a_multi_picture_file_the_photograph_is_read():
     frames = encoded(picture(), "MPO", save_all=True, append_images=[picture(seed=1)])
     assert open_image(frames).size == (80, 64)
 
@@ -201,7 +201,7 @@ def animation(kind: str) -> bytes:
         "moving webp",
     ],
 )
-def test_bad_pictures_say_why(data: bytes, message: str):
+def test_unusable_images_are_refused_with_the_reason(data: bytes, message: str):
     with pytest.raises(InputError, match=message) as caught:
         open_image(data)
     assert caught.value.field == "image"

@@ -33,7 +33,7 @@ def test_pixels_round_trip_without_resizing(photo: Image.Image) -> None:
     assert np.array_equal(np.asarray(to_pil(tensor[None])[0]), np.asarray(square))
 
 
-def test_the_centre_is_kept(photo: Image.Image) -> None:
+def test_images_are_cropped_to_the_centre(photo: Image.Image) -> None:
     torch.testing.assert_close(to_tensor(photo, 24), to_tensor(center_square(photo), 24))
     assert to_tensor(photo, (12, 20)).shape == (3, 12, 20)
 
@@ -52,7 +52,7 @@ def test_masks_keep_pure_colours(mask: np.ndarray) -> None:
     assert not torch.equal(mask_to_tensor(mask, 16, resize="lanczos"), tensor)
 
 
-def test_masks_are_read_from_every_form(mask: np.ndarray) -> None:
+def test_masks_are_read_from_palette_index_and_rgb_images(mask: np.ndarray) -> None:
     palette = Image.open(io.BytesIO(mask_to_png(mask)))
     for image in (palette, Image.fromarray(mask), Image.fromarray(PALETTE[mask])):
         assert np.array_equal(mask_from_image(image), mask)
@@ -61,7 +61,7 @@ def test_masks_are_read_from_every_form(mask: np.ndarray) -> None:
             mask_from_image(other)
 
 
-def test_sketches_are_grey_three_times(photo: Image.Image) -> None:
+def test_sketches_become_three_equal_grey_channels(photo: Image.Image) -> None:
     tensor = sketch_to_tensor(photo, 16)
     assert torch.equal(tensor[0], tensor[1])
     assert torch.equal(tensor[0], tensor[2])

@@ -1,4 +1,4 @@
-"""Rotary embedding: closed forms."""
+"""The rotary embedding against closed forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rotation_at(row: int, column: int) -> torch.Tensor:
 
 @given(positions, positions, positions, positions, positions, positions)
 @settings(max_examples=30)
-def test_attention_sees_only_the_distance(row, column, down, right, by_row, by_column) -> None:
+def test_attention_depends_only_on_the_distance(row, column, down, right, by_row, by_column) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, HEAD_DIM, generator=generator)
 

@@ -1,4 +1,4 @@
-"""The assembled transformer: size, switches, and what diffusers' machinery makes of it."""
+"""The assembled transformer: size, ablation switches, and the features that it inherits from diffusers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL: dict[str, Any] = {"in_channels": 8, "hidden_size": 32, "depth": 2, "num_h
 
 
 def build(**changes: Any) -> MMFaceDiT:
-    """A small model whose zero-initialised weights are shaken, so that everything has influence."""
+    """A small model with noise added to its zero-initialised weights, so that every input has an effect."""
     torch.manual_seed(0)
     model = MMFaceDiT(**{**SMALL, **changes}).eval()
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_output_starts_at_zero_and_has_half_the_channels() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 10), (10, 4), (6, 6)])
-def test_any_size_that_divides(height: int, width: int) -> None:
+def test_any_size_divisible_by_the_patch_works(height: int, width: int) -> None:
     given = inputs(height, width)
     assert run(build(), **given).shape == (2, 4, height, width)
     tuple_output = build()(**given, return_dict=False)
@@ -105,7 +105,7 @@ def permute_patches(latents: Tensor, order: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rope", [True, False])
-def test_only_rope_knows_where_patches_are(rope: bool) -> None:
+def test_only_rope_makes_attention_depend_on_positions(rope: bool) -> None:
     model, given = build(rope=rope), inputs()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
     moved = run(model, **{**given, "hidden_states": permute_patches(given["hidden_states"], order)})
@@ -114,14 +114,14 @@ def test_only_rope_knows_where_patches_are(rope: bool) -> None:
 
 
 @pytest.mark.parametrize("text_rope", ["zero", "sequential"])
-def test_only_sequential_text_knows_the_word_order(text_rope: str) -> None:
+def test_only_sequential_text_rope_depends_on_the_word_order(text_rope: str) -> None:
     model, given = build(text_rope=text_rope), inputs()
     turned = run(model, **{**given, "encoder_hidden_states": given["encoder_hidden_states"].flip(1)})
     assert torch.allclose(turned, run(model, **given), atol=1e-6) is (text_rope == "zero")
 
 
 @pytest.mark.parametrize("dual_stream", [True, False])
-def test_masked_text_is_as_good_as_none(dual_stream: bool) -> None:
+def test_masked_text_has_no_effect(dual_stream: bool) -> None:
     model, given = build(dual_stream=dual_stream), inputs(length=5)
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     masked = run(model, **given, encoder_attention_mask=mask)
@@ -133,7 +133,7 @@ def test_masked_text_is_as_good_as_none(dual_stream: bool) -> None:
 
 
 @pytest.mark.parametrize("modality_embedder", [True, False])
-def test_only_the_embedder_knows_the_modality(modality_embedder: bool) -> None:
+def test_only_the_embedder_makes_the_output_depend_on_the_modality(modality_embedder: bool) -> None:
     model, given = build(modality_embedder=modality_embedder), inputs()
     other = run(model, **{**given, "modality": 1 - given["modality"]})
     assert torch.equal(other, run(model, **given)) is not modality_embedder
@@ -225,14 +225,14 @@ def test_first_block_cache(dual_stream: bool) -> None:
     model.disable_cache()
 
 
-def test_blocks_compile_whole() -> None:
+def test_blocks_compile_without_graph_breaks() -> None:
     model, given = build(), inputs()
     exact = run(model, **given)
     model.compile_repeated_blocks(backend="eager", fullgraph=True)
     torch.testing.assert_close(run(model, **given), exact)
 
 
-def test_masked_texts_of_different_lengths_join() -> None:
+def test_joined_masked_texts_are_padded_to_the_longest() -> None:
     def of(length: int) -> Conditioning:
         text, mask = torch.ones(1, length, 3), torch.ones(1, length, dtype=torch.bool)
         return Conditioning(torch.zeros(1, 1, 2, 2), text, torch.zeros(1, 3), torch.zeros(1).long(), mask)

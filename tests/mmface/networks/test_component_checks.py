@@ -1,4 +1,4 @@
-"""Every component is found where people have it, and whatever is not one is refused by the recipe's key in one line."""
+"""Components are found in all supported places, and a wrong one is refused in one line that names the recipe key."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Change = Callable[[Path], object]
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every component in a folder of its own, and a text encoder in a pipeline's folders."""
+    """A folder with every component in a subfolder, and a pipeline with a text encoder in ``sd``."""
     root = tmp_path_factory.mktemp("parts")
     tiny.components(root)
     tiny.text_encoder().save_pretrained(root / "sd" / "text_encoder")
@@ -48,7 +48,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(parts: Path, tmp_path: Path) -> Callable[[str], Path]:
-    """Copies one of them, so that it can be damaged."""
+    """Copies a component, so that a test can damage it."""
     return lambda name: Path(shutil.copytree(parts / name, tmp_path / name))
 
 
@@ -100,7 +100,7 @@ def test_the_identity_of_a_text_encoder_holds_its_tokenizer(copied: Callable[[st
     assert before[0].removeprefix("sd:") == before[1].removeprefix("text_encoder:")
     (folder / "unet").mkdir()
     (folder / "unet" / "config.json").write_text("{}")
-    assert component_identity(str(folder)) == before[0], "what is not read does not count"
+    assert component_identity(str(folder)) == before[0], "files that are not read do not change the identity"
     edit("tokenizer/tokenizer_config.json", model_max_length=8)(folder)
     assert component_identity(str(folder)) != before[0]
     assert component_identity(str(folder / "text_encoder")) != before[1]
@@ -132,14 +132,16 @@ def test_the_tokenizer_of_a_repository_is_found(parts: Path, tmp_path: Path, mon
         (edit("text_encoder/config.json", bos_token_id=0, eos_token_id=2), ""),
         (
             edit("text_encoder/config.json", eos_token_id=49407),
-            "ends prompts with token 53, the text encoder looks for",
+            "ends prompts with token 53, the text encoder expects",
         ),
-        (edit("text_encoder/config.json", bos_token_id=1), "begins prompts with token 52, the encoder with 1"),
-        (edit("text_encoder/config.json", vocab_size=53), "weights are not those of its config, 1 are mismatched"),
-        (edit("text_encoder/config.json", num_hidden_layers=4), "weights are not those of its config, 16 are missing"),
+        (edit("text_encoder/config.json", bos_token_id=1), "begins prompts with token 52, the text encoder expects 1"),
+        (edit("text_encoder/config.json", vocab_size=53), "weights do not match its config: 1 are mismatched"),
+        (edit("text_encoder/config.json", num_hidden_layers=4), "weights do not match its config: 16 are missing"),
     ],
 )
-def test_a_tokenizer_that_is_not_the_encoder_s(copied: Callable[[str], Path], change: Change, message: str) -> None:
+def test_a_tokenizer_that_does_not_match_the_encoder_is_refused(
+    copied: Callable[[str], Path], change: Change, message: str
+) -> None:
     folder = copied("sd")
     change(folder)
     if message:
@@ -148,7 +150,7 @@ def test_a_tokenizer_that_is_not_the_encoder_s(copied: Callable[[str], Path], ch
         load_text_encoder(str(folder / "text_encoder"))
 
 
-def test_a_tokenizer_of_another_vocabulary(copied: Callable[[str], Path]) -> None:
+def test_a_tokenizer_with_another_vocabulary_is_refused(copied: Callable[[str], Path]) -> None:
     folder = copied("sd")
     shutil.rmtree(folder / "tokenizer")
     shutil.copytree(ZOO / "clip", folder / "tokenizer")
@@ -160,8 +162,8 @@ def test_a_tokenizer_of_another_vocabulary(copied: Callable[[str], Path]) -> Non
 @pytest.mark.parametrize(
     ("load", "name", "field", "message"),
     [
-        (load_vae, "parser", "vae", "its config.json names no model of that kind"),
-        (load_vae, "sd", "vae", "of a whole pipeline its folder vae"),
+        (load_vae, "parser", "vae", "its config.json names no type of model"),
+        (load_vae, "sd", "vae", "in a whole pipeline: its folder vae"),
         (load_vae, "sketcher", "vae", "it is 'U2Net'"),
         (load_text_encoder, "parser", "text_encoder", "it is 'segformer'"),
         (load_clip, "sd/text_encoder", "clip", "it is 'clip_text_model'"),
@@ -173,7 +175,7 @@ def test_a_tokenizer_of_another_vocabulary(copied: Callable[[str], Path]) -> Non
         (load_rewriter, "no", "rewriter", "no folder"),
     ],
 )
-def test_a_model_of_another_class_is_not_taken(parts: Path, load: Any, name: str, field: str, message: str) -> None:
+def test_a_model_of_another_class_is_refused(parts: Path, load: Any, name: str, field: str, message: str) -> None:
     assert message in refusal(load, parts / name, field)
 
 
@@ -200,7 +202,9 @@ def test_a_model_of_another_class_is_not_taken(parts: Path, load: Any, name: str
         (load_rewriter, "rewriter", remove("chat_template.jinja"), "it has no chat template"),
     ],
 )
-def test_a_component_without_a_part(copied: Any, load: Any, name: str, change: Change, message: str) -> None:
+def test_a_component_with_a_missing_or_damaged_file_is_refused(
+    copied: Any, load: Any, name: str, change: Change, message: str
+) -> None:
     folder = copied(name)
     change(folder)
     assert message in refusal(load, folder, name)
@@ -210,7 +214,7 @@ def test_a_component_without_a_part(copied: Any, load: Any, name: str, change: C
     ("labels", "message"),
     [(7, "it has 7 labels"), (["road", *map(str, range(1, 19))], "its label 0 is 'road', not 'background'")],
 )
-def test_a_parser_of_other_labels(tmp_path: Path, labels: Any, message: str) -> None:
+def test_a_parser_with_other_labels_is_refused(tmp_path: Path, labels: Any, message: str) -> None:
     config = tiny.parser().config
     config.id2label = {i: f"LABEL_{i}" for i in range(labels)} if isinstance(labels, int) else dict(enumerate(labels))
     type(tiny.parser())(config).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""How the name of a component is read."""
+"""Parsing the name of a component."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub id without a revision is pinned to one commit: the hub's, or the one that the cache holds."""
+"""A hub id without a revision is pinned to one commit: the newest on the hub or, offline, the one in the cache."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLD, NEW = "a" * 40, "b" * 40
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache as huggingface_hub lays it out, with one repository at ``OLD``; no hub."""
+    """A cache in the layout of huggingface_hub, with one repository at ``OLD``; the hub is offline."""
     repository = tmp_path / "hub" / "models--faces--small"
     shutil.copytree(resolve("zoo:vae"), repository / "snapshots" / OLD / "vae")
     (repository / "refs").mkdir()
@@ -38,7 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A hub on loopback; what it answers for a path, everything else is 404."""
+    """A hub on loopback; yields its commits by path, which a test may change; any other path is 404."""
     commits = {"/api/models/faces/small?expand=sha": NEW}
 
     class Handler(BaseHTTPRequestHandler):
@@ -63,13 +63,13 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     server.shutdown()
 
 
-def test_the_hub_says_the_commit(answering: dict[str, str]) -> None:
+def test_the_newest_commit_on_the_hub_is_taken(answering: dict[str, str]) -> None:
     assert hub.pin("faces/small/vae", "components.vae") == f"faces/small/vae@{NEW}"
     answering["/api/models/faces/small?expand=sha"] = OLD
     assert hub.pin("faces/small", "components.vae") == f"faces/small@{OLD}"
 
 
-def test_a_recipe_is_pinned_once_and_for_all(answering: dict[str, str]) -> None:
+def test_a_pinned_recipe_does_not_ask_the_hub_again(answering: dict[str, str]) -> None:
     recipe = load_recipe("demo", ["components.vae=faces/small/vae", "components.clip=faces/small@v1"])
     pinned = pin_components(recipe)
     assert pinned.components == Components(vae=f"faces/small/vae@{NEW}", clip="faces/small@v1")
@@ -79,17 +79,17 @@ def test_a_recipe_is_pinned_once_and_for_all(answering: dict[str, str]) -> None:
     assert pin_components(recipe, ("clip",)).components.vae == "faces/small/vae"
 
 
-def test_offline_the_cached_commit_counts_and_loads(caplog: pytest.LogCaptureFixture) -> None:
+def test_offline_the_cached_commit_is_used(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "mmface"):
         name = hub.pin("faces/small/vae", "components.vae")
     assert name == f"faces/small/vae@{OLD}"
-    assert f"components.vae: faces/small at the cached commit {OLD}" in caplog.text
+    assert f"components.vae: using faces/small at the cached commit {OLD}" in caplog.text
     assert type(load_vae(name)).__name__ == type(load_vae("zoo:vae")).__name__
     assert weights.pin("faces/small/transformer") == f"faces/small/transformer@{OLD}"
 
 
 @pytest.mark.parametrize("cached", ["nothing", "a name alone"])
-def test_neither_hub_nor_cache(cached: str, cache: Path) -> None:
+def test_without_hub_and_cache_pinning_fails(cached: str, cache: Path) -> None:
     if cached == "nothing":
         shutil.rmtree(cache)
     else:
@@ -100,14 +100,14 @@ def test_neither_hub_nor_cache(cached: str, cache: Path) -> None:
         pin_components(load_recipe("demo", ["components.vae=faces/small/vae"]))
 
 
-def test_the_hub_has_no_such_repository(answering: dict[str, str]) -> None:
+def test_an_unknown_repository_or_invalid_hub_id_is_refused(answering: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match=r"components\.clip: faces/none is not in the cache .*404"):
         hub.pin("faces/none", "components.clip")
-    with pytest.raises(RecipeError, match=r"components\.clip: '-- -' is no hub id"):
+    with pytest.raises(RecipeError, match=r"components\.clip: '-- -' is not a hub id"):
         hub.pin("-- -", "components.clip")
 
 
-def test_what_is_no_hub_id_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_are_not_hub_ids_stay_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own" / "vae").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for name in ("zoo:vae", "own/vae", str(tmp_path / "own"), "./gone", "~/gone", "a/b.safetensors", "a/b@v1"):

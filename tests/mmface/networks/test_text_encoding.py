@@ -1,4 +1,4 @@
-"""Prompts → text conditions."""
+"""Encoding prompts for the transformer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_last_but_one_layer_without_norm(tokenizer) -> None:
     torch.testing.assert_close(pooled, output.last_hidden_state[torch.arange(2), ends])
 
 
-def test_masked_padding_is_zero_and_the_mask_names_it(tokenizer) -> None:
+def test_masked_padding_is_zero_and_false_in_the_mask(tokenizer) -> None:
     encoder = tiny.text_encoder()
     prompts = ["red hair", "a hat", ""]
     exact, pooled, none = encode_text(tokenizer, encoder, prompts)
@@ -46,7 +46,7 @@ def test_masked_padding_is_zero_and_the_mask_names_it(tokenizer) -> None:
         assert not masked[i, said:].any()
 
 
-def test_long_prompts_are_cut_and_neighbours_do_not_matter(tokenizer) -> None:
+def test_long_prompts_are_truncated_and_do_not_affect_others_in_the_batch(tokenizer) -> None:
     encoder = tiny.text_encoder()
     long = "a face with red hair and green eyes"
     both, _, _ = encode_text(tokenizer, encoder, [long, "hat"])
@@ -55,6 +55,6 @@ def test_long_prompts_are_cut_and_neighbours_do_not_matter(tokenizer) -> None:
     torch.testing.assert_close(both[1:], alone)
 
 
-def test_loaded_tokenizer_spells_as_it_was_built(tmp_path: Path) -> None:
+def test_a_reloaded_tokenizer_gives_the_same_ids(tmp_path: Path) -> None:
     made = tiny.tokenizer(tmp_path)
     assert made("ab").input_ids == [52, 0, 27, 53]

@@ -1,4 +1,4 @@
-"""U²-Net: the public checkpoints' parameter counts and keys, and what its answer means."""
+"""U²-Net: parameter counts and keys of the public checkpoints, loading, and the convention of dark lines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_keys_and_shapes_of_the_public_checkpoints() -> None:
 
 
 def published_keys() -> set[str]:
-    """The public checkpoints' keys, by the blocks that the paper's figure 5 and table 1 name."""
+    """The keys of the public checkpoints, built from the blocks in figure 5 and table 1 of the paper."""
     five = {1: 7, 2: 6, 3: 5, 4: 4}
     heights = {f"stage{i}": five.get(i, 0) for i in range(1, 7)} | {f"stage{i}d": five.get(i, 0) for i in range(1, 6)}
     blocks = []
@@ -80,17 +80,17 @@ def test_a_public_checkpoint_as_safetensors_loads_strictly(tmp_path: Path) -> No
     for broken in ({"side1.weight": None}, {"more": torch.zeros(1)}, {"stage3.rebnconvin.conv_s1.weight": None}):
         changed = {name: value for name, value in {**state, **broken}.items() if value is not None}
         save_file(changed, path)
-        with pytest.raises(InputError, match="no U²-Net") as caught:
+        with pytest.raises(InputError, match="not a U²-Net") as caught:
             load_sketcher(str(path))
         assert caught.value.field == "components.sketcher"
     path.write_bytes(b"pickle")
-    with pytest.raises(InputError, match="no U²-Net"):
+    with pytest.raises(InputError, match="not a U²-Net"):
         load_sketcher(str(path))
     with pytest.raises(InputError, match="no file"):
         load_sketcher(str(tmp_path / "other.safetensors"))
 
 
-def test_the_full_network_is_told_by_its_shapes(tmp_path: Path) -> None:
+def test_the_full_network_is_recognised_by_its_shapes(tmp_path: Path) -> None:
     save_file(U2Net(plan=FULL).state_dict(), tmp_path / "u2net.safetensors")
     loaded = load_sketcher(str(tmp_path / "u2net.safetensors"))
     assert tuple(map(tuple, loaded.config.plan)) == FULL
@@ -102,7 +102,7 @@ def test_a_folder_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     state = model.state_dict()
     del state["outconv.weight"]
     save_file(state, tmp_path / "diffusion_pytorch_model.safetensors")
-    with pytest.raises(InputError, match="weights are not those"):
+    with pytest.raises(InputError, match="weights do not match"):
         load_sketcher(str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Pixels ↔ latents for each autoencoder class."""
+"""Converting pixels to latents and back with each autoencoder class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objectives: closed forms of times, paths, weights and losses."""
+"""Objectives against closed forms of times, paths, weights and losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ B, C, H = 4, 3, 4
 
 
 class Answer(nn.Module):
-    """Says what it is told, and remembers what it was asked."""
+    """A network that returns a fixed answer and records its inputs."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ def test_times_stay_in_range(u: float) -> None:
 
 
 def schedule() -> Tensor:
-    """SD 2.1's cumulative alphas, written out."""
+    """The cumulative alphas of SD 2.1, by the formula."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, 0)
 
@@ -124,7 +124,7 @@ def test_ddpm_loss_is_the_weighted_error(latents, noise, conditioning, gamma) ->
     torch.testing.assert_close(off.loss, off.mse if gamma is None else off.mse * ddpm.weights(t))
 
 
-def test_recipe_words() -> None:
+def test_objectives_are_built_from_recipe_values() -> None:
     assert isinstance(make_objective("flow", timestep_sampling="uniform"), RectifiedFlow)
     assert make_objective("ddpm", min_snr_gamma=None).min_snr_gamma is None
     with pytest.raises(RecipeError, match="known: flow, ddpm"):

@@ -1,4 +1,4 @@
-"""Schedulers and guidance against a case with a known answer: Gaussian data, whose best predictor is linear.
+"""Schedulers and guidance on a case with a known solution: Gaussian data, whose best predictor is linear.
 
 For data ~ N(mean, deviation²) the probability flow maps noise to data by an affine map, so every solver can be checked.
 """
@@ -20,7 +20,7 @@ PAIRS = [(objective, sampler) for objective in ("flow", "ddpm") for sampler in (
 
 
 class GaussianFlow(nn.Module):
-    """E[data - noise | x_t] in closed form; ``pooled`` shifts the mean, so that guidance has something to do."""
+    """E[data - noise | x_t] in closed form; ``pooled`` shifts the mean, so that guidance has an effect."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def noise(batch: int = B) -> Tensor:
 
 
 def exact(objective: str, noise: Tensor, mean: float = MEAN) -> Tensor:
-    """Where the flow takes the noise."""
+    """The exact result of the probability flow for ``noise``."""
     if objective == "flow":
         return mean + DEVIATION * noise
     alpha = DDPM().alphas_cumprod[-1]
@@ -82,7 +82,7 @@ def network(objective: str) -> GaussianFlow:
 
 
 @pytest.mark.parametrize(("objective", "sampler"), PAIRS)
-def test_every_sampler_finds_the_flow(objective: str, sampler: str) -> None:
+def test_every_sampler_converges_to_the_exact_result(objective: str, sampler: str) -> None:
     scheduler = make_scheduler(objective, sampler)
     assert objective_of(scheduler) == objective
     errors = []
@@ -144,7 +144,7 @@ def test_network_time_of_flow_is_exact_for_every_sampler() -> None:
             assert asked == pytest.approx([0, 249.75, 499.5, 749.25], abs=0.8)
 
 
-def test_hook_counts_and_may_cancel() -> None:
+def test_on_step_is_called_after_each_evaluation_and_may_cancel() -> None:
     scheduler = make_scheduler("flow", "heun")
     seen: list[tuple[int, int]] = []
 
@@ -157,7 +157,7 @@ def test_hook_counts_and_may_cancel() -> None:
     with pytest.raises(KeyboardInterrupt):
         sample(network("flow"), scheduler, noise(), conditioning(), num_inference_steps=4, on_step=on_step)
     assert seen == [(1, 7), (2, 7), (3, 7)]
-    # The scheduler that was passed in carries no trace of the cancelled run.
+    # The cancelled run did not change the scheduler that was passed in.
     first = sample(network("flow"), scheduler, noise(), conditioning())
     assert torch.equal(first, sample(network("flow"), scheduler, noise(), conditioning()))
 

@@ -1,4 +1,4 @@
-"""Trajectories that travel together arrive where each would have arrived alone, to the bit."""
+"""Trajectories that share network evaluations give the same bits as each trajectory alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAIRS = [(objective, sampler) for objective in ("flow", "ddpm") for sampler in (
 
 @pytest.fixture(scope="module")
 def transformer() -> MMFaceDiT:
-    """Every weight moved off its start: gates begin at zero and would hide the blocks."""
+    """A transformer with noise added to all weights, since gates initialised to zero would hide the blocks."""
     made = tiny.transformer()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def transformer() -> MMFaceDiT:
 
 
 def given(seed: int, masked: bool = False) -> tuple[Tensor, Conditioning, Conditioning]:
-    """Noise, what is wanted, and what is steered away from, of one image."""
+    """Noise, conditions and negative conditions of one image."""
     random = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -44,7 +44,7 @@ def given(seed: int, masked: bool = False) -> tuple[Tensor, Conditioning, Condit
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
-def test_company_changes_no_bit(transformer: MMFaceDiT, objective: str, masked: bool, bf16: bool) -> None:
+def test_shared_evaluations_change_no_bit(transformer: MMFaceDiT, objective: str, masked: bool, bf16: bool) -> None:
     plans = [("euler", 5, 2.0), ("heun", 3, 1.0), ("dpmpp", 7, 4.0), ("unipc", 4, 1.0), ("euler", 9, 3.0)]
 
     def start(number: int) -> Trajectory:
@@ -59,7 +59,7 @@ def test_company_changes_no_bit(transformer: MMFaceDiT, objective: str, masked: 
         while not one.finished:
             advance(transformer, [one], bf16=bf16)
     together = [start(number) for number in range(len(plans))]
-    for joined in range(1, 40):  # one more joins at every step until all are there; each leaves when it is done
+    for joined in range(1, 40):  # at every step one more trajectory joins; each leaves when it is finished
         active = [one for one in together[:joined] if not one.finished]
         if active:
             advance(transformer, active, bf16=bf16)
@@ -69,7 +69,7 @@ def test_company_changes_no_bit(transformer: MMFaceDiT, objective: str, masked: 
 
 
 @pytest.mark.parametrize(("objective", "sampler"), PAIRS)
-def test_the_estimate_becomes_the_result(transformer: MMFaceDiT, objective: str, sampler: str) -> None:
+def test_the_estimate_converges_to_the_result(transformer: MMFaceDiT, objective: str, sampler: str) -> None:
     noise, wanted, _ = given(5)
     trajectory = Trajectory(make_scheduler(objective, sampler), noise, wanted, num_inference_steps=12)
     far = None

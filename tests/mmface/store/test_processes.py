@@ -1,4 +1,4 @@
-"""Processes named for good."""
+"""Processes, identified uniquely over time."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from mmface.store.processes import Process, this_machine
 ME = Process.of(os.getpid())
 
 
-def test_one_that_runs_is_not_gone_and_one_that_ended_is() -> None:
+def test_a_running_process_is_not_gone_and_an_ended_one_is() -> None:
     assert ME.machine == this_machine() != ""
     assert not ME.is_gone()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         child = Process.of(process.pid)
         assert not child.is_gone()
         process.kill()
-        while not child.is_gone():  # a zombie, which nobody has waited for
+        while not child.is_gone():  # a zombie until the parent waits for it
             pass
     assert child.is_gone()
 
 
-def test_an_id_that_was_given_again_is_another_process() -> None:
+def test_a_process_with_a_reused_id_is_a_different_process() -> None:
     assert replace(ME, started="1").is_gone()
 
 
-def test_what_cannot_be_known_is_not_gone() -> None:
+def test_a_process_of_unknown_state_is_not_gone() -> None:
     assert not replace(ME, machine="0" * 16, started="1").is_gone()
     assert not replace(ME, machine="", started="1").is_gone()
     assert not replace(ME, started="").is_gone()

@@ -1,4 +1,4 @@
-"""Scratch folders go with their context, and what a killed process left goes with the next one's."""
+"""Scratch folders are deleted with their context, and those of killed processes by the next process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hold(place: Path) -> tuple[subprocess.Popen[str], Path]:
     return process, Path(process.stdout.readline().strip())
 
 
-def test_a_killed_process_leaves_nothing_for_long_and_a_living_one_is_left_alone(tmp_path, monkeypatch):
+def test_folders_of_killed_processes_are_deleted_and_of_running_ones_kept(tmp_path, monkeypatch):
     (dead, left), (alive, used) = hold(tmp_path), hold(tmp_path)
     dead.send_signal(signal.SIGKILL)
     dead.wait()

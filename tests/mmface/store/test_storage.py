@@ -1,4 +1,4 @@
-"""One contract, two backends: a local folder and a real S3 server on loopback."""
+"""The store's interface, tested with both backends: a local folder and a real S3 server on loopback."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_overwrite_and_first_writer_wins(store: Store):
     assert store.read("key") == b"new"
 
 
-def test_of_many_racers_exactly_one_publishes(store: Store):
+def test_of_many_concurrent_writers_exactly_one_wins(store: Store):
     wins: list[int] = []
     barrier = threading.Barrier(6)
 
@@ -65,7 +65,7 @@ def test_of_many_racers_exactly_one_publishes(store: Store):
     assert [store.read("manifest.json")] == [str(win).encode() for win in wins]
 
 
-def test_folders_travel_whole(store: Store, tmp_path):
+def test_a_folder_is_uploaded_with_all_its_files(store: Store, tmp_path):
     (tmp_path / "in/deep").mkdir(parents=True)
     (tmp_path / "in/deep/x").write_bytes(b"x")
     (tmp_path / "in/y").write_bytes(b"y")
@@ -73,7 +73,7 @@ def test_folders_travel_whole(store: Store, tmp_path):
     assert {entry.key: store.read(entry.key) for entry in store.list()} == {"up/deep/x": b"x", "up/y": b"y"}
 
 
-def test_a_large_file_travels_in_parts_and_appears_whole(store: Store, tmp_path, monkeypatch):
+def test_a_large_file_is_uploaded_in_parts(store: Store, tmp_path, monkeypatch):
     monkeypatch.setattr("mmface.store.s3.PART", 5 * 2**20)
     data = os.urandom(12 * 2**20)
     (tmp_path / "large").write_bytes(data)
@@ -83,7 +83,7 @@ def test_a_large_file_travels_in_parts_and_appears_whole(store: Store, tmp_path,
     assert [entry.size for entry in store.list()] == [len(data)]
 
 
-def test_what_removes_files_never_reaches_through_a_linked_folder(tmp_path):
+def test_deleting_and_sweeping_never_follow_a_linked_folder(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.png").write_bytes(b"precious")
     store = Store(tmp_path / "home")
@@ -103,7 +103,7 @@ def test_missing_key_and_bad_key(store: Store):
         store.read("../outside")
 
 
-def test_dead_s3_is_a_service_error(monkeypatch: pytest.MonkeyPatch):
+def test_unreachable_s3_is_a_service_error(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -117,7 +117,7 @@ def test_address_without_bucket():
         Store("s3:///prefix")
 
 
-def test_a_part_of_an_object_is_read_without_the_rest(store: Store):
+def test_a_range_of_an_object_can_be_read(store: Store):
     data = bytes(range(256)) * 4096
     store.write("big", data)
     with store.open("big") as file:
@@ -144,11 +144,11 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_partial_file(tmp_path: Path)
             print(error)
     """
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert "data/part cannot be written: File too large; make room" in run.stdout
+    assert "data/part cannot be written: File too large; free some space" in run.stdout
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["fits"]
 
 
-def test_what_a_killed_writer_left_is_swept_and_a_live_one_is_left_alone(tmp_path: Path):
+def test_temporary_files_of_dead_writers_are_swept_and_of_live_ones_kept(tmp_path: Path):
     code = "import os; from mmface.store.folder import temporary; print(temporary(str(os.getpid())))"
     dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     (tmp_path / f"{dead}x").write_bytes(b"half")
@@ -159,7 +159,7 @@ def test_what_a_killed_writer_left_is_swept_and_a_live_one_is_left_alone(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == [f"{temporary(str(os.getpid()))}x"]
 
 
-def test_a_writer_s_file_is_known_by_machine_and_goes_at_last_when_nobody_writes_to_it(tmp_path: Path):
+def test_temporary_files_of_other_machines_are_swept_only_when_old(tmp_path: Path):
     store, pid, host = Store(tmp_path), 2**22 + 1, socket.gethostname()  # no process here has this id
     fresh = [f".tmp-{pid}-7-{'0' * 16}-x", f".tmp-{pid}-{host}-x", f".tmp-{pid}-other-{host}-x"]
     for name in fresh:
@@ -188,7 +188,7 @@ def test_the_parts_of_a_killed_upload_are_swept_after_a_day(s3_bucket: str, monk
     store = Store(f"{s3_bucket}/swept")
     assert store.list() == []
     with monkeypatch.context() as patch:
-        patch.setattr(s3, "LEFT_SECONDS", 100 * 365 * 86400.0)  # the server dates every upload 2010
+        patch.setattr(s3, "LEFT_SECONDS", 100 * 365 * 86400.0)  # moto dates every upload 2010
         store.sweep()
         assert begun() == keys
     store.child("datasets/a").sweep()
@@ -197,8 +197,9 @@ def test_the_parts_of_a_killed_upload_are_swept_after_a_day(s3_bucket: str, monk
     assert begun() == {"swept-by-another/datasets/weights"}
 
 
-def test_who_may_not_sweep_can_do_all_else(s3_bucket: str, caplog: pytest.LogCaptureFixture):
+def test_a_sweep_without_permission_only_logs_a_warning(s3_bucket: str, caplog: pytest.LogCaptureFixture):
     with caplog.at_level("WARNING", logger="mmface.store.s3"):
         Store("s3://no-such-bucket/home").sweep()
-    assert "unfinished uploads stay (s3://no-such-bucket/home: S3 refused list_multipart_uploads: NoSuch" in caplog.text
+    refused = "s3://no-such-bucket/home: S3 refused list_multipart_uploads: NoSuch"
+    assert f"could not clean up unfinished uploads ({refused}" in caplog.text
     assert "s3:AbortMultipartUpload" in caplog.text

@@ -1,4 +1,4 @@
-"""Text files as editors on every system save them: decoded, or refused by name."""
+"""Text files as editors on every system save them: decoded, or refused with an error that names the file."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("data", SAVED.values(), ids=SAVED)
-def test_text_is_read_whatever_editor_saved_it(data: bytes):
+def test_text_in_common_encodings_is_read(data: bytes):
     assert read_text(data, field="split", name="test.txt").splitlines() == ["zoë.png", "ann.png"]
     assert list(read_lines(BytesIO(data), field="split", name="test.txt")) == ["zoë.png\n", "ann.png\n"]
 
 
 @pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
-def test_other_encodings_are_refused_by_name(data: bytes):
+def test_other_encodings_are_refused_with_the_name_of_the_file(data: bytes):
     for read in (
         lambda: read_text(data, field="split", name="lists/test.txt"),
         lambda: list(read_lines(BytesIO(data), field="split", name="lists/test.txt")),
@@ -49,7 +49,7 @@ def test_an_empty_file_has_no_lines():
     assert list(read_lines(BytesIO(b""), field="split", name="test.txt")) == []
 
 
-def test_recipes_are_read_in_the_same_way(tmp_path):
+def test_recipes_are_read_with_the_same_encodings(tmp_path):
     recipe = tmp_path / "mine.yaml"
     for encoding in ("utf-8-sig", "utf-16"):
         recipe.write_text("base: demo\nname: zoë\n", encoding=encoding)

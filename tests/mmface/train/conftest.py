@@ -1,4 +1,4 @@
-"""A recipe and a collection small enough to train in a second."""
+"""Fixtures: a recipe and a training set that train in a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop in several processes without Ray: a gloo group of workers whose results come back through files."""
+"""Runs the training loop in several processes without Ray: workers in a gloo group that return results as files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Job:
     """One run of the loop.
 
     Attributes:
-        start: an outcome's file to go on from.
+        start: file of an outcome to resume from.
         stop: step after which to stop; by default the phase's last.
-        look: evaluate the model and its average at every checkpoint, as held-out losses and previews do.
+        look: evaluate the model and its average at every checkpoint, like held-out losses and previews.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a run ended.
+    """The state at the end of a run, and the batches that it drew.
 
     Attributes:
-        full: of :func:`mmface.train.placement.full_state`.
+        full: result of :func:`mmface.train.placement.full_state`.
         drawn: (step, slot) → row id and hash of the noise, of all ranks.
-        file: where it is kept.
+        file: path of the outcome.
     """
 
     step: int
@@ -69,7 +69,7 @@ class Stopped(Exception):
 
 
 def run(job: Job, data: TrainingSet, world: World, folder: Path) -> None:
-    """Leaves the outcome in ``folder``. Every rank calls it."""
+    """Runs a job and writes its outcome into ``folder``. Every rank calls it."""
     drawn: dict[tuple[int, int], tuple[str, str]] = {}
     state = make_state(job.recipe, data, world)
     if job.start:
@@ -118,13 +118,13 @@ def read_outcome(file: Path) -> Outcome:
 
 
 def run_all(size: int, jobs: list[Job], data: TrainingSet, folder: Path) -> dict[str, Outcome]:
-    """The jobs one after another on ``size`` workers; alone in this process, else in a gang of their own."""
+    """Runs jobs one after another on ``size`` workers: one worker in this process, several in new processes."""
     folder.mkdir()
     if size == 1:
         for job in jobs:
             run(job, data, World(), folder)
     else:
-        # Forked from a server that has imported everything: starting a worker takes no second import.
+        # Workers are forked from a server that has imported everything, so that they start fast.
         multiprocessing.set_forkserver_preload(
             ["mmface.train.loop", "mmface.train.adam8bit", "torch.distributed.tensor"]
         )
@@ -146,7 +146,7 @@ def _member(rank: int, size: int, jobs: list[Job], data: TrainingSet, folder: Pa
 
 @contextmanager
 def refusing_empty_tensors() -> Iterator[None]:
-    """bitsandbytes as it is on a GPU, where a kernel that is given no elements ends the process."""
+    """Makes bitsandbytes refuse empty tensors on the CPU; on a GPU a kernel without elements ends the process."""
     from bitsandbytes import functional
 
     def refusing(update: Callable[..., None]) -> Callable[..., None]:
@@ -162,12 +162,12 @@ def refusing_empty_tensors() -> Iterator[None]:
 
 
 def changed(recipe: Recipe, *, phase: dict[str, Any] | None = None, **train: object) -> Recipe:
-    """Another first phase and other settings of ``train``."""
+    """The recipe with other settings of the first phase and of ``train``."""
     first = recipe.phases[0].model_copy(update=phase or {})
     return recipe.model_copy(update={"train": recipe.train.model_copy(update=train), "phases": (first,)})
 
 
 def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """Largest difference of any weight."""
+    """Largest difference between two weights of the same name."""
     assert one.keys() == other.keys()
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)

@@ -1,4 +1,4 @@
-"""One phase: exact resume, equal batches on any number of workers, accumulation, failures that name their samples."""
+"""Training of one phase: exact resume, accumulation, errors that name their samples."""
 
 from __future__ import annotations
 
@@ -65,23 +65,23 @@ def assert_same(one: TrainState, other: TrainState) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
-def test_interrupted_and_resumed_equals_undisturbed(recipe, data, tmp_path, optimizer):
+def test_a_resumed_run_equals_an_uninterrupted_one(recipe, data, tmp_path, optimizer):
     recipe = changed(recipe, optimizer=optimizer)
-    if optimizer == "adamw8bit":  # it quantises matrices of 4096 weights and more
+    if optimizer == "adamw8bit":  # quantises matrices with 4096 weights or more
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"hidden_size": 48})})
-    undisturbed = train_phase(recipe, 0, data, hooks=Recorder(tmp_path / "a").hooks)
+    uninterrupted = train_phase(recipe, 0, data, hooks=Recorder(tmp_path / "a").hooks)
 
     def die(state: TrainState) -> None:
         save_checkpoint(state, tmp_path / "b" / f"{state.step}")
-        if state.step == 4:  # between two lines of the log
+        if state.step == 4:  # between two logged steps
             raise Killed
 
     with pytest.raises(Killed):
         train_phase(recipe, 0, data, hooks=Hooks(lambda entry: None, die))
-    torch.manual_seed(99)  # global random state is no part of a run
+    torch.manual_seed(99)  # the global random state must not change the result
     recorder = Recorder(tmp_path / "c")
     resumed = train_phase(recipe, 0, data, hooks=recorder.hooks, resume=tmp_path / "b" / "4")
-    assert_same(undisturbed, resumed)
+    assert_same(uninterrupted, resumed)
     assert [entry["step"] for entry in recorder.logged] == [6, 9, 12]
     assert [entry["step"] for entry in read_history(tmp_path / "c" / "12")] == [3, 6, 9, 12]
     assert read_summary(tmp_path / "c" / "12")["steps"] == 12
@@ -96,7 +96,7 @@ def test_resuming_a_finished_phase_trains_nothing(recipe, data, tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_it_learns_and_logs(recipe, data, tmp_path):
+def test_the_loss_falls_and_figures_are_logged(recipe, data, tmp_path):
     recipe = load_recipe("demo", ["phases.0.steps=1"]).model_copy(
         update={"model": recipe.model, "phases": (recipe.phases[0].model_copy(update={"steps": 100}),)}
     )
@@ -109,7 +109,7 @@ def test_it_learns_and_logs(recipe, data, tmp_path):
     assert first["lr"] == learning_rate(9, recipe.phases[0], 100)
 
 
-def test_a_phase_starts_from_the_average_of_the_one_before(recipe, data, tmp_path):
+def test_a_phase_starts_from_the_average_of_the_previous_phase(recipe, data, tmp_path):
     first = train_phase(recipe, 0, data, hooks=Recorder(tmp_path).hooks)
     second = make_state(recipe, data, World(), previous=tmp_path / "12")
     for name, weight in first.ema.module.state_dict().items():
@@ -124,7 +124,7 @@ def test_a_phase_starts_from_the_average_of_the_one_before(recipe, data, tmp_pat
 def test_weights_of_another_architecture_are_refused(recipe, data, tmp_path):
     train_phase(recipe, 0, data, hooks=Recorder(tmp_path).hooks)
     wider = recipe.model_copy(update={"model": recipe.model.model_copy(update={"depth": 3})})
-    with pytest.raises(RecipeError, match=r"model.depth: the recipe wants depth 3, but the weights have 2"):
+    with pytest.raises(RecipeError, match=r"model.depth: the recipe has depth 3, but the weights have 2"):
         make_state(wider, data, World(), previous=tmp_path / "12")
 
 
@@ -138,7 +138,7 @@ def test_accumulation_gives_the_same_step(recipe, data, tmp_path):
 
 
 @pytest.mark.parametrize("setting", [{"gradient_checkpointing": True}, {"precision": "bf16"}])
-def test_savings_change_little(recipe, data, tmp_path, setting):
+def test_saving_memory_hardly_changes_the_loss(recipe, data, tmp_path, setting):
     plain = train_phase(recipe, 0, data, hooks=Recorder(tmp_path / "a").hooks)
     saving = train_phase(changed(recipe, **setting), 0, data, hooks=Recorder(tmp_path / "b").hooks)
     tolerance = 1e-5 if "gradient_checkpointing" in setting else 0.05
@@ -146,7 +146,7 @@ def test_savings_change_little(recipe, data, tmp_path, setting):
     assert all(parameter.dtype == torch.float32 for parameter in saving.model.parameters())
 
 
-def test_auto_precision_is_bf16_where_the_processor_multiplies_it(recipe, monkeypatch):
+def test_auto_precision_is_bf16_if_the_cpu_multiplies_bf16(recipe, monkeypatch):
     for capabilities, native in (({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         precisions = {"auto": native, "bf16": True, "fp32": False}
@@ -171,5 +171,5 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, data, tmp_path):
 
 
 def test_more_workers_than_samples_is_refused(recipe, data):
-    with pytest.raises(RecipeError, match="fewer samples"):
+    with pytest.raises(RecipeError, match="fewer than the 5 workers"):
         train_phase(recipe, 0, data, hooks=Recorder(Path()).hooks, world=World(0, 5))

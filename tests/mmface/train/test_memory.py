@@ -1,4 +1,4 @@
-"""Memory by running the step on shapes: exact for what is held, true to what a real step keeps, quick at any size."""
+"""Predicted memory: exact for weights, average and moments, and close to what a real step allocates."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def peak(*settings: str, place: Place = ALONE) -> Peak:
 
 @pytest.fixture(scope="module")
 def counts() -> tuple[int, int]:
-    """Weights, and those that learn."""
+    """Number of weights, and of trainable weights."""
     parameters = list(Shapes(recipe_of()).transformer.parameters())
     return sum(one.numel() for one in parameters), sum(one.numel() for one in parameters if one.requires_grad)
 
 
-def test_what_is_held_is_counted_to_the_byte(counts: tuple[int, int]):
+def test_weights_average_and_moments_are_counted_to_the_byte(counts: tuple[int, int]):
     weights, learning = counts
     parts = peak().parts
     assert parts["weights"] == parts["average"] == 4 * weights
@@ -54,7 +54,7 @@ def test_what_is_held_is_counted_to_the_byte(counts: tuple[int, int]):
 
 
 class Watched(TorchDispatchMode):
-    """Live bytes of a real run, at their most."""
+    """Counts the live bytes of a real run and their maximum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Watched(TorchDispatchMode):
     "settings",
     [[], ["train.gradient_checkpointing=true"], ["train.gradient_checkpointing=1", "train.precision=bf16"]],
 )
-def test_a_real_step_allocates_as_much(settings: list[str]):
+def test_the_prediction_equals_what_a_real_step_allocates(settings: list[str]):
     recipe = recipe_of(*settings)
     shapes, train = Shapes(recipe), recipe.train
     config = shapes.transformer.config
@@ -95,7 +95,7 @@ def test_a_real_step_allocates_as_much(settings: list[str]):
     assert training_peak(shapes, recipe.phases[0], ALONE).total == pytest.approx(watched.most, rel=0.01)
 
 
-def test_recomputing_and_accumulating_need_less_and_size_needs_more():
+def test_recomputation_and_accumulation_need_less_memory_and_larger_images_more():
     deep, recomputed = peak("model.depth=8"), peak("model.depth=8", "train.gradient_checkpointing=true")
     assert recomputed.parts["activations"] < 0.5 * deep.parts["activations"]
     whole = peak()
@@ -115,7 +115,7 @@ def test_workers_share_samples_and_shards(counts: tuple[int, int]):
     assert ddp.parts["weights"] == 4 * fsdp.parts["weights"] == 4 * weights
     assert fsdp.parts["optimizer"] == 2 * learning
     assert fsdp.parts["weight copies"] > 0
-    # Gradients of several micro-batches are summed whole.
+    # With several micro-batches every worker keeps full gradients.
     phase = "phases=[{resolution: 64, steps: 1, batch_size: 8, accumulation: 2}]"
     for precision in ("fp32", "bf16-pure"):
         several = peak(phase, "train.parallel=fsdp", f"train.precision={precision}", place=Place(4, "cuda"))
@@ -123,20 +123,20 @@ def test_workers_share_samples_and_shards(counts: tuple[int, int]):
 
 
 @pytest.fixture
-def tracked() -> Iterator[None]:
+def default_dtype_stays() -> Iterator[None]:
     before = torch.get_default_dtype()
     yield
     assert torch.get_default_dtype() == before
 
 
-@pytest.mark.usefixtures("tracked")
+@pytest.mark.usefixtures("default_dtype_stays")
 def test_the_command_says_whether_a_recipe_fits(capsys: pytest.CaptureFixture[str]):
     sizes = ["--set", "model.depth=2", "--set", "model.hidden_size=256"]
     command = ["estimate", "--recipe", "paper-flow", "--memory", *sizes]
     assert main(command) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("2 GPUs, ddp", "256 px", "512 px", "weights", "peak", "2 x 32 GiB fits"):
-        assert word in told
+        assert word in output
     assert main([*command, "--gpus", "8xA100", "--gpu-memory", "1"]) == 0
     assert "8 x 1 GiB does not fit" in capsys.readouterr().out
     for wrong, field in ((["--gpu-memory", "0"], "--gpu-memory"), (["--gpus", "8xNone"], "--gpus")):

@@ -1,4 +1,4 @@
-"""Closed forms of the learning rate and the moving average; both optimizers descend."""
+"""The learning rate and the moving average equal their closed forms; both optimizers reduce a loss."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_rate_at_known_steps():
     assert learning_rate(60, phase, 111) == pytest.approx(0.6)  # halfway through the cosine
 
 
-def test_ema_follows_its_closed_form(recipe: Recipe, data: TrainingSet):
+def test_the_average_equals_its_closed_form(recipe: Recipe, data: TrainingSet):
     model = build_transformer(recipe, data, None)
     ema = EMA(model, decay=0.5)
     weight, average = model.x_embedder.proj.weight, ema.module.x_embedder.proj.weight
@@ -49,7 +49,7 @@ def test_ema_follows_its_closed_form(recipe: Recipe, data: TrainingSet):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-def test_optimizers_descend(name: str):
+def test_optimizers_reduce_the_loss(name: str):
     torch.manual_seed(0)
     layer = torch.nn.Linear(64, 64)
     optimizer = make_optimizer(layer.parameters(), Train(optimizer=name))

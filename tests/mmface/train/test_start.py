@@ -1,4 +1,4 @@
-"""Where weights come from: drawn, a released checkpoint or a bundle; strictly, and named by content."""
+"""Starting weights: random, from a released checkpoint or from a bundle; checked strictly, identified by content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HOOKS = Hooks(lambda entry: None, lambda state: None)
 
 
 def starting(recipe: Recipe, start: Path | str, **model: Any) -> Recipe:
-    """The recipe with this start, and components whose widths nobody knows here."""
+    """The recipe with this start, and components whose widths are not known on this machine."""
     components = recipe.components.model_copy(update={"vae": "some/vae", "text_encoder": "some/encoder"})
     return recipe.model_copy(
         update={
@@ -44,7 +44,7 @@ def state(recipe: Recipe, data: TrainingSet) -> dict[str, Tensor]:
 
 @pytest.fixture
 def released(tmp_path: Path, state: dict[str, Tensor]) -> Path:
-    """As the authors publish: weights in training and the optimizer beside the average."""
+    """A folder like those of the authors: weights in training and optimizer next to the average."""
     folder = tmp_path / "dit" / "checkpoint-7"
     folder.mkdir(parents=True)
     save_file(state, folder / AUTHORS_FILE)
@@ -59,13 +59,13 @@ def assert_weights(model: MMFaceDiT, state: dict[str, Tensor]) -> None:
         assert tensor.dtype == torch.float32
 
 
-def test_a_released_checkpoint_is_what_training_starts_from(recipe, data, released, state):
+def test_training_starts_from_a_released_checkpoint(recipe, data, released, state):
     recipe = starting(recipe, released)
     check_start(recipe)
     model = build_transformer(recipe, data, None)
     assert_weights(model, state)
     drawn = build_transformer(starting(recipe, "scratch"), data, None)
-    for name, parameter in drawn.named_parameters():  # what no gradient reaches stays frozen
+    for name, parameter in drawn.named_parameters():  # parameters without gradient stay frozen
         assert model.get_parameter(name).requires_grad == parameter.requires_grad, name
     assert model.config == drawn.config
     assert train_phase(recipe, 0, data, hooks=HOOKS).step == 12
@@ -80,7 +80,7 @@ def test_a_released_checkpoint_is_what_training_starts_from(recipe, data, releas
         ("weights.pth", lambda state: {"model": {name: tensor.bfloat16() for name, tensor in state.items()}}),
     ],
 )
-def test_other_forms_of_a_state_dict(recipe, data, tmp_path, state, name, wrap):
+def test_wrapped_state_dicts_load(recipe, data, tmp_path, state, name, wrap):
     if wrap is None:
         save_file(state, tmp_path / name)
     else:
@@ -93,7 +93,7 @@ def test_other_forms_of_a_state_dict(recipe, data, tmp_path, state, name, wrap):
 
 
 @pytest.mark.parametrize("what", ["missing", "unexpected"])
-def test_weights_that_are_not_exactly_those_of_their_config_are_refused(recipe, data, tmp_path, what):
+def test_weights_that_do_not_match_their_config_are_refused(recipe, data, tmp_path, what):
     build_transformer(recipe, data, None).save_pretrained(tmp_path / "transformer")
     file = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
@@ -108,13 +108,13 @@ def test_weights_that_are_not_exactly_those_of_their_config_are_refused(recipe, 
 
 
 @pytest.mark.parametrize("inside", ["transformer", "."])
-def test_a_bundle_or_a_transformer_that_diffusers_saved(recipe, data, tmp_path, inside):
+def test_training_starts_from_a_bundle_or_a_transformer_saved_by_diffusers(recipe, data, tmp_path, inside):
     saved = build_transformer(recipe.model_copy(update={"seed": 5}), data, None)
     saved.save_pretrained(tmp_path / inside)
     recipe = starting(recipe, tmp_path, text_rope="sequential")
     check_start(recipe)
     assert_weights(build_transformer(recipe, data, None), saved.state_dict())
-    with pytest.raises(RecipeError, match=r"model\.text_rope: the recipe wants text_rope zero"):
+    with pytest.raises(RecipeError, match=r"model\.text_rope: the recipe has text_rope zero"):
         build_transformer(starting(recipe, tmp_path), data, None)
 
 
@@ -131,7 +131,7 @@ def test_a_bundle_or_a_transformer_that_diffusers_saved(recipe, data, tmp_path, 
         ({"rope": False}, "model.rope"),
     ],
 )
-def test_another_architecture_is_refused_by_its_key_before_training(recipe, data, released, model, field):
+def test_another_architecture_is_refused_before_training_with_its_recipe_key(recipe, data, released, model, field):
     other = starting(recipe, released, **model)
     for refuse in (check_start, lambda it: build_transformer(it, data, None), lambda it: train(it, data)):
         with pytest.raises(RecipeError) as caught:
@@ -147,9 +147,7 @@ def train(recipe: Recipe, data: TrainingSet) -> None:
 
 def test_components_of_another_width_are_refused(recipe, released):
     zoo = starting(recipe, released).model_copy(update={"components": recipe.components})
-    with pytest.raises(
-        RecipeError, match=r"^components\.vae: the recipe wants in_channels \d+, but the weights have 4"
-    ):
+    with pytest.raises(RecipeError, match=r"^components\.vae: the recipe has in_channels \d+, but the weights have 4"):
         check_start(zoo)
 
 
@@ -169,7 +167,7 @@ def damaged(state: dict[str, Tensor], how: str) -> dict[str, Tensor]:
     [
         ("lacks", "lacks: t_embedder.mlp.0.bias"),
         ("unknown", "has unknown keys: blocks.0.extra"),
-        ("shape", r"final_layer.linear.bias is \[3\], \[8\] is wanted"),
+        ("shape", r"final_layer.linear.bias has the shape \[3\], expected \[8\]"),
     ],
 )
 def test_other_keys_or_shapes_are_refused(recipe, data, tmp_path, state, how, message):
@@ -179,30 +177,30 @@ def test_other_keys_or_shapes_are_refused(recipe, data, tmp_path, state, how, me
 
 
 @pytest.mark.parametrize("content", [b"", b"no weights", None])
-def test_a_file_that_is_no_checkpoint_is_refused(recipe, data, tmp_path, content):
+def test_a_file_that_is_not_a_checkpoint_is_refused(recipe, data, tmp_path, content):
     for name in ("weights.safetensors", "weights.pt"):
         file = tmp_path / name
         if content is None:
             shutil.copy(Path(__file__), file)
         else:
             file.write_bytes(content)
-        with pytest.raises(InputError, match="is no checkpoint"):
+        with pytest.raises(InputError, match="is not a checkpoint"):
             build_transformer(starting(recipe, file), data, None)
     torch.save([torch.zeros(1)], tmp_path / "list.pt")
-    with pytest.raises(InputError, match="something else than a state dict"):
+    with pytest.raises(InputError, match="does not hold a state dict"):
         build_transformer(starting(recipe, tmp_path / "list.pt"), data, None)
 
 
-def test_no_weights_several_weights_and_bad_names(recipe, tmp_path, released):
+def test_missing_and_ambiguous_weights_and_bad_names_are_refused(recipe, tmp_path, released):
     (tmp_path / "empty").mkdir()
     second = released / "checkpoint-8"
     shutil.copytree(released / "checkpoint-7", second)
     for name, message in {
         str(tmp_path / "empty"): "holds no weights",
-        str(released): r"several weights: checkpoint-7/.*, checkpoint-8/.*; name one file",
-        str(tmp_path / "gone"): "no folder or file",
-        "nonsense": "no folder or file",
-        "owner/name": "neither here nor on the hub",
+        str(released): r"several weight files: checkpoint-7/.*, checkpoint-8/.*; name one of them",
+        str(tmp_path / "gone"): "there is no folder or file",
+        "nonsense": "there is no folder or file",
+        "owner/name": "is not a local path and was not found on the hub",
         "models:/only": "write models:/NAME@ALIAS",
     }.items():
         with pytest.raises(RecipeError, match=message) as caught, found_weights(name):
@@ -210,14 +208,14 @@ def test_no_weights_several_weights_and_bad_names(recipe, tmp_path, released):
         assert caught.value.field == "train.start"
 
 
-def test_the_identity_is_that_of_the_bytes(recipe, released, tmp_path):
+def test_the_identity_depends_on_the_bytes_of_the_weights_only(recipe, released, tmp_path):
     def identity(start: Path | str) -> str:
         return plan.train(starting(recipe, start), 0, "latents/a", "text/b", None).fingerprint
 
     before = identity(released)
     copied = tmp_path / "copied"
     shutil.copytree(released, copied)
-    assert identity(copied) == before  # not where they lie, not what lies beside them
+    assert identity(copied) == before  # neither the folder nor other files in it count
     (copied / "checkpoint-7" / "optimizer.bin").write_bytes(b"other")
     assert identity(copied) == before
     file = copied / "checkpoint-7" / AUTHORS_FILE
@@ -228,5 +226,5 @@ def test_the_identity_is_that_of_the_bytes(recipe, released, tmp_path):
     weights = plan.train(starting(recipe, released), 0, "latents/a", "text/b", None).weights
     assert weights == {"start": weights_identity(str(released))}
     later = [plan.train(starting(recipe, start), 1, "l/a", "t/b", "train-0/c") for start in (released, "scratch")]
-    assert later[0].fingerprint == later[1].fingerprint  # the phase before says where it began
+    assert later[0].fingerprint == later[1].fingerprint  # a later phase is identified by the previous phase
     assert pin(str(released)) == str(released)

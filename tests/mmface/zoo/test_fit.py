@@ -1,4 +1,4 @@
-"""The loop that trains every network of the zoo."""
+"""The training loop of the zoo networks."""
 
 import pytest
 import torch
@@ -7,12 +7,12 @@ from torch import nn
 from mmface.zoo.fit import Plan, fit
 
 
-def test_the_rate_warms_up_and_ends_at_nothing() -> None:
+def test_the_learning_rate_warms_up_and_decays_to_zero() -> None:
     plan = Plan(steps=1000, rate=1.0, warm=10)
     assert [plan.at(step) for step in (0, 500, 1000)] == pytest.approx([0.1, 0.5, 0.0])
 
 
-def test_it_minimises_the_loss_in_place() -> None:
+def test_fit_minimises_the_loss_in_place() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 1)
     x = torch.randn(64, 3)

@@ -1,4 +1,4 @@
-"""Networks of one's own photographs: what is read of a dataset, and what is refused."""
+"""Training zoo networks on a dataset of photographs."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def conditions(tmp_path_factory: pytest.TempPathFactory) -> str:
     return made["conditions"]
 
 
-def test_a_split_of_a_dataset_as_arrays(conditions: str) -> None:
+def test_a_split_of_a_dataset_is_read_as_arrays(conditions: str) -> None:
     train, test = of_dataset(conditions, "train"), of_dataset(conditions, "test")
     assert train.images.shape == (4, 128, 128, 3)
     assert test.masks.shape == (2, 128, 128)
-    # Drawn at 128 px it is nearly the same picture.
+    # A portrait drawn at 128 px is nearly the same image.
     assert np.abs(test.images[0].astype(int) - draw(0, 128).image).mean() < 12
     assert (test.masks[1] == draw(1, 128).mask).mean() > 0.95
 
 
-def test_both_networks_train_on_it_and_load(conditions: str, tmp_path: Path) -> None:
+def test_vae_and_parser_train_on_a_dataset_and_load(conditions: str, tmp_path: Path) -> None:
     data, held_out = of_dataset(conditions, "train"), of_dataset(conditions, "test")
     train_vae.train(tmp_path / "vae", steps=2, batch=2, data=data)
     train_parser.train(tmp_path / "parser", steps=2, batch=2, data=data, held_out=held_out)
@@ -59,7 +59,7 @@ def test_both_networks_train_on_it_and_load(conditions: str, tmp_path: Path) -> 
     assert load_parser(str(tmp_path / "parser"))[0].config.num_labels == 19
 
 
-def test_what_cannot_be_is_refused(conditions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_arguments_are_refused(conditions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMFACE_HOME", conditions.split("/datasets/")[0])
     with pytest.raises(InputError, match="--out"):
         train_zoo(["vae"], None, "conditions")
@@ -67,5 +67,5 @@ def test_what_cannot_be_is_refused(conditions: str, tmp_path: Path, monkeypatch:
         train_zoo(["clip"], tmp_path, "conditions")
     with pytest.raises(DatasetError, match="no dataset 'masks'"):
         train_zoo(["vae"], tmp_path, "masks")
-    with pytest.raises(DatasetError, match="no conditions dataset"):
+    with pytest.raises(DatasetError, match="not a conditions dataset"):
         train_zoo(["vae"], tmp_path, "images")

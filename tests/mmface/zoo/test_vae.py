@@ -1,4 +1,4 @@
-"""The zoo VAE: its latents are white and its pictures close."""
+"""The zoo VAE: its latents are white and its reconstructions close."""
 
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,18 @@ def portraits() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
-    """The network that ships."""
+    """The shipped network."""
     return load_vae("zoo:vae")
 
 
-def test_it_is_small_and_fits_the_contract(vae: Any) -> None:
+def test_the_vae_is_small_and_has_the_expected_latents(vae: Any) -> None:
     assert spatial_factor(vae) == 8
     assert 16 <= vae.config["latent_channels"] <= 32
     assert vae.config["scaling_factor"] == 1
     assert sum(path.stat().st_size for path in Path(resolve("zoo:vae")).iterdir()) < 7e6
 
 
-def test_latents_are_white_per_channel_and_portraits_come_back(vae: Any, portraits: torch.Tensor) -> None:
+def test_latents_are_white_and_portraits_are_reconstructed(vae: Any, portraits: torch.Tensor) -> None:
     latents = normalise(vae, encode_moments(vae, portraits)[0])
     assert latents.mean((0, 2, 3)).abs().max() < 0.4
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.3
@@ -44,7 +44,7 @@ def test_latents_are_white_per_channel_and_portraits_come_back(vae: Any, portrai
     assert (10 * torch.log10(4 / error)).mean() >= 28
 
 
-def test_the_whiteness_loss_is_zero_for_white_latents_alone() -> None:
+def test_the_whiteness_loss_is_zero_only_for_white_latents() -> None:
     torch.manual_seed(0)
     white = torch.randn(64, train_vae.CHANNELS, 32, 32)
     assert train_vae.whiteness_loss(white) < 0.001
@@ -52,7 +52,7 @@ def test_the_whiteness_loss_is_zero_for_white_latents_alone() -> None:
     assert train_vae.whiteness_loss(2 * white) == pytest.approx(9, abs=0.2)
 
 
-def test_crops_are_deterministic_and_leave_out_flat_pictures(tmp_path: Path) -> None:
+def test_crops_are_deterministic_and_leave_out_flat_images(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     Image.new("RGB", (200, 150), (90, 90, 90)).save(tmp_path / "flat.png")

@@ -1,4 +1,4 @@
-"""The zoo: known names, loadable weights, small enough, and useful on portraits nobody trained on."""
+"""The zoo: names resolve, weights are small and load, and results on held-out portraits are good enough."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmface.zoo.train_clip import TOKENS, build_tokenizer, retrieval
 from mmface.zoo.train_parser import disturb, per_label_iou, predict
 from mmface.zoo.train_sketch import target
 
-# The aims of mmface/zoo/README.md; the sketch has what it reaches, less a margin.
+# The targets of mmface/zoo/README.md; for sketches, the measured correlation less a margin.
 PARSER_MIOU, SKETCH_CORRELATION, CLIP_RETRIEVAL, HAIR_WORDS = 0.75, 0.70, 0.60, 0.8
 
 
@@ -27,7 +27,7 @@ def held_out() -> Drawn:
     return drawn(64, HELD_OUT_SEED)
 
 
-def test_names_resolve_to_folders_and_others_stay() -> None:
+def test_zoo_names_resolve_to_folders_and_other_names_stay() -> None:
     assert Path(resolve("zoo:clip")).name == "clip"
     assert resolve("some/hub-id") == "some/hub-id"
     with pytest.raises(InputError, match="zoo:parser"):
@@ -40,7 +40,7 @@ def test_all_weights_are_small_safetensors() -> None:
     assert sum(f.stat().st_size for f in files) <= 16e6
 
 
-def test_training_and_held_out_portraits_do_not_meet() -> None:
+def test_training_and_held_out_seeds_do_not_overlap() -> None:
     assert abs(TRAIN_SEED - HELD_OUT_SEED) >= 500_000
 
 
@@ -48,7 +48,7 @@ def test_the_parser_finds_the_labels(held_out: Drawn) -> None:
     model, processor = load_parser("zoo:parser")
     ious = per_label_iou(predict(model, held_out.images), held_out.masks)
     assert np.nanmean(ious) >= PARSER_MIOU
-    # The processor that ships prepares pictures as training did.
+    # The shipped processor prepares images as in training.
     inputs = processor(images=list(held_out.images[:4]), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         logits = torch.nn.functional.interpolate(model(inputs).logits, size=(128, 128), mode="bilinear")
@@ -56,7 +56,7 @@ def test_the_parser_finds_the_labels(held_out: Drawn) -> None:
     assert same.mean() > 0.98
 
 
-def test_the_sketch_has_dark_lines_on_white_where_the_drawing_has_them(held_out: Drawn) -> None:
+def test_sketches_have_dark_lines_where_their_targets_have_them(held_out: Drawn) -> None:
     sketches = draw_sketches(load_sketcher("zoo:sketch"), held_out.images[:16]) / 255
     pixels = torch.from_numpy(held_out.images[:16]).permute(0, 3, 1, 2).float() / 255
     wanted = 1 - target(pixels, torch.from_numpy(held_out.masks[:16]).long())[:, 0].numpy()
@@ -70,7 +70,7 @@ def test_clip_finds_captions_and_hair_colours(held_out: Drawn) -> None:
     assert hair_word_accuracy(model, tokenizer, held_out) >= HAIR_WORDS
 
 
-def test_the_text_encoder_reads_any_text_at_its_length() -> None:
+def test_the_text_encoder_accepts_any_text() -> None:
     tokenizer, encoder = load_text_encoder("zoo:clip")
     assert tokenizer.model_max_length == encoder.config.max_position_embeddings == TOKENS
     sequence, pooled, _ = encode_text(
@@ -94,7 +94,7 @@ def test_a_tokenizer_merges_common_words_and_keeps_bytes() -> None:
 
 
 def test_mirroring_swaps_left_and_right() -> None:
-    class Mirror:  # a generator that mirrors and leaves the rest alone
+    class Mirror:  # a random generator whose only augmentation is mirroring
         def random(self, n: int | None = None) -> np.ndarray | float:
             return 0.0 if n is None else np.ones(n)
 
@@ -125,7 +125,7 @@ def test_psnr_in_closed_form() -> None:
     assert psnr(black, black + 1) == pytest.approx(20 * np.log10(255))
 
 
-def test_a_folder_without_photographs_is_named(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_photographs_names_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no jpg") as error:
         load_photos(tmp_path, 4)
     assert error.value.field == "photos"

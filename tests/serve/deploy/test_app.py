@@ -1,4 +1,4 @@
-"""The service as its users meet it: MLflow on SQLite, Ray Serve, HTTP over loopback."""
+"""The whole service: MLflow on SQLite, Ray Serve, HTTP over loopback."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_ready_with_the_champion(service: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", [MASK, SKETCH])
-def test_a_png_per_seed(service: httpx.Client, path: str) -> None:
+def test_a_seed_gives_one_png(service: httpx.Client, path: str) -> None:
     first, again, other = (post(service, path, "image/png", seed=seed) for seed in (1, 1, 2))
     assert (first.status_code, first.headers["Content-Type"]) == (200, "image/png")
     assert (first.headers["X-Model-Version"], first.headers["X-Seed"]) == ("1", "1")
@@ -90,7 +90,7 @@ def test_a_png_per_seed(service: httpx.Client, path: str) -> None:
     assert (pixels(first.content) != pixels(other.content)).any()
 
 
-def test_two_at_once_equal_two_singles(service: httpx.Client) -> None:
+def test_a_batch_of_two_equals_two_single_calls(service: httpx.Client) -> None:
     batch = post(service, seed=8, n=2).json()
     assert batch["model"] == "mmface-dit:1"
     for seed, item in zip((8, 9), batch["data"], strict=True):
@@ -99,18 +99,18 @@ def test_two_at_once_equal_two_singles(service: httpx.Client) -> None:
         np.testing.assert_array_equal(pixels(base64.b64decode(item["b64_json"])), single)
 
 
-def test_events_cross_ray_and_end_with_the_same_picture(service: httpx.Client) -> None:
-    told = post(service, seed=3, stream="true", partial_images=1, num_inference_steps=6).text
-    kinds = [line.removeprefix("event: ") for line in told.splitlines() if line.startswith("event: ")]
+def test_streams_work_through_ray_and_end_with_the_picture_of_a_plain_request(service: httpx.Client) -> None:
+    text = post(service, seed=3, stream="true", partial_images=1, num_inference_steps=6).text
+    kinds = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
     assert kinds[0] == "queued"
     assert kinds[-1] == "completed"
     assert kinds.count("partial_image") == 1
-    last = json.loads(told.strip().splitlines()[-1].removeprefix("data: "))
+    last = json.loads(text.strip().splitlines()[-1].removeprefix("data: "))
     plain = post(service, accept="image/png", seed=3, num_inference_steps=6)
     np.testing.assert_array_equal(pixels(base64.b64decode(last["data"][0]["b64_json"])), pixels(plain.content))
 
 
-def test_a_client_that_leaves_its_events_frees_the_worker(service: httpx.Client) -> None:
+def test_a_client_that_disconnects_from_a_stream_frees_the_replica(service: httpx.Client) -> None:
     before = service.get("/readyz").json()["cancelled"]
     data = {"prompt": "", "stream": "true", "num_inference_steps": str(LONG)}
     with service.stream("POST", MASK, files={"condition": mask_png()}, data=data) as answer:
@@ -121,7 +121,7 @@ def test_a_client_that_leaves_its_events_frees_the_worker(service: httpx.Client)
     assert service.get("/readyz").json()["cancelled"] == before + 1
 
 
-def test_request_ids_are_kept_or_made(service: httpx.Client) -> None:
+def test_request_ids_are_returned_or_made(service: httpx.Client) -> None:
     kept = service.get("/healthz", headers={"X-Request-Id": "mine-1"})
     assert kept.headers.get_list("X-Request-Id") == ["mine-1"]
     assert len(service.get("/healthz").headers.get_list("X-Request-Id")) == 1
@@ -139,20 +139,22 @@ def test_request_ids_are_kept_or_made(service: httpx.Client) -> None:
     ],
     ids=["n", "size", "steps", "utf8", "no-image", "too-large"],
 )
-def test_refusals_cross_ray_as_envelopes(service: httpx.Client, fields: Any, status: int, param: str | None) -> None:
+def test_errors_arrive_through_ray_in_the_envelope(
+    service: httpx.Client, fields: Any, status: int, param: str | None
+) -> None:
     answer = post(service, **fields)
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["param"] == param
     assert service.get("/nowhere").json()["error"]["code"] == "not_found"
 
 
-def test_a_large_stream_is_cut_off(service: httpx.Client) -> None:
+def test_a_large_streamed_body_is_refused(service: httpx.Client) -> None:
     chunks = (b"x" * 10_000 for _ in range(100))
     answer = service.post(MASK, content=chunks, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
-def test_a_client_that_leaves_frees_the_worker(service: httpx.Client) -> None:
+def test_a_client_that_disconnects_frees_the_replica(service: httpx.Client) -> None:
     before = service.get("/readyz").json()
     started = time.monotonic()
     whole = post(service, num_inference_steps=50)
@@ -168,7 +170,7 @@ def test_a_client_that_leaves_frees_the_worker(service: httpx.Client) -> None:
     left = time.monotonic()
     assert post(service).status_code == 200
     freed = time.monotonic() - left
-    assert freed < 0.5 * LONG * step, "the next request waited for the one that was given up"
+    assert freed < 0.5 * LONG * step, "the next request waited for the cancelled one"
     after = service.get("/readyz").json()
     assert (after["cancelled"], after["completed"]) == (before["cancelled"] + 1, before["completed"] + 2)
 
@@ -192,7 +194,7 @@ def test_overload_is_429_with_retry_after(service: httpx.Client) -> None:
     assert service.get("/readyz").status_code == 200
 
 
-def test_photo_to_conditions_and_back(service: httpx.Client) -> None:
+def test_a_photograph_becomes_conditions_that_generate(service: httpx.Client) -> None:
     photo = png(Image.new("RGB", (80, 64), "tan"))
     for modality in ("mask", "sketch"):
         answer = service.post(f"/v1/conditions/{modality}", files={"image": photo})
@@ -203,8 +205,8 @@ def test_photo_to_conditions_and_back(service: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
 
 
-def test_keys_are_asked_for_below_rays_route_prefix(service: httpx.Client) -> None:
-    """A second ingress to the same replica, as ``route_prefix: /faces`` of a config declares it."""
+def test_keys_are_required_below_rays_route_prefix(service: httpx.Client) -> None:
+    """Deploys a second ingress to the same replica, as ``route_prefix: /faces`` in a config does."""
     from ray import serve
 
     from serve.deploy.deployments import Ingress
@@ -232,13 +234,15 @@ def test_keys_are_asked_for_below_rays_route_prefix(service: httpx.Client) -> No
             assert made.headers.get_list("X-Request-Id") == [
                 image.info["mmface:request_id"],
                 "not one",
-            ]  # Ray repeats it
-            assert service.get("/facesX/v1/models").status_code == 404  # not below the prefix: the other application's
+            ]  # Ray returns the client's id too
+            assert (
+                service.get("/facesX/v1/models").status_code == 404
+            )  # not below the prefix, so it reaches the other application
     finally:
         serve.delete("prefixed")
 
 
-def test_a_new_champion_takes_over_and_a_bad_one_does_not(
+def test_a_new_champion_takes_over_and_a_damaged_one_does_not(
     service: httpx.Client, bundle: Bundle, tmp_path: Path
 ) -> None:
     with ThreadPoolExecutor() as pool:

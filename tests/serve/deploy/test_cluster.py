@@ -1,5 +1,8 @@
-"""On a Ray cluster that somebody else started, over real HTTP: keys reach the ingress and stay hidden, metrics reach
-Prometheus, a model that is not there is told of and waited for, slow uploads are cut off."""
+"""The service on a Ray cluster that runs already, over real HTTP.
+
+Keys reach the ingress and stay hidden, metrics reach Prometheus, a missing model is reported and waited for, slow
+uploads are refused.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 KNOWN = {"Authorization": f"Bearer {KEY}"}
 SECRET, PASSWORD = "an-s3-secret", "an-mlflow-password"
 UPLOAD_S = 4.0
-METRICS_S = 90.0  # within which Ray must have exported them
+METRICS_S = 90.0  # timeout for Ray to export all metrics
 
 
 def free_ports(count: int) -> list[int]:
@@ -72,7 +75,7 @@ def wait_for(url: str, log: Path, status: int = 200, word: str = "") -> httpx.Re
 
 @pytest.fixture(scope="module")
 def cluster(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Addresses: a head that knows nothing of keys, and a service that was started on it from elsewhere."""
+    """Addresses of a Ray head without keys, and of a service that another process started on it."""
     root = tmp_path_factory.mktemp("cluster")
     port, gcs, dashboard, metrics = free_ports(4)
     recipe = tiny_recipe(port=port, api_keys_env="TEST_KEYS", upload_timeout_s=UPLOAD_S, follow_s=0.5)
@@ -84,7 +87,7 @@ def cluster(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for artifacts in (root / "home").rglob("transformer"):
             shutil.rmtree(artifacts)
     start = ["ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2", "--disable-usage-stats"]
-    # Unix sockets have short paths, so Ray's folder cannot lie below pytest's.
+    # Paths of Unix sockets must be short, so Ray's folder cannot be inside pytest's.
     with tempfile.TemporaryDirectory(prefix="ray-") as scratch:
         start += ["--port", str(gcs), "--dashboard-port", str(dashboard), "--metrics-export-port", str(metrics)]
         with process(*start, "--temp-dir", scratch, log=root / "head.log"):
@@ -120,14 +123,14 @@ def paint(cluster: dict[str, str], key: str) -> httpx.Response:
     )
 
 
-def test_a_model_that_is_not_there_is_told_of_and_waited_for(cluster: dict[str, str]) -> None:
-    told = cluster["missing"]
-    assert told.count("version 1 cannot be served: ") == 2
-    assert " 503 " in told
+def test_the_service_reports_a_missing_model_and_waits_for_one(cluster: dict[str, str]) -> None:
+    report = cluster["missing"]
+    assert report.count("version 1 cannot be served: ") == 2
+    assert " 503 " in report
     assert httpx.get(f"{cluster['service']}/readyz", timeout=60).json()["model"] == "mmface-dit:2"
 
 
-def test_slow_uploads_are_cut_off(cluster: dict[str, str]) -> None:
+def test_slow_uploads_are_refused(cluster: dict[str, str]) -> None:
     host, port = cluster["service"].removeprefix("http://").split(":")
     head = f"POST /v1/generate/mask HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\n"
     head += "Content-Type: application/json\r\nContent-Length: 100000\r\n\r\n"
@@ -139,7 +142,7 @@ def test_slow_uploads_are_cut_off(cluster: dict[str, str]) -> None:
         for _ in range(4):
             for one in slow:
                 one.sendall(b"{")
-            assert paint(cluster, KEY).status_code == 200  # nobody waits for them
+            assert paint(cluster, KEY).status_code == 200  # slow uploads do not delay others
         answers = [one.recv(10_000).decode() for one in slow]
     assert all(answer.startswith("HTTP/1.1 408") for answer in answers), answers[0]
     assert time.monotonic() - started < 10 * UPLOAD_S
@@ -159,8 +162,8 @@ def test_keys_reach_the_ingress_and_stay_hidden(cluster: dict[str, str]) -> None
         assert not [text for text in (*shown, *logs) if secret in text]
 
 
-def test_the_dashboard_asks_for_what_prometheus_gets(cluster: dict[str, str]) -> None:
-    """Names as Ray's exporter spells them, with its prefix and suffixes, and the tags by which panels sum."""
+def test_the_dashboard_uses_metrics_that_prometheus_gets(cluster: dict[str, str]) -> None:
+    """Metrics have the names of Ray's exporter, with prefix and suffixes, and the tags by which panels sum."""
     board = json.loads((ROOT / "infra" / "grafana" / "serving.json").read_text(encoding="utf-8"))
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     asked = {name for expression in expressions for name in re.findall(r"ray_mmface_\w+", expression)}

@@ -1,4 +1,4 @@
-"""Loading a version as a replica does, before the alias moves to it."""
+"""Warming: a version is loaded as a replica would, before the alias moves to it."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_a_receipt_is_written_when_the_version_paints_its_preview(
     arguments = [part for name, value in given.items() for part in (f"--{name}", value)]
     if honest:
         main(arguments)
-        said = json.loads(Store(tmp_path).read("warm/1"))
-        assert (said["model"], said["version"]) == ("mmface-dit", version)
+        receipt = json.loads(Store(tmp_path).read("warm/1"))
+        assert (receipt["model"], receipt["version"]) == ("mmface-dit", version)
     else:
         with pytest.raises(RegistryError, match="paints its registered preview with a mean error"):
             main(arguments)

@@ -1,4 +1,4 @@
-"""Errors while painting: who is told, who is not disturbed, what is freed, and what becomes of a thread that dies."""
+"""Errors while painting: which requests fail, which continue, what is freed; out of memory; a dead thread."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from mmface.networks.precision import rows_are_alike
 from serve.engine.generator import FRESH_S, Generator
 from serve.http.api import create_app
 from serve.http.errors import GenerationError
-from serve.http.schemas import Generated
+from serve.http.job import Generated
 from tests.serve.engine.test_generator import job, steps_past
 from tests.serve.service import mask_png, tiny_recipe
 
 pytestmark = pytest.mark.anyio
 
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
-WAIT_S = 60.0  # for what comes at once unless it hangs
+WAIT_S = 60.0  # timeout of calls that return at once unless they hang
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def anyio_backend() -> str:
 
 @contextmanager
 def before_each(generator: Generator, act: Callable[[int, torch.Tensor], None]) -> Iterator[None]:
-    """``act`` gets the number of each evaluation and its latents [rows, ...] before the network does; it may raise."""
+    """Calls ``act`` before each network evaluation with its number and latents [rows, ...]; it may raise."""
     numbers = itertools.count(1)
     network = generator.pipeline.transformer
     handle = network.register_forward_pre_hook(lambda _, given: act(next(numbers), given[0]))
@@ -54,7 +54,7 @@ def before_each(generator: Generator, act: Callable[[int, torch.Tensor], None]) 
 
 
 def computing_in(bundle: Bundle, precision: str, **settings: Any) -> Generator:
-    """In fp32 images are evaluated one by one on a CPU, in bf16 together where there is no AMX."""
+    """A generator of this precision. CPUs evaluate fp32 images one by one, and bf16 ones too if they have AMX."""
     pipeline = copy.copy(bundle.pipeline)
     pipeline.register_to_config(precision=precision)
     return Generator(replace(bundle, pipeline=pipeline), tiny_recipe(**settings).serve)
@@ -75,12 +75,12 @@ async def at_once(*requests: Any) -> list[Any]:
     ],
     ids=["numerical", "bug", "cuda", "cpu", "python"],
 )
-async def test_an_error_of_a_step_ends_one_request_alone(
+async def test_an_error_in_a_step_ends_only_its_own_request(
     bundle: Bundle, error: Exception, status: int, code: str
 ) -> None:
     generator = computing_in(bundle, "fp32", max_batch=2, max_queued=4)
     others = [job(seed, num_inference_steps=6) for seed in (1, 2, 3)]
-    undisturbed = [(await generator.generate(one)).images for one in others]
+    expected = [(await generator.generate(one)).images for one in others]
     evaluated: list[weakref.ref[torch.Tensor]] = []
 
     def act(_: int, latents: torch.Tensor) -> None:
@@ -94,11 +94,11 @@ async def test_an_error_of_a_step_ends_one_request_alone(
         failure, *made = await at_once(victim, *(generator.generate(one) for one in others))
     assert isinstance(failure, MMFaceError)
     assert failure.code == code
-    for one, images in zip(made, undisturbed, strict=True):
+    for one, images in zip(made, expected, strict=True):
         assert isinstance(one, Generated), one
         np.testing.assert_array_equal(one.images, images)
     gc.collect()
-    assert [one() for one in evaluated] == [None] * 3  # although the error is still held here
+    assert [one() for one in evaluated] == [None] * 3  # although ``failure`` is still referenced here
     assert generator.engine.pending == 0
     await generator.check_health()
 
@@ -118,13 +118,11 @@ async def test_an_error_of_a_step_ends_one_request_alone(
     assert (last["type"], last["error"]["code"]) == ("error", code)
 
 
-async def test_who_waits_does_not_fail_with_those_who_are_painted_together(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("serve.engine.engine.rows_are_alike", lambda *_: True)  # on CPUs with AMX too
+async def test_a_failed_batch_does_not_fail_waiting_requests(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.engine.denoiser.rows_are_alike", lambda *_: True)  # on CPUs with AMX too
     generator = computing_in(bundle, "bf16", max_batch=2, max_queued=4)
     requests = [job(seed, num_inference_steps=4) for seed in range(4)]
-    undisturbed = [(await generator.generate(one)).images for one in requests]
+    expected = [(await generator.generate(one)).images for one in requests]
 
     def act(_: int, latents: torch.Tensor) -> None:
         if len(latents) == 4 and not failed:
@@ -135,18 +133,18 @@ async def test_who_waits_does_not_fail_with_those_who_are_painted_together(
     with before_each(generator, act):
         first, second, *rest = await at_once(*(generator.generate(one) for one in requests))
     assert [type(one) for one in (first, second)] == [GenerationError] * 2
-    for one, images in zip(rest, undisturbed[2:], strict=True):
+    for one, images in zip(rest, expected[2:], strict=True):
         assert isinstance(one, Generated), one
         np.testing.assert_array_equal(one.images, images)
 
 
-async def test_what_ran_out_of_memory_is_tried_in_halves_which_is_remembered(
+async def test_a_batch_that_ran_out_of_memory_is_retried_in_halves_and_the_limit_lowered(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("serve.engine.engine.rows_are_alike", lambda *_: True)
+    monkeypatch.setattr("serve.engine.denoiser.rows_are_alike", lambda *_: True)
     generator = computing_in(bundle, "bf16", max_batch=4)
     four = job(5, n=4, num_inference_steps=5)
-    undisturbed = await generator.generate(four)
+    expected = await generator.generate(four)
     rows: list[int] = []
 
     def act(_: int, latents: torch.Tensor) -> None:
@@ -165,14 +163,14 @@ async def test_what_ran_out_of_memory_is_tried_in_halves_which_is_remembered(
     assert generator.engine.room.limit < before
     assert "out of memory with 4 images" in caplog.text
     if rows_are_alike(True, torch.device("cpu")):
-        np.testing.assert_array_equal(first.images, undisturbed.images)
-        np.testing.assert_array_equal(second.images, undisturbed.images)
+        np.testing.assert_array_equal(first.images, expected.images)
+        np.testing.assert_array_equal(second.images, expected.images)
 
 
-async def test_who_runs_out_of_memory_twice_is_told_and_the_next_one_painted(
+async def test_a_request_that_runs_out_of_memory_twice_fails_and_the_next_one_succeeds(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve.engine.engine.rows_are_alike", lambda *_: True)
+    monkeypatch.setattr("serve.engine.denoiser.rows_are_alike", lambda *_: True)
     generator = computing_in(bundle, "bf16")
 
     def act(_: int, latents: torch.Tensor) -> None:
@@ -188,7 +186,7 @@ async def test_who_runs_out_of_memory_twice_is_told_and_the_next_one_painted(
     assert isinstance(made, Generated), made
 
 
-async def test_numbers_that_are_not_finite_are_no_picture(generator: Generator) -> None:
+async def test_latents_that_are_not_finite_are_an_error(generator: Generator) -> None:
     hook = generator.pipeline.transformer.register_forward_hook(lambda _, given, made: (made[0] * torch.nan,))
     try:
         (failure,) = await at_once(generator.generate(job()))
@@ -199,7 +197,7 @@ async def test_numbers_that_are_not_finite_are_no_picture(generator: Generator) 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_a_thread_that_dies_leaves_nobody_waiting(bundle: Bundle) -> None:
+async def test_a_dead_thread_leaves_no_request_waiting(bundle: Bundle) -> None:
     generator = Generator(bundle, tiny_recipe(max_batch=1).serve)
 
     def act(number: int, _: torch.Tensor) -> None:
@@ -216,21 +214,21 @@ async def test_a_thread_that_dies_leaves_nobody_waiting(bundle: Bundle) -> None:
         await generator.check_health()
 
 
-async def test_requests_come_while_a_step_is_put_together(generator: Generator) -> None:
+async def test_requests_may_arrive_while_a_step_is_assembled(generator: Generator) -> None:
     engine = generator.engine
 
     class Guarded(deque[Any]):
         def __iter__(self) -> Iterator[Any]:
-            assert engine._changed._is_owned(), "a request that comes now would change it"  # type: ignore[attr-defined]
+            assert engine._queue._changed._is_owned(), "an arriving request could change it"  # type: ignore[attr-defined]
             return super().__iter__()
 
-    engine._paintings = Guarded()
+    engine._queue._paintings = Guarded()
     made, other = await at_once(generator.generate(job(1)), generator.generate(job(2)))
     assert isinstance(made, Generated), made
     assert isinstance(other, Generated), other
 
 
-async def test_no_memory_for_the_probe_is_503(generator: Generator) -> None:
+async def test_out_of_memory_in_the_readiness_probe_is_a_service_error(generator: Generator) -> None:
     def act(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -256,7 +254,7 @@ async def test_a_version_that_cannot_be_served_leaves_no_thread(bundle: Bundle) 
     assert weights() is None
 
 
-async def test_images_begin_as_their_predicted_bytes_allow(bundle: Bundle) -> None:
+async def test_images_begin_only_if_their_predicted_bytes_fit(bundle: Bundle) -> None:
     eight = job(1, n=8)
     bytes_of = Generator(bundle, tiny_recipe().serve).engine.room.footprint.image
     gib = 2.5 * bytes_of(64, 64, rows=2) / 2**30
@@ -268,7 +266,7 @@ async def test_images_begin_as_their_predicted_bytes_allow(bundle: Bundle) -> No
     await steps_past(generator, 1)
     second = asyncio.create_task(generator.generate(job(2, size="32")))
     await asyncio.sleep(0)
-    assert generator.engine.waiting() == 1  # first come, first served
+    assert generator.engine.waiting() == 1  # in order of arrival
     made, small = await at_once(first, second)
     assert isinstance(small, Generated), small
     assert sum(moved) == (8 + 1) * 3
@@ -278,4 +276,4 @@ async def test_images_begin_as_their_predicted_bytes_allow(bundle: Bundle) -> No
     await generator.generate(job(3, n=8, size="32", guidance_scale=1.0))
     assert max(moved) > 2
     tight = Generator(bundle, tiny_recipe(max_memory_gib=1e-9).serve)
-    assert isinstance((await at_once(tight.generate(job(1, n=2))))[0], Generated)  # one image is always let in
+    assert isinstance((await at_once(tight.generate(job(1, n=2))))[0], Generated)  # a single image always fits

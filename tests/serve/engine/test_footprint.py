@@ -1,4 +1,4 @@
-"""What images are predicted to take, against what the real networks allocate."""
+"""The predicted memory of images, compared with what the real networks allocate."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from mmface.bundles.bundle import Bundle
 from mmface.model import Conditioning, predict
 from mmface.networks.vae import decode
-from mmface.train.memory import Account
-from mmface.train.room import machine_memory
+from mmface.train.memory_account import Account
+from mmface.train.memory_check import machine_memory
 from serve.engine.footprint import Footprint, Load, Room, default_limit, predict_footprint, ran_out_of_memory, room_for
 from tests.serve.service import tiny_recipe
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_is_predicted_is_what_the_real_network_allocates(bundle: Bundle, precision: str) -> None:
+def test_the_prediction_is_what_the_real_network_allocates(bundle: Bundle, precision: str) -> None:
     pipeline = copy.copy(bundle.pipeline)
     pipeline.register_to_config(precision=precision)
     footprint = predict_footprint(pipeline, 64)
@@ -37,7 +37,7 @@ def test_what_is_predicted_is_what_the_real_network_allocates(bundle: Bundle, pr
     assert footprint.fixed > sum(decoding.fullest.values()) > 3 * 64 * 64 * 4
 
 
-def test_guidance_and_size_count(bundle: Bundle) -> None:
+def test_guidance_and_size_change_the_prediction(bundle: Bundle) -> None:
     image = predict_footprint(bundle.pipeline, 64).image
     plain, guided = image(64, 64, rows=1), image(64, 64, rows=2)
     assert 1.5 * plain < guided < 2 * plain
@@ -45,7 +45,7 @@ def test_guidance_and_size_count(bundle: Bundle) -> None:
     assert image(32, 64, rows=2) == image(64, 32, rows=2)
 
 
-def test_the_default_limit_follows_the_device_and_who_else_is_on_it(bundle: Bundle) -> None:
+def test_the_default_limit_depends_on_the_device_replicas_and_versions(bundle: Bundle) -> None:
     weights = sum(
         tensor.nbytes
         for network in (bundle.pipeline.transformer, bundle.pipeline.vae, bundle.pipeline.text_encoder)
@@ -59,7 +59,7 @@ def test_the_default_limit_follows_the_device_and_who_else_is_on_it(bundle: Bund
     assert (room.max_images, room.limit) == (3, 2**28)
 
 
-def test_the_limit_that_is_learned_never_rises() -> None:
+def test_a_learned_limit_never_rises() -> None:
     room = Room(8, Footprint(row=1, tokens=1, text_tokens=0, multiple=8, latent=0, text=0, fixed=0), 100.0)
     room.learn(Load(4, 60.0))
     room.learn(Load(4, 90.0))
@@ -67,7 +67,7 @@ def test_the_limit_that_is_learned_never_rises() -> None:
     assert room.limit == 30.0
 
 
-def test_what_says_that_memory_ran_out() -> None:
+def test_out_of_memory_errors_are_recognised() -> None:
     with pytest.raises(RuntimeError) as failure:
         torch.empty(10**15)
     assert ran_out_of_memory(failure.value)

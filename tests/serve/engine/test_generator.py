@@ -1,4 +1,4 @@
-"""The replica: queue bound, deadline, cancellation, readiness."""
+"""The generator: queue bound, deadline, cancellation, readiness, batching, limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from mmface.errors import InputError, ServiceError
 from serve.engine.generator import FRESH_S, Generator
 from serve.http.api import create_app
 from serve.http.errors import OverloadedError
-from serve.http.schemas import Generated, GenerateFields, Job, Progress
+from serve.http.job import Generated, Job, Progress
+from serve.http.requests import GenerateRequest
 from tests.serve.service import mask_png, tiny_recipe
 
 LONG = 1000
@@ -33,7 +34,7 @@ def anyio_backend() -> str:
 
 def job(seed: int = 0, **fields: object) -> Job:
     fields = {"prompt": "a face"} | fields
-    asked = GenerateFields.model_validate(fields)
+    asked = GenerateRequest.model_validate(fields)
     return Job("mask", np.zeros((64, 64), np.uint8), asked, tuple(range(seed, seed + asked.n)))
 
 
@@ -42,7 +43,7 @@ async def steps_past(generator: Generator, steps: int) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_leaving_frees_the_worker_within_one_step(generator: Generator) -> None:
+async def test_cancelling_frees_the_engine_within_one_step(generator: Generator) -> None:
     task = asyncio.create_task(generator.generate(job(num_inference_steps=LONG)))
     await steps_past(generator, 3)
     task.cancel()
@@ -86,7 +87,7 @@ async def test_the_queue_is_bounded(bundle: Bundle) -> None:
         task.cancel()
 
 
-async def test_the_deadline_answers_408_and_frees_the_slot(bundle: Bundle) -> None:
+async def test_the_deadline_answers_408_and_frees_the_engine(bundle: Bundle) -> None:
     settings = bundle.recipe.serve.model_copy(update={"timeout_s": 0.3})
     generator = Generator(bundle, settings)
     app = create_app(generator, settings)
@@ -102,7 +103,7 @@ async def test_the_deadline_answers_408_and_frees_the_slot(bundle: Bundle) -> No
     assert generator.engine.counters.steps <= at_leaving + 1 + 3
 
 
-async def test_readiness_is_a_forward_pass_that_is_cached_a_while(bundle: Bundle) -> None:
+async def test_readiness_does_a_forward_pass_and_caches_it_for_seconds(bundle: Bundle) -> None:
     generator = Generator(bundle, bundle.recipe.serve)
     proven = generator.engine.counters.last_forward
     await generator.ready()
@@ -112,7 +113,7 @@ async def test_readiness_is_a_forward_pass_that_is_cached_a_while(bundle: Bundle
     assert generator.engine.counters.last_forward > proven
 
 
-async def test_broken_weights_are_not_ready(bundle: Bundle) -> None:
+async def test_weights_that_are_not_finite_are_not_served(bundle: Bundle) -> None:
     broken = copy.copy(bundle.pipeline)
     broken.transformer = copy.deepcopy(bundle.pipeline.transformer)
     with torch.no_grad():
@@ -140,8 +141,8 @@ async def test_a_step_that_hangs_is_unhealthy(generator: Generator) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-async def test_bytes_do_not_depend_on_company(bundle: Bundle, precision: str) -> None:
-    """Other prompts, drawings, seeds, sizes, samplers, steps and guidance join and leave while a picture is painted."""
+async def test_bytes_do_not_depend_on_concurrent_requests(bundle: Bundle, precision: str) -> None:
+    """Requests of other prompts, drawings, seeds, sizes, samplers, steps and guidance join and leave meanwhile."""
     pipeline = copy.copy(bundle.pipeline)
     pipeline.register_to_config(precision=precision)
     generator = Generator(replace(bundle, pipeline=pipeline), tiny_recipe(max_batch=6, max_queued=9).serve)
@@ -173,20 +174,20 @@ async def test_images_of_several_requests_share_a_step(bundle: Bundle) -> None:
     assert sum(moved) == 6 * 40
 
 
-async def test_a_stream_tells_place_steps_and_previews(bundle: Bundle) -> None:
+async def test_a_stream_reports_the_queue_position_and_steps(bundle: Bundle) -> None:
     generator = Generator(bundle, tiny_recipe(max_batch=1).serve)
     first = asyncio.create_task(generator.generate(job(num_inference_steps=20)))
     await steps_past(generator, 1)
     events = [event async for event in generator.stream(job(n=2, num_inference_steps=6))]
     await first
-    *told, made = events
+    *reports, made = events
     assert isinstance(made, Generated)
-    assert all(isinstance(event, Progress) for event in told)
-    assert told[0] == Progress(ahead=1, step=0, steps=6)
-    assert told[-1].ahead == 0
+    assert all(isinstance(event, Progress) for event in reports)
+    assert reports[0] == Progress(ahead=1, step=0, steps=6)
+    assert reports[-1].ahead == 0
 
 
-async def test_limits_of_the_model(generator: Generator, bundle: Bundle) -> None:
+async def test_sizes_and_steps_beyond_the_models_limits_are_refused(generator: Generator, bundle: Bundle) -> None:
     made = await generator.generate(job(size="32x64"))
     assert made.images.shape == (1, 64, 32, 3)
     for fields, name in (({"size": "30"}, "size"), ({"size": "128"}, "size")):

@@ -1,4 +1,4 @@
-"""Spans reach a collector over OTLP, and say where a request's time went."""
+"""Spans reach a collector over OTLP and show how long each phase of a request took."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[bytes]]]:
-    """An address that takes OTLP over HTTP, and what came."""
+    """The address of an OTLP collector over HTTP, and the bodies that it received."""
     bodies: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -54,7 +54,9 @@ def spans_of(bodies: list[bytes]) -> list[Any]:
     ]
 
 
-async def test_a_request_becomes_a_trace_with_its_parts(bundle: Bundle, collector: tuple[str, list[bytes]]) -> None:
+async def test_a_request_becomes_a_trace_with_spans_of_its_phases(
+    bundle: Bundle, collector: tuple[str, list[bytes]]
+) -> None:
     address, bodies = collector
     settings = tiny_recipe(traces=address, max_batch=1).serve
     generator = Generator(bundle, settings)
@@ -97,7 +99,7 @@ def attribute(span: Any, name: str) -> Any:
     return getattr(value, value.WhichOneof("value"))
 
 
-async def test_without_an_address_there_are_none(generator: Generator) -> None:
+async def test_without_an_address_there_are_no_traces(generator: Generator) -> None:
     assert generator._tracer is None
     with UNTRACED.phase("encode"):
         pass

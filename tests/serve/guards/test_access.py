@@ -1,4 +1,4 @@
-"""Keys, rates, origins, repeats and the access log."""
+"""API keys, rate limits, origins, idempotency keys, slow uploads and the access log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import sys
 from typing import Any
 
 import httpx
@@ -54,7 +55,7 @@ async def test_keys_guard_the_api_and_nothing_else(bundle: Bundle, monkeypatch: 
 
 
 @pytest.mark.parametrize("value", [None, "", "nokey", "one:123", f"one:{'a' * 64},one:{'b' * 64}"])
-async def test_it_does_not_start_without_the_keys_it_should_ask_for(
+async def test_the_service_does_not_start_without_its_keys(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, value: str | None
 ) -> None:
     if value is not None:
@@ -63,7 +64,7 @@ async def test_it_does_not_start_without_the_keys_it_should_ask_for(
         client_of(bundle, api_keys_env="KEYS")
 
 
-async def test_each_key_has_its_rate(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_each_key_has_its_own_rate_limit(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEYS", f"one:{digest('first')},two:{digest('second')}")
     async with client_of(bundle, api_keys_env="KEYS", requests_per_minute=2) as client:
         first, second = ({"Authorization": f"Bearer {key}"} for key in ("first", "second"))
@@ -72,7 +73,7 @@ async def test_each_key_has_its_rate(bundle: Bundle, monkeypatch: pytest.MonkeyP
         assert (await client.get("/v1/models", headers=second)).status_code == 200
 
 
-def test_a_bucket_fills_again() -> None:
+def test_a_bucket_refills() -> None:
     bucket = Bucket(60)
     start = bucket._at
     assert [bucket.take(start) for _ in range(60)] == [0.0] * 60
@@ -80,7 +81,7 @@ def test_a_bucket_fills_again() -> None:
     assert bucket.take(start + 1.01) == 0.0
 
 
-async def test_origins_are_closed_unless_named(bundle: Bundle) -> None:
+async def test_only_configured_origins_are_allowed(bundle: Bundle) -> None:
     asked = {"Origin": "https://ours.example"}
     async with client_of(bundle) as client:
         assert "Access-Control-Allow-Origin" not in (await client.get("/v1/models", headers=asked)).headers
@@ -91,22 +92,24 @@ async def test_origins_are_closed_unless_named(bundle: Bundle) -> None:
         assert "Access-Control-Allow-Origin" not in other.headers
 
 
-async def test_repeats_get_the_first_answer(bundle: Bundle) -> None:
+async def test_retries_with_an_idempotency_key_get_the_first_answer(bundle: Bundle) -> None:
     async with client_of(bundle) as client:
         repeated = {"Idempotency-Key": "k1"}
         answers = await asyncio.gather(*(paint(client, headers=repeated, num_inference_steps="8") for _ in range(3)))
         assert {answer.status_code for answer in answers} == {200}
-        assert len({answer.content for answer in answers}) == 1  # the request id in the pictures is the first one's
+        assert len({answer.content for answer in answers}) == 1  # all pictures have the first request's id
         assert [answer.headers.get("Idempotent-Replayed") for answer in answers].count("true") == 2
         other = await paint(client, headers=repeated, num_inference_steps="4")
         assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
         wrong = await paint(client, headers={"Idempotency-Key": "k2"}, n="0")
         again = await paint(client, headers={"Idempotency-Key": "k2"})
-        assert (wrong.status_code, again.status_code) == (422, 200)  # an error is not remembered
+        assert (wrong.status_code, again.status_code) == (422, 200)  # errors are not stored
 
 
 @pytest.mark.parametrize("prompts", [False, True])
-async def test_one_line_of_json_a_request(bundle: Bundle, caplog: pytest.LogCaptureFixture, prompts: bool) -> None:
+async def test_the_access_log_has_one_line_of_json_per_request(
+    bundle: Bundle, caplog: pytest.LogCaptureFixture, prompts: bool
+) -> None:
     caplog.set_level(logging.INFO, "serve.access")
     async with client_of(bundle, log_prompts=prompts) as client:
         await paint(client, headers={"X-Request-Id": "mine"}, prompt="a secret wish")
@@ -117,7 +120,22 @@ async def test_one_line_of_json_a_request(bundle: Bundle, caplog: pytest.LogCapt
     assert ("a secret wish" in json.dumps(line)) is prompts
 
 
-async def test_a_slow_upload_is_cut_off(bundle: Bundle) -> None:
+async def test_the_access_log_prints_each_line_once_beside_the_handler_of_the_command_line(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    access, parent = logging.getLogger("serve.access"), logging.getLogger("serve")
+    monkeypatch.setattr(access, "handlers", [])
+    monkeypatch.setattr(access, "propagate", True)
+    monkeypatch.setattr(parent, "handlers", [logging.StreamHandler(sys.stderr)])  # as flows.cli.command_line adds it
+    monkeypatch.setattr(parent, "level", logging.INFO)
+    async with client_of(bundle) as client:
+        assert (await client.get("/healthz")).status_code == 200
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["route"] == "/healthz"
+    assert "/healthz" not in printed.err
+
+
+async def test_a_slow_upload_is_refused(bundle: Bundle) -> None:
     async def trickle() -> Any:
         while True:
             yield b"x"

@@ -1,4 +1,4 @@
-"""Forms of answers: formats with provenance, what ``Accept`` and the fields agree on, seeds and sizes as fields."""
+"""Answers: picture formats with provenance, negotiation by ``Accept`` and fields, seeds, sizes, fit and warnings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def attributes(xmp: bytes | str) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("how", ["Accept", "field"])
-def test_every_format_tells_where_it_comes_from(client: TestClient, name: str, how: str) -> None:
+def test_every_format_has_provenance_metadata(client: TestClient, name: str, how: str) -> None:
     fields: dict[str, Any] = {"prompt": "secret words"} | ({"output_format": name} if how == "field" else {})
     answer = post(client, accept="image/*" if how == "field" else f"image/{name}", **fields)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, f"image/{name}")
@@ -48,28 +48,28 @@ def test_every_format_tells_where_it_comes_from(client: TestClient, name: str, h
     image = Image.open(BytesIO(answer.content))
     assert image.format == name.upper()
     assert image.size == (64, 64)
-    said = attributes(image.info["XML:com.adobe.xmp" if name == "png" else "xmp"])
-    assert said[f"{{{IPTC}}}DigitalSourceType"].endswith("/trainedAlgorithmicMedia")
-    assert said["{urn:mmface:provenance}seed"] == "5"
+    xmp = attributes(image.info["XML:com.adobe.xmp" if name == "png" else "xmp"])
+    assert xmp[f"{{{IPTC}}}DigitalSourceType"].endswith("/trainedAlgorithmicMedia")
+    assert xmp["{urn:mmface:provenance}seed"] == "5"
     if name != "png":
         exif = image.getexif()
         assert exif[305] == "MMFace"
         assert "generative model" in exif[270]
         comment = exif.get_ifd(0x8769)[0x9286]
         assert comment[:8] == b"ASCII\0\0\0"
-        told = json.loads(comment[8:])
-        assert (told["model"], told["seed"], told["sampler"]) == ("mmface-dit:7", 5, "euler")
+        metadata = json.loads(comment[8:])
+        assert (metadata["model"], metadata["seed"], metadata["sampler"]) == ("mmface-dit:7", 5, "euler")
 
 
-def test_names_that_need_escapes_are_carried_in_every_format() -> None:
+def test_model_names_that_need_escaping_survive_in_every_format() -> None:
     provenance = Provenance(1, "r", model='"<é>&:1', version="1")
     for name in FORMATS:
         image = Image.open(BytesIO(encode(np.zeros((8, 8, 3), np.uint8), provenance, name)))  # type: ignore[arg-type]
-        said = attributes(image.info["XML:com.adobe.xmp" if name == "png" else "xmp"])
-        assert said["{urn:mmface:provenance}model"] == '"<é>&:1'
+        xmp = attributes(image.info["XML:com.adobe.xmp" if name == "png" else "xmp"])
+        assert xmp["{urn:mmface:provenance}model"] == '"<é>&:1'
 
 
-def test_json_carries_the_format_and_compression_is_quality(client: TestClient) -> None:
+def test_json_names_the_format_and_output_compression_sets_the_quality(client: TestClient) -> None:
     sizes = {}
     for quality in (0, 50, 100, None):
         fields = {} if quality is None else {"output_compression": quality}
@@ -122,13 +122,13 @@ def test_refusals(client: TestClient, accept: str | None, fields: dict[str, Any]
     assert len(error["message"]) < 300
 
 
-def test_several_pictures_of_a_wish_are_weighed(client: TestClient) -> None:
+def test_accept_weights_decide_between_picture_formats(client: TestClient) -> None:
     best = post(client, accept="image/webp;q=0.2, image/jpeg;q=0.9, application/json;q=0.5")
     assert best.headers["Content-Type"] == "image/jpeg"
     assert post(client, accept="text/html, */*").headers["Content-Type"] == "application/json"
 
 
-def test_a_list_of_seeds_in_both_content_types(client: TestClient) -> None:
+def test_a_list_of_seeds_works_in_both_content_types(client: TestClient) -> None:
     form = post(client, seed="11,3", n=2).json()["data"]
     condition = base64.b64encode(mask_png()).decode()
     body = client.post(MASK, json={"prompt": "a face", "seed": [11, 3], "n": 2, "condition": condition}).json()["data"]
@@ -139,7 +139,7 @@ def test_a_list_of_seeds_in_both_content_types(client: TestClient) -> None:
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (422, "seed")
 
 
-def test_fields_sent_twice_are_refused_in_json_too(client: TestClient) -> None:
+def test_duplicate_and_malformed_json_fields_are_refused(client: TestClient) -> None:
     condition = base64.b64encode(mask_png()).decode()
     head = f'{{"prompt": "", "condition": "{condition}", "seed": 1, '
     for body, param in (
@@ -158,7 +158,7 @@ def picture(answer: Any) -> np.ndarray[Any, Any]:
     return pixels(base64.b64decode(answer.json()["data"][0]["b64_json"]))
 
 
-def test_auto_is_the_models_size_and_samplers_differ(client: TestClient) -> None:
+def test_size_auto_is_the_models_default_and_samplers_differ(client: TestClient) -> None:
     base = picture(post(client))
     np.testing.assert_array_equal(picture(post(client, size="auto")), base)
     np.testing.assert_array_equal(picture(post(client, size="64")), base)
@@ -167,7 +167,7 @@ def test_auto_is_the_models_size_and_samplers_differ(client: TestClient) -> None
 
 
 @pytest.mark.parametrize("path", [MASK, SKETCH])
-def test_fit_reaches_the_picture(client: TestClient, path: str) -> None:
+def test_fit_changes_the_picture(client: TestClient, path: str) -> None:
     wide = Image.open(BytesIO(mask_png(128) if path == MASK else sketch_png(128))).resize((128, 64))
     pictures = {fit: picture(post(client, path, condition=png(wide), fit=fit)) for fit in ("crop", "pad", "stretch")}
     np.testing.assert_array_equal(picture(post(client, path, condition=png(wide))), pictures["crop"])
@@ -177,10 +177,10 @@ def test_fit_reaches_the_picture(client: TestClient, path: str) -> None:
     assert (pictures["pad"] != pictures["stretch"]).any()
 
 
-def test_what_was_tolerated_is_told(client: TestClient) -> None:
+def test_an_inverted_sketch_is_reported_in_warnings(client: TestClient) -> None:
     dark = Image.eval(Image.open(BytesIO(sketch_png())), lambda grey: 255 - grey)
-    told = post(client, SKETCH, condition=png(dark)).json()["warnings"]
-    assert told == ["the sketch is light on dark; it was inverted to dark lines on white paper"]
+    warnings = post(client, SKETCH, condition=png(dark)).json()["warnings"]
+    assert warnings == ["the sketch is light on dark; it was inverted to dark lines on white paper"]
     answer = post(client, SKETCH, accept="image/png", condition=png(dark))
-    assert answer.headers["X-Warnings"] == told[0]
+    assert answer.headers["X-Warnings"] == warnings[0]
     np.testing.assert_array_equal(picture(post(client, SKETCH)), pixels(answer.content))

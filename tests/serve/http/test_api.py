@@ -1,4 +1,4 @@
-"""The routes over a real (tiny) model: what they answer, and what they refuse."""
+"""The routes with a real (tiny) model: answers and errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_json_and_multipart_agree_and_name_the_model(client: TestClient) -> None
     np.testing.assert_array_equal(first, third)
 
 
-def test_batch_equals_singles_and_seeds_differ(client: TestClient) -> None:
+def test_a_batch_equals_single_calls_and_seeds_differ(client: TestClient) -> None:
     batch = generated(post(client, seed=11, n=3))
     singles = [generated(post(client, seed=seed))[0] for seed in (11, 12, 13)]
     assert [seed for _, seed in batch] == [11, 12, 13]
@@ -68,7 +68,7 @@ def test_batch_equals_singles_and_seeds_differ(client: TestClient) -> None:
     assert np.abs(batch[0][0].astype(int) - batch[1][0]).max() > 10
 
 
-def test_every_input_matters(client: TestClient) -> None:
+def test_every_input_changes_the_picture(client: TestClient) -> None:
     base = generated(post(client))[0][0]
     for other in (
         post(client, prompt="another"),
@@ -81,7 +81,7 @@ def test_every_input_matters(client: TestClient) -> None:
         assert (generated(other)[0][0] != base).any()
 
 
-def test_palette_index_and_rgb_masks_are_the_same_drawing(client: TestClient) -> None:
+def test_palette_index_and_rgb_masks_give_the_same_picture(client: TestClient) -> None:
     palette = Image.open(BytesIO(mask_png()))
     index = Image.fromarray(np.asarray(palette))
     expected = generated(post(client))[0][0]
@@ -89,7 +89,7 @@ def test_palette_index_and_rgb_masks_are_the_same_drawing(client: TestClient) ->
         np.testing.assert_array_equal(generated(post(client, condition=png(variant)))[0][0], expected)
 
 
-def test_png_answer_carries_provenance(client: TestClient) -> None:
+def test_a_png_answer_has_provenance_metadata(client: TestClient) -> None:
     headers = {"Accept": "image/png", "X-Request-Id": "req-1"}
     files = {"condition": ("m.png", mask_png())}
     answer = client.post(MASK, files=files, data={"prompt": "secret words", "seed": "3", "size": "32"}, headers=headers)
@@ -108,7 +108,7 @@ def test_png_answer_carries_provenance(client: TestClient) -> None:
     assert b"secret" not in answer.content
 
 
-def test_seed_is_drawn_and_reported(client: TestClient) -> None:
+def test_without_a_seed_a_random_one_is_used_and_reported(client: TestClient) -> None:
     seeds = set()
     for _ in range(3):
         answer = client.post(MASK, files={"condition": ("m.png", mask_png())}, data={"prompt": "a face"})
@@ -118,14 +118,14 @@ def test_seed_is_drawn_and_reported(client: TestClient) -> None:
     assert len(seeds) == 3
 
 
-def test_long_prompt_is_cut_with_a_warning_and_empty_is_fine(client: TestClient) -> None:
+def test_a_long_prompt_is_truncated_with_a_warning_and_an_empty_one_is_valid(client: TestClient) -> None:
     long = post(client, prompt="word " * 40).json()
     assert long["warnings"][0].startswith("prompt: ")
     assert post(client, prompt="").json()["warnings"] == []
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG whose header promises ``width x height`` and whose pixels are a few zero bytes."""
+    """A PNG whose header declares ``width x height`` but whose data are a few zero bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
@@ -191,7 +191,7 @@ def assert_refused(response: Any, status: int, param: str | None) -> None:
     assert error["type"]
 
 
-def test_refusals_of_the_request_itself(client: TestClient) -> None:
+def test_malformed_requests_are_refused(client: TestClient) -> None:
     json = {"Content-Type": "application/json"}
     good = {"prompt": "", "condition": base64.b64encode(mask_png()).decode()}
     assert_refused(client.get("/nowhere"), 404, None)

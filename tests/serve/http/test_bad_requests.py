@@ -1,4 +1,4 @@
-"""Requests that are wrong in themselves, over real HTTP: each gets our envelope, and the next one an answer."""
+"""Malformed requests over real HTTP: each gets the error envelope, and the next request is answered."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_wrong_types_duplicates_and_absurd_numbers(
     refused(client.post(MASK, content=body, headers={"Content-Type": kind} if kind else {}), status, param)
 
 
-def test_what_is_odd_but_right_is_served(client: httpx.Client) -> None:
+def test_unusual_but_valid_requests_are_served(client: httpx.Client) -> None:
     for kind, body in (
         (FORM, form(*WHOLE)),
         (FORM.replace("=x", '="x"'), form(*WHOLE)),
@@ -112,7 +112,7 @@ def test_unknown_models_by_path(client: httpx.Client, path: str) -> None:
     refused(client.get(f"/v1/models/{path}"), 404, "model")
 
 
-def test_a_slow_upload_costs_nobody_else_anything(client: httpx.Client) -> None:
+def test_a_slow_upload_does_not_delay_other_requests(client: httpx.Client) -> None:
     address = (client.base_url.host, client.base_url.port)
     head = f"POST {MASK} HTTP/1.1\r\nHost: h\r\nContent-Type: {JSON}\r\nContent-Length: 5000\r\n\r\n".encode()
     with socket.create_connection(address, timeout=10) as slow:
@@ -123,7 +123,7 @@ def test_a_slow_upload_costs_nobody_else_anything(client: httpx.Client) -> None:
     assert b"slow_upload" in rest
 
 
-def test_a_body_that_ends_early_harms_nobody(client: httpx.Client) -> None:
+def test_a_body_that_ends_early_does_not_harm_the_service(client: httpx.Client) -> None:
     address = (client.base_url.host, client.base_url.port)
     for length in (b"5000", b"-1", b"1e3", b"99999999999999999999"):
         with socket.create_connection(address, timeout=10) as hasty:

@@ -1,4 +1,4 @@
-"""What HTTP libraries, proxies and OpenAI's clients send beside the textbook: each gets what it expects."""
+"""Peculiarities of HTTP libraries, proxies and OpenAI's clients: each gets the answer that it expects."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def refused(answer: httpx.Response, status: int, param: str, words: str) -> None
     "path", ["/healthz", "/readyz", "/v1/models", "/v1/models/mmface-dit", "/", "/docs", "/openapi.json",
              "/playground/app.js", "/playground/example.png", "/v1/models/dall-e-3", "/nowhere"],
 )  # fmt: skip
-def test_head_is_get_without_the_body(client: httpx.Client, path: str) -> None:
+def test_head_equals_get_without_the_body(client: httpx.Client, path: str) -> None:
     got, head = client.get(path), client.head(path)
     assert (head.status_code, head.content) == (got.status_code, b"")
     for name in ("Content-Type", "Content-Length"):
@@ -64,12 +64,12 @@ def test_head_is_get_without_the_body(client: httpx.Client, path: str) -> None:
     assert client.get("/healthz").status_code == 200  # on the same connection
 
 
-def test_head_of_what_is_posted_to_is_405(client: httpx.Client) -> None:
+def test_head_of_a_post_route_is_405(client: httpx.Client) -> None:
     assert client.head(MASK).status_code == 405
 
 
 @pytest.mark.parametrize("given", ["a b", "é" * 3, "x" * 129, "a\tb", '"quoted"', "00-abc/def"])
-def test_an_odd_request_id_is_replaced_and_the_answer_says_so(client: httpx.Client, given: str) -> None:
+def test_an_invalid_request_id_is_replaced_and_the_new_one_returned(client: httpx.Client, given: str) -> None:
     answer = client.get("/healthz", headers=[(b"X-Request-Id", given.encode("latin-1"))])
     assert answer.status_code == 200
     [made] = answer.headers.get_list("X-Request-Id")
@@ -79,7 +79,7 @@ def test_an_odd_request_id_is_replaced_and_the_answer_says_so(client: httpx.Clie
 
 
 @pytest.mark.parametrize("accept", [JAVA, BROWSER, "*", "", ",", "*/*", "application/*", "image/png, */*;q=0.1"])
-def test_openai_routes_answer_json_to_whoever_accepts_it(client: httpx.Client, accept: str) -> None:
+def test_openai_routes_answer_json_to_every_client_that_accepts_it(client: httpx.Client, accept: str) -> None:
     assert kind_of(edit(client, {}, Accept=accept)) == JSON
 
 
@@ -87,21 +87,23 @@ def test_openai_routes_answer_json_to_whoever_accepts_it(client: httpx.Client, a
     ("accept", "kind"),
     [("image/png", "image/png"), ("image/*", "image/png"), ("image/webp, image/png;q=0.5", "image/webp")],
 )
-def test_pictures_are_for_those_who_accept_nothing_else(client: httpx.Client, accept: str, kind: str) -> None:
+def test_openai_routes_answer_pictures_to_clients_that_accept_only_those(
+    client: httpx.Client, accept: str, kind: str
+) -> None:
     assert kind_of(edit(client, {}, Accept=accept)) == kind
 
 
 @pytest.mark.parametrize(
     ("accept", "kind"), [("*", JSON), ("", JSON), (JAVA, "image/jpeg"), ("TEXT/*, IMAGE/PNG", "image/png")]
 )
-def test_our_own_routes_weigh_what_is_accepted(client: httpx.Client, accept: str, kind: str) -> None:
+def test_generate_routes_follow_the_weights_of_accept(client: httpx.Client, accept: str, kind: str) -> None:
     body = {"prompt": "", "condition": PICTURE, "num_inference_steps": 1, "size": "32"}
     assert kind_of(client.post(MASK, json=body, headers={"Accept": accept})) == kind
-    lines = [("Accept", "text/html"), ("Accept", accept or "*/*")]  # one header in two lines is one list
+    lines = [("Accept", "text/html"), ("Accept", accept or "*/*")]  # two header lines are one list
     assert kind_of(client.post(MASK, json=body, headers=lines)) == kind
 
 
-def test_json_null_is_absent(client: httpx.Client) -> None:
+def test_json_null_means_absent(client: httpx.Client) -> None:
     nothing = dict.fromkeys(
         ("negative_prompt", "seed", "n", "fit", "guidance_scale", "sampler", "output_format", "output_compression",
          "response_format", "stream", "partial_images", "model", "modality", "user", "quality", "background", "strange")
@@ -121,7 +123,7 @@ def test_json_null_is_absent(client: httpx.Client) -> None:
      {"seed": [7.0]}, {"partial_images": 0.0}, {"output_compression": 90.0, "output_format": "webp"}],
     ids=str,
 )  # fmt: skip
-def test_whole_numbers_may_have_a_fraction_of_zero(client: httpx.Client, tree: dict[str, Any]) -> None:
+def test_integers_may_be_written_with_a_zero_fraction(client: httpx.Client, tree: dict[str, Any]) -> None:
     answer = edit(client, tree)
     assert answer.status_code == 200, answer.text
     if "seed" in tree:
@@ -129,14 +131,14 @@ def test_whole_numbers_may_have_a_fraction_of_zero(client: httpx.Client, tree: d
 
 
 @pytest.mark.parametrize("tree", [{"n": 1.5}, {"seed": 1e300}, {"seed": 2.0**60}, {"n": "1"}, {"n": True}], ids=str)
-def test_other_numbers_are_still_no_integers(client: httpx.Client, tree: dict[str, Any]) -> None:
+def test_other_numbers_are_not_accepted_as_integers(client: httpx.Client, tree: dict[str, Any]) -> None:
     assert edit(client, tree).status_code == 422
 
 
-def test_a_quality_of_png_is_ignored_and_said(client: httpx.Client) -> None:
-    told = edit(client, {"output_compression": 100}).json()
-    assert told["output_format"] == "png"
-    assert any("output_compression" in line for line in told["warnings"])
+def test_output_compression_of_png_is_ignored_with_a_warning(client: httpx.Client) -> None:
+    body = edit(client, {"output_compression": 100}).json()
+    assert body["output_format"] == "png"
+    assert any("output_compression" in line for line in body["warnings"])
     one = edit(client, {"output_compression": 50}, Accept="image/png")
     assert one.headers["Content-Type"] == "image/png"
     assert "output_compression" in one.headers["X-Warnings"]
@@ -160,12 +162,12 @@ def test_text_around_a_multipart_body_is_skipped(client: httpx.Client, before: b
         "multipart/form-data; charset=utf-8; boundary=x",
     ],
 )
-def test_content_types_are_spelled_in_many_ways(client: httpx.Client, kind: str) -> None:
+def test_multipart_content_types_may_be_spelled_differently(client: httpx.Client, kind: str) -> None:
     body = form(part("prompt", ""), part("size", "32"), part("condition", mask_png(), "m.png"))
     assert client.post(MASK, content=body, headers={"Content-Type": kind}).status_code == 200
 
 
-def test_json_may_have_a_byte_order_mark_a_charset_and_broken_base64_lines(client: httpx.Client) -> None:
+def test_json_may_have_a_byte_order_mark_a_charset_and_line_breaks_in_base64(client: httpx.Client) -> None:
     lines = base64.encodebytes(mask_png()).decode()
     body = json.dumps({"prompt": "", "condition": lines, "size": "32"}).encode("utf-8-sig")
     assert (
@@ -173,7 +175,7 @@ def test_json_may_have_a_byte_order_mark_a_charset_and_broken_base64_lines(clien
     )
 
 
-def test_empty_inputs_of_a_form_are_absent(client: httpx.Client) -> None:
+def test_empty_form_fields_count_as_absent(client: httpx.Client) -> None:
     names = (
         "negative_prompt",
         "seed",
@@ -191,7 +193,7 @@ def test_empty_inputs_of_a_form_are_absent(client: httpx.Client) -> None:
     refused(strange, 422, "strange", "unknown field")
 
 
-def test_several_pictures_are_told_to_be_one(client: httpx.Client) -> None:
+def test_several_pictures_are_refused(client: httpx.Client) -> None:
     pictures = [part("image[]", mask_png(), f"{name}.png") for name in "ab"]
     answer = client.post(EDITS, content=form(part("prompt", ""), *pictures), headers={"Content-Type": FORM})
     refused(answer, 422, "image[]", "send one")
@@ -200,7 +202,7 @@ def test_several_pictures_are_told_to_be_one(client: httpx.Client) -> None:
     refused(edit(client, {"images": [URL]}), 422, "images", "send one")
 
 
-def test_openais_own_json_and_fields(client: httpx.Client) -> None:
+def test_openais_json_and_unused_fields_are_accepted(client: httpx.Client) -> None:
     sent = {
         "image": ...,
         "images": [URL],
@@ -209,9 +211,9 @@ def test_openais_own_json_and_fields(client: httpx.Client) -> None:
         "safety_identifier": "u",
         "user": "u",
     }
-    told = edit(client, sent)
-    assert told.status_code == 200, told.text
-    assert [line for line in told.json()["warnings"] if "not used" in line] == [
+    answer = edit(client, sent)
+    assert answer.status_code == 200, answer.text
+    assert [line for line in answer.json()["warnings"] if "not used" in line] == [
         "quality is not used here", "input_fidelity is not used here",
     ]  # fmt: skip
     address = {"image_url": "https://example.com/a.png"}
@@ -230,7 +232,7 @@ def test_openais_own_json_and_fields(client: httpx.Client) -> None:
     assert [image.seed for image in made.data] == [7, 11]  # type: ignore[attr-defined]
 
 
-def test_fields_and_lists_are_bounded_before_they_cost_anything(client: httpx.Client) -> None:
+def test_the_number_of_fields_and_list_items_is_bounded_cheaply(client: httpx.Client) -> None:
     many = "".join(f'"f{number}": 1, ' for number in range(12_000))
     started = time.process_time()
     answer = client.post(MASK, content=f'{{{many}"f0": 1}}', headers={"Content-Type": JSON})
@@ -239,8 +241,8 @@ def test_fields_and_lists_are_bounded_before_they_cost_anything(client: httpx.Cl
     assert time.process_time() - started < 2
 
 
-def test_a_large_body_that_is_refused_reaches_the_server_whole(client: httpx.Client) -> None:
-    """As nginx sends it: with Connection: close, and to its end before it looks for an answer."""
+def test_the_whole_body_of_a_refused_upload_is_read(client: httpx.Client) -> None:
+    """nginx sends Connection: close and the whole body before it reads the answer."""
     body = b"x" * 3_000_000
     head = f"POST {MASK} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as proxy:

@@ -1,4 +1,4 @@
-"""Files that are cut, corrupted, huge, disguised or tricky: each gets a picture or one of our refusals."""
+"""Truncated, corrupted, huge and disguised files: each gets a picture or an error of ours."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def jpeg_cmyk() -> bytes:
 FILES = list(hostile())
 
 
-def test_there_are_enough() -> None:
+def test_there_are_at_least_200_hostile_files() -> None:
     assert len(FILES) >= 200
     assert len({data for _, data in FILES}) > 190
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_every_file_is_answered_or_refused(client: TestClient, route: str) -> None:
+def test_every_hostile_file_is_answered_or_refused(client: TestClient, route: str) -> None:
     name = "image" if route in ("/v1/images/edits", "/v1/conditions/sketch") else "condition"
     fields = {} if "conditions" in route else {"prompt": "a face", "num_inference_steps": "1", "size": "32"}
     for what, data in FILES:

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from tests.mutants import mutants
 
-# What takes a file, under which name. Every file goes to one of them, in turn; most to those that answer fastest.
+# Routes and the name of their file field. The files go to them in turn, most to the routes that answer fastest.
 ROUTES = (
     *(("/v1/generate/mask", "condition"),) * 10,
     *(("/v1/conditions/mask", "image"),) * 4,
@@ -18,14 +18,14 @@ ROUTES = (
 FIELDS = {"prompt": "a face", "num_inference_steps": "1", "size": "32"}
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of metadata that it mends
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns about metadata that it repairs
 def test_2000_mutated_files_are_answered_or_refused(client: TestClient) -> None:
     statuses: Counter[int] = Counter()
     for number, (what, data) in enumerate(mutants(2000)):
         route, name = ROUTES[number % len(ROUTES)]
         fields = {} if "conditions" in route else FIELDS
         answer = client.post(route, files={name: ("d.png", data)}, data=fields)
-        # 422: a picture, but no mask.
+        # 422: a picture that is not a mask.
         allowed = (200, 400, 422) if route == "/v1/generate/mask" else (200, 400)
         assert answer.status_code in allowed, (what, route, answer.status_code, answer.text)
         statuses[answer.status_code] += 1

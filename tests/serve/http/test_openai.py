@@ -1,4 +1,4 @@
-"""The official OpenAI client works with the service: pictures, streams, models, errors, retries."""
+"""The official OpenAI client works with the service: pictures, streams, models, errors and rate limits."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client(address: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=address, api_key=KEY, max_retries=0)
 
 
-def test_a_mask_and_a_sketch_are_told_apart(client: openai.OpenAI, address: str) -> None:
+def test_a_mask_and_a_sketch_are_recognised(client: openai.OpenAI, address: str) -> None:
     for drawing, modality in ((mask_png(), "mask"), (sketch_png(), "sketch")):
         made = client.images.edit(image=("d.png", drawing), prompt="a face", n=2, extra_body={"seed": 5})
         assert made.data is not None
@@ -51,7 +51,7 @@ def test_a_mask_and_a_sketch_are_told_apart(client: openai.OpenAI, address: str)
         np.testing.assert_array_equal(pixels(base64.b64decode(second)), pixels(plain.content))
 
 
-def test_streams(client: openai.OpenAI) -> None:
+def test_the_client_reads_streams(client: openai.OpenAI) -> None:
     events = list(
         client.images.edit(
             image=("m.png", mask_png()),
@@ -66,12 +66,12 @@ def test_streams(client: openai.OpenAI) -> None:
     assert base64.b64decode(events[-1].b64_json)[8:12] == b"WEBP"
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_the_client_lists_models(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["mmface-dit:7"]
     assert client.models.retrieve("mmface-dit").id == client.models.retrieve("mmface-dit:7").id == "mmface-dit:7"
 
 
-def test_error_classes(client: openai.OpenAI, address: str) -> None:
+def test_errors_raise_the_clients_matching_classes(client: openai.OpenAI, address: str) -> None:
     def edit(client: openai.OpenAI = client, **fields: object) -> None:
         client.images.edit(**({"image": ("m.png", mask_png()), "prompt": "a face"} | fields))  # type: ignore[call-overload]
 
@@ -89,7 +89,7 @@ def test_error_classes(client: openai.OpenAI, address: str) -> None:
         edit(openai.OpenAI(base_url=address, api_key="another", max_retries=0))
 
 
-def test_the_client_retries_what_is_worth_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_limit_tells_the_client_when_to_retry(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEYS", f"tests:{hashlib.sha256(KEY.encode()).hexdigest()}")
     settings = tiny_recipe(api_keys_env="TEST_KEYS", requests_per_minute=1).serve
     with listening(create_app(Generator(bundle, settings), settings)) as url:

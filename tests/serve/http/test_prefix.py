@@ -1,4 +1,4 @@
-"""Below a path prefix, by a mount, by the server's root_path and by nginx: keys are asked for, and everything works."""
+"""The service below a path prefix (a mount, the server's root_path, nginx): it works, and requires keys."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def app(bundle: Bundle) -> ASGIApp:
 
 @pytest.fixture(scope="module")
 def addresses(app: ASGIApp, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Where the service is reached in each arrangement; it ends with the prefix and a slash."""
+    """The URL of the service in each arrangement, ending with the prefix and a slash."""
     with ExitStack() as stack:
         plain = stack.enter_context(listening(app))
         knowing = stack.enter_context(listening(app, root_path="/faces"))
@@ -76,9 +76,9 @@ def addresses(app: ASGIApp, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @contextmanager
 def nginx(program: str, folder: Path, upstreams: tuple[str, ...]) -> Iterator[list[int]]:
-    """A port for each upstream, which gets what is asked for below ``/faces/``.
+    """Runs nginx; returns one port for each upstream, which gets the requests below ``/faces/``.
 
-    nginx takes the prefix away where the upstream's address ends with a slash.
+    nginx removes the prefix if the upstream's address ends with a slash.
     """
     sockets = [socket.socket() for _ in upstreams]
     for one in sockets:
@@ -124,7 +124,7 @@ def paint(client: httpx.Client, **headers: str) -> httpx.Response:
     return client.post(MASK, files={"condition": ("m.png", mask_png())}, data=data, headers=KNOWN | headers)
 
 
-def test_paths_are_read_as_the_router_reads_them() -> None:
+def test_route_path_equals_starlettes() -> None:
     parts = (
         "",
         "/",
@@ -144,7 +144,7 @@ def test_paths_are_read_as_the_router_reads_them() -> None:
         assert route_path(scope) == get_route_path(scope), scope
 
 
-def test_every_guarded_route_wants_a_key(client: httpx.Client) -> None:
+def test_every_guarded_route_requires_a_key(client: httpx.Client) -> None:
     document = client.get("openapi.json").raise_for_status().json()
     assert urljoin(str(client.base_url), document["servers"][0]["url"]) == str(client.base_url)
     guarded = [
@@ -162,7 +162,7 @@ def test_every_guarded_route_wants_a_key(client: httpx.Client) -> None:
     assert client.get("nowhere", headers=KNOWN).status_code == 404
 
 
-def test_the_page_and_the_documents_find_their_files(client: httpx.Client) -> None:
+def test_the_page_and_the_documentation_find_their_files(client: httpx.Client) -> None:
     base = str(client.base_url)
     bare = client.get(base.rstrip("/"), follow_redirects=True)
     assert (bare.status_code, str(bare.url)) == (200, base)
@@ -180,13 +180,15 @@ def test_the_page_and_the_documents_find_their_files(client: httpx.Client) -> No
     assert client.get(urljoin(f"{base}docs", document)).json()["info"]["title"] == "MMFace"
 
 
-def test_what_stands_around_the_routes_works(client: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_idempotency_logs_limits_and_cors_work_below_a_prefix(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "serve.access")
     first, again = (paint(client, **{"Idempotency-Key": f"of-{client.base_url.port}"}) for _ in range(2))
     assert (first.status_code, again.headers["Idempotent-Replayed"]) == (200, "true")
     assert paint(client, Accept="image/png", **{"X-Request-Id": "mine"}).headers["Content-Type"] == "image/png"
     while not (mine := [line for line in access_lines(caplog) if line["request_id"] == "mine"]):
-        time.sleep(0.01)  # a request is logged after its answer has left
+        time.sleep(0.01)  # a request is logged after its answer was sent
     assert [(line["route"], line["key"]) for line in mine] == [(f"/{MASK}", "tests")]
     large = client.post(MASK, content=b"x" * 300_000, headers=KNOWN | {"Content-Type": "application/json"})
     assert (large.status_code, large.json()["error"]["code"]) == (413, "too_large")
@@ -214,23 +216,23 @@ ODD = (
 
 
 @pytest.mark.parametrize("root_path", ["", "/faces", "/faces/", "/v", "/v1", "/v1/", "/"])
-def test_no_spelling_of_a_path_goes_around_the_guard(app: ASGIApp, root_path: str) -> None:
-    """Whatever is not, letter by letter, a public route is refused without a key."""
+def test_no_spelling_of_a_path_bypasses_the_guard(app: ASGIApp, root_path: str) -> None:
+    """Without a key, every path that is not exactly a public one is refused."""
     paths = [
         prefix + path for prefix in dict.fromkeys(("", root_path, f"{root_path}X")) for path in (*ODD, "/v1/models")
     ]
     for path, method in product(paths, ("GET", "HEAD", "POST", "OPTIONS", "get")):
-        told = asyncio.run(answered(app, {"type": "http", "method": method, "path": path, "root_path": root_path}))
-        assert told["status"] == 401, (path, method)
+        first = asyncio.run(answered(app, {"type": "http", "method": method, "path": path, "root_path": root_path}))
+        assert first["status"] == 401, (path, method)
 
 
-def test_websockets_are_refused_too(app: ASGIApp) -> None:
-    told = asyncio.run(answered(app, {"type": "websocket", "path": "/v1/models"}))
-    assert (told["type"], told["code"]) == ("websocket.close", 1008)
+def test_websockets_require_a_key(app: ASGIApp) -> None:
+    first = asyncio.run(answered(app, {"type": "websocket", "path": "/v1/models"}))
+    assert (first["type"], first["code"]) == ("websocket.close", 1008)
 
 
 async def answered(app: ASGIApp, scope: dict[str, Any]) -> dict[str, Any]:
-    """The first message that answers a request, as an ASGI server would hand it over."""
+    """The first message of the application's answer to an ASGI scope."""
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:

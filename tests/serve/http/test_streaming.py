@@ -1,4 +1,4 @@
-"""Server-sent events over real HTTP: place, steps, previews, pictures, errors, leaving."""
+"""Server-sent events over real HTTP: queue position, steps, previews, pictures, errors, disconnects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MASK = "/v1/generate/mask"
 
 @pytest.fixture(scope="module")
 def alone(bundle: Bundle) -> Iterator[tuple[str, Generator]]:
-    """A service that paints one request at a time."""
+    """A service that handles one request at a time."""
     settings = tiny_recipe(max_batch=1, timeout_s=5).serve
     generator = Generator(bundle, settings)
     with listening(create_app(generator, settings)) as url:
@@ -47,47 +47,47 @@ def ask(url: str, **fields: Any) -> httpx.Response:
     return httpx.post(f"{url}{MASK}", files={"condition": ("m.png", mask_png())}, data=data, timeout=30)
 
 
-def test_steps_previews_and_the_same_picture_as_without(alone: tuple[str, Generator]) -> None:
+def test_a_stream_has_steps_previews_and_the_picture_of_a_plain_request(alone: tuple[str, Generator]) -> None:
     url, _ = alone
     answer = ask(url, num_inference_steps=6, partial_images=2, n=1)
     assert answer.headers["Content-Type"].startswith("text/event-stream")
-    told = events(answer)
-    kinds = [event["type"] for event in told]
+    sent = events(answer)
+    kinds = [event["type"] for event in sent]
     assert kinds[0] == "queued"
     assert kinds[-1] == "completed"
     assert kinds.count("partial_image") == 2
-    steps = [event["step"] for event in told if event["type"] == "step"]
+    steps = [event["step"] for event in sent if event["type"] == "step"]
     assert steps == sorted(set(steps))
-    assert {event["steps"] for event in told if event["type"] == "step"} == {6}
-    previews = [event for event in told if event["type"] == "partial_image"]
+    assert {event["steps"] for event in sent if event["type"] == "step"} == {6}
+    previews = [event for event in sent if event["type"] == "partial_image"]
     assert [event["partial_image_index"] for event in previews] == [0, 1]
-    final = pixels(base64.b64decode(told[-1]["data"][0]["b64_json"]))
+    final = pixels(base64.b64decode(sent[-1]["data"][0]["b64_json"]))
     plain = ask(url, num_inference_steps=6, stream="false").json()
     np.testing.assert_array_equal(final, pixels(base64.b64decode(plain["data"][0]["b64_json"])))
-    # A preview comes nearer to the picture.
+    # Each preview is closer to the final picture.
     distances = [
         np.abs(pixels(base64.b64decode(event["data"][0]["b64_json"])).astype(int) - final).mean() for event in previews
     ]
     assert distances[1] < distances[0]
 
 
-def test_what_is_wrong_before_the_first_event_is_an_answer_of_its_own(alone: tuple[str, Generator]) -> None:
+def test_an_error_before_the_first_event_is_a_plain_error_answer(alone: tuple[str, Generator]) -> None:
     url, _ = alone
     answer = ask(url, size="30")
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "size")
 
 
-def test_the_deadline_is_an_event_once_events_flow(alone: tuple[str, Generator]) -> None:
+def test_the_deadline_is_an_error_event_once_the_stream_has_begun(alone: tuple[str, Generator]) -> None:
     url, generator = alone
-    told = events(ask(url, num_inference_steps=1000, n=8))
-    assert told[-1]["type"] == "error"
-    assert told[-1]["error"]["type"] == "timeout_error"
+    sent = events(ask(url, num_inference_steps=1000, n=8))
+    assert sent[-1]["type"] == "error"
+    assert sent[-1]["error"]["type"] == "timeout_error"
     steps = generator.engine.counters.steps
     assert ask(url, num_inference_steps=2).status_code == 200
     assert generator.engine.counters.steps <= steps + 1 + 2 + 1
 
 
-def test_a_client_that_leaves_frees_the_engine(alone: tuple[str, Generator]) -> None:
+def test_a_client_that_disconnects_frees_the_engine(alone: tuple[str, Generator]) -> None:
     url, generator = alone
 
     async def leave() -> None:
@@ -106,7 +106,7 @@ def test_a_client_that_leaves_frees_the_engine(alone: tuple[str, Generator]) -> 
 
 
 async def a_long_one_and_a_short_one(url: str) -> tuple[httpx.Response, httpx.Response]:
-    """Streams of 100 steps and of 2, the second of which has to wait."""
+    """Two streams, of 100 steps and of 2; the second one has to wait."""
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
 
         async def one(steps: int) -> httpx.Response:
@@ -119,7 +119,7 @@ async def a_long_one_and_a_short_one(url: str) -> tuple[httpx.Response, httpx.Re
         return await first, second
 
 
-def test_waiting_tells_how_many_are_ahead(alone: tuple[str, Generator]) -> None:
+def test_queued_events_count_the_requests_ahead(alone: tuple[str, Generator]) -> None:
     url, _ = alone
 
     first, second = asyncio.run(a_long_one_and_a_short_one(url))
@@ -129,7 +129,7 @@ def test_waiting_tells_how_many_are_ahead(alone: tuple[str, Generator]) -> None:
     assert waited[0] == 1
 
 
-def test_a_stream_without_news_sends_comments(alone: tuple[str, Generator], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_without_events_sends_comments(alone: tuple[str, Generator], monkeypatch: pytest.MonkeyPatch) -> None:
     url, _ = alone
     assert streaming.QUIET_S < 10
     monkeypatch.setattr(streaming, "QUIET_S", 0.02)
@@ -138,48 +138,48 @@ def test_a_stream_without_news_sends_comments(alone: tuple[str, Generator], monk
     blocks = second.text.strip().split("\n\n")
     comments = [place for place, block in enumerate(blocks) if block.startswith(":")]
     assert comments[0] < next(place for place, block in enumerate(blocks) if "event: step" in block)  # while it waits
-    told = [block for place, block in enumerate(blocks) if place not in comments]
-    assert [block.split("\n")[0] for block in (told[0], told[-1])] == ["event: queued", "event: completed"]
+    sent = [block for place, block in enumerate(blocks) if place not in comments]
+    assert [block.split("\n")[0] for block in (sent[0], sent[-1])] == ["event: queued", "event: completed"]
 
 
-def test_pauses_are_told_and_whoever_leaves_in_one_ends_what_is_told() -> None:
+def test_with_pauses_yields_none_in_pauses_and_closes_its_source() -> None:
     ended = []
 
-    async def told() -> AsyncIterator[int]:
+    async def source() -> AsyncIterator[int]:
         try:
             yield 1
             await asyncio.sleep(0.05)
             yield 2
             await asyncio.Event().wait()
         finally:
-            ended.append("told")
+            ended.append("source")
 
     async def listen() -> list[int | None]:
-        heard: list[int | None] = []
-        async with aclosing(streaming.with_pauses(told(), 0.01)) as news:
-            async for one in news:
-                heard.append(one)
-                if one is None and 2 in heard:
+        received: list[int | None] = []
+        async with aclosing(streaming.with_pauses(source(), 0.01)) as items:
+            async for one in items:
+                received.append(one)
+                if one is None and 2 in received:
                     break
-        return heard
+        return received
 
-    heard = asyncio.run(listen())
-    assert (heard[0], heard[-1], ended) == (1, None, ["told"])
-    assert [one for one in heard if one is not None] == [1, 2]
-    assert heard.index(2) > 1  # a pause before it
+    received = asyncio.run(listen())
+    assert (received[0], received[-1], ended) == (1, None, ["source"])
+    assert [one for one in received if one is not None] == [1, 2]
+    assert received.index(2) > 1  # a pause before it
 
     async def failing() -> AsyncIterator[int]:
         yield 1
         raise ValueError("broken")
 
     async def hear(one: AsyncIterator[int]) -> list[int | None]:
-        return [news async for news in streaming.with_pauses(one, 5)]
+        return [item async for item in streaming.with_pauses(one, 5)]
 
     with pytest.raises(ValueError, match="broken"):
         asyncio.run(hear(failing()))
 
 
-def test_a_client_that_leaves_in_a_pause_frees_the_engine(
+def test_a_client_that_disconnects_in_a_pause_frees_the_engine(
     alone: tuple[str, Generator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, generator = alone

@@ -1,4 +1,4 @@
-"""Drawings as clients send them: soft edges, dark paper, transparency, and other aspect ratios."""
+"""Clients' drawings: soft edges, dark paper, transparency, and other aspect ratios."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def soft_mask(side: int = 64, blur: int = 2, colours: tuple[int, int, int] = (1,
     return large.resize((side, side), Image.Resampling.BICUBIC)
 
 
-def test_exact_masks_are_read_without_a_word() -> None:
+def test_exact_masks_are_read_without_warnings() -> None:
     labels = mask_from_png(mask_png())
     index, rgb = Image.fromarray(labels), Image.fromarray(mask_to_rgb(labels))
     for picture in (mask_png(), index, rgb, rgb.convert("RGBA"), rgb.quantize()):
@@ -41,7 +41,7 @@ def test_exact_masks_are_read_without_a_word() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_soft_edges_take_a_label_that_is_near_and_are_counted(mode: str) -> None:
+def test_soft_edges_take_a_nearby_label_and_are_counted(mode: str) -> None:
     soft = soft_mask()
     drawing = read(soft.convert(mode) if mode != "P" else soft.quantize(256))
     (warning,) = drawing.warnings
@@ -49,10 +49,10 @@ def test_soft_edges_take_a_label_that_is_near_and_are_counted(mode: str) -> None
     count = int(warning.split()[0])
     assert mode == "P" or count == off.sum()
     assert f"{count} pixels ({100 * count / 64**2:.1f} %) were no palette colour and took the nearest label" == warning
-    # Half way between skin and hair is the colour of neither, but of a third label.
+    # The colour halfway between skin and hair is nearest to a third label, which must not appear.
     assert set(np.unique(drawing.pixels)) == {0, 1, 13, 18}
     with pytest.raises(InputError, match="not in the palette"):
-        mask_from_png(png(soft))  # what is trained on stays exact
+        mask_from_png(png(soft))  # training masks must be exact
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_soft_edges_take_a_label_that_is_near_and_are_counted(mode: str) -> None
     ],
     ids=["noise", "unknown", "too soft", "label", "bilevel", "clear"],
 )
-def test_what_is_no_mask_is_refused_by_name(picture: Image.Image, message: str) -> None:
+def test_invalid_masks_are_refused_with_the_reason(picture: Image.Image, message: str) -> None:
     with pytest.raises(InputError, match=message) as refusal:
         read(picture)
     assert refusal.value.field == "condition"
 
 
-def test_a_white_line_on_black_is_no_mask_with_soft_edges() -> None:
+def test_a_white_line_on_black_is_not_a_mask_with_soft_edges() -> None:
     chalk = Image.new("RGB", (64, 64))
     ImageDraw.Draw(chalk).line((0, 0, 64, 50), fill=(255, 250, 255))
     with pytest.raises(InputError, match="no colour"):
@@ -124,7 +124,7 @@ def test_sketches_become_dark_lines_on_white(picture: Image.Image, inverted: boo
     assert not inverted or "inverted" in drawing.warnings[0]
 
 
-def test_one_grey_alone_is_paper() -> None:
+def test_a_sketch_of_one_grey_is_white_paper() -> None:
     assert read(Image.new("L", (8, 8), 255), "sketch").warnings == ()
     assert (read(Image.new("L", (8, 8), 0), "sketch").pixels == 255).all()
     assert (read(Image.new("RGBA", (8, 8)), "sketch").pixels == 255).all()
@@ -146,7 +146,7 @@ def test_one_grey_alone_is_paper() -> None:
     ],
     ids=["palette", "index", "rgb", "soft", "sketch", "dark", "dark rgb", "clear", "bilevel", "noise"],
 )
-def test_what_a_picture_is_shows(picture: Image.Image | bytes, modality: str) -> None:
+def test_masks_and_sketches_are_recognised(picture: Image.Image | bytes, modality: str) -> None:
     assert read(picture, None).modality == modality
 
 
@@ -159,7 +159,7 @@ def test_large_drawings_are_reduced_and_larger_ones_refused() -> None:
 
 
 @pytest.mark.parametrize("modality", ["mask", "sketch"])
-def test_fit_keeps_or_surrounds_or_distorts(modality: str) -> None:
+def test_fit_crops_pads_or_stretches(modality: str) -> None:
     drawing = np.zeros((60, 90), np.uint8)
     drawing[:, 15:75] = 7
 
@@ -183,7 +183,7 @@ def test_fit_keeps_or_surrounds_or_distorts(modality: str) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2048), (2048, 1), (1, 1), (3, 2)])
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
-def test_fit_of_slivers_keeps_a_pixel(shape: tuple[int, int], fit: str) -> None:
+def test_fit_of_extreme_shapes_keeps_a_pixel(shape: tuple[int, int], fit: str) -> None:
     for size in ((64, 64), (64, 32), (32, 64)):
         height, width = fit_drawing(np.ones(shape, np.uint8), "mask", size, fit).shape  # type: ignore[arg-type]
         assert min(height, width) >= 1

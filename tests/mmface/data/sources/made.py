@@ -1,4 +1,4 @@
-"""Tiny generated pictures and collections for the tests of the sources."""
+"""Tiny generated images and collections for the tests of the sources."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def listed(collection: Collection) -> Listing:
 
 
 def read(*collections: Collection, **data: object) -> Result:
-    """The collections through the stage."""
+    """Runs the ``images`` stage on the collections."""
     files = [file for listing in list_collections(collections) for file in listing.files]
     stage = Images(collections, Data(min_size=16, **data))
     return stage([stage.row(file) for file in files])

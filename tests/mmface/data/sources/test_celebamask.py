@@ -1,4 +1,4 @@
-"""CelebAMask-HQ: parts merged in label order, captions and splits found, and what is wrong said."""
+"""CelebAMask-HQ: parts are merged in label order, captions and splits found, and errors explained."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def collection(root: Path | str, **keys: str) -> Collection:
     return Collection(name="celeba", layout="celebamask-hq", images=str(root), **keys)
 
 
-def test_parts_become_one_mask_of_the_pictures_size_and_later_labels_win(root: Path):
+def test_parts_are_merged_at_the_size_of_the_photograph_and_later_labels_win(root: Path):
     rows = read(collection(root)).rows
     assert [row["uri"].rsplit("/", 1)[1] for row in rows] == ["0.jpg", "2.jpg", "10.jpg", "2001.jpg"]
     mask = mask_from_png(rows[0]["mask"])
@@ -67,12 +67,12 @@ def test_every_part_gets_its_label():
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("00002_beard.png", encoded(part((0, 0, 4, 4))), "beard is none of the 18 parts"),
+        ("00002_beard.png", encoded(part((0, 0, 4, 4))), "unknown parts beard; use skin"),
         ("00002_hat.png", encoded(part((0, 0, 4, 4)))[:60], "cannot be decoded"),
         ("00002_hat.png", b"", "empty"),
     ],
 )
-def test_bad_parts_set_the_row_aside(root: Path, name: str, data: bytes, message: str):
+def test_bad_parts_quarantine_the_row(root: Path, name: str, data: bytes, message: str):
     write(root, {f"CelebAMask-HQ-mask-anno/0/{name}": data})
     result = read(collection(root))
     assert len(result.rows) == 3
@@ -80,12 +80,12 @@ def test_bad_parts_set_the_row_aside(root: Path, name: str, data: bytes, message
     assert message in result.quarantined[0]["message"]
 
 
-def test_parts_of_different_sizes():
+def test_parts_of_different_sizes_are_refused():
     with pytest.raises(InputError, match="different sizes"):
         merge_parts({"skin": part((0, 0, 4, 4)), "hair": part((0, 0, 4, 4), 16)}, (32, 32))
 
 
-def test_the_official_partition_goes_by_the_numbers_of_celeba(root: Path):
+def test_without_lists_the_split_is_that_of_celeba(root: Path):
     rows = [(0, 162770), (2, 162771), (10, 202599)]
     table = "".join(f"{idx:<8}{file - 1:<8}{file:06d}.jpg\n" for idx, file in rows)
     write(root, {"CelebA-HQ-to-CelebA-mapping.txt": "idx     orig_idx  orig_file\n" + table})
@@ -95,11 +95,11 @@ def test_the_official_partition_goes_by_the_numbers_of_celeba(root: Path):
     write(root, {"lists/val.txt": "00010.jpg\n"})
     assert [file.split for file in listed(collection(root, split=f"{root}/lists")).files] == [None, None, "test", None]
     write(root, {"lists/val.txt": "ten\n"})
-    with pytest.raises(InputError, match="no picture's number"):
+    with pytest.raises(InputError, match="is not the number of a photograph"):
         listed(collection(root, split=f"{root}/lists"))
 
 
-def test_parts_are_read_whatever_the_case_of_their_suffix_and_where_they_are_opaque(root: Path):
+def test_parts_may_have_upper_case_suffixes_and_transparency(root: Path):
     clear = part((0, 16, 32, 32)).convert("RGBA")
     clear.putalpha(clear.convert("L"))
     black = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
@@ -124,7 +124,7 @@ def test_parts_are_read_whatever_the_case_of_their_suffix_and_where_they_are_opa
 
 
 def test_every_face_is_kept_and_counted(root: Path):
-    write(root, {"CelebA-HQ-img/00002.png": encoded(picture((64, 64), seed=9))})  # a second picture of one number
+    write(root, {"CelebA-HQ-img/00002.png": encoded(picture((64, 64), seed=9))})  # a second file with the number 2
     write(root, {"CelebAMask-HQ-mask-anno/0/00007_skin.png": encoded(part((0, 0, 4, 4)))})
     table = "idx orig_idx orig_file\r\n0 0 162770.jpg\r\n2 2 162771.jpg\r\n"
     write(root, {"CelebA-HQ-to-CelebA-mapping.txt": table.encode("utf-8-sig")})
@@ -142,21 +142,21 @@ def test_every_face_is_kept_and_counted(root: Path):
     assert (split["matched"], split["unmatched_pictures"], split["unmatched_entries"]) == (3, 2, 0)
 
 
-def test_one_number_on_both_sides_is_refused_however_it_is_written(root: Path):
+def test_a_number_in_train_and_test_lists_is_refused_in_any_spelling(root: Path):
     write(root, {"train.txt": "CelebA-HQ-img\\00010.jpg\n", "test.txt": "10\n"})
-    with pytest.raises(InputError, match="10 is held out and trained on"):
+    with pytest.raises(InputError, match=r"10 is in train\.txt and in val\.txt or test\.txt"):
         listed(collection(root))
     write(root, {"train.txt": "0.jpg\n2.jpg\n".encode("utf-16"), "test.txt": "10\n"})
     assert [file.split for file in listed(collection(root)).files] == ["train", "train", "test", None]
 
 
-def test_other_captions_win(root: Path):
+def test_captions_of_the_recipe_replace_those_of_the_data_set(root: Path):
     write(root, {"mine/2.txt": "mine\n"})
     captions = [row["captions"] for row in read(collection(root, captions=f"{root}/mine")).rows]
     assert captions == [None, ["mine"], None, None]
 
 
-def test_a_layout_refuses_what_it_brings():
+def test_masks_cannot_be_given_for_a_layout_that_has_its_own():
     tree = {"name": "a", "layout": "celebamask-hq", "images": "x", "masks": "y"}
     with pytest.raises(RecipeError, match="brings its own masks; leave masks out") as caught:
         parse_recipe({"sources": [tree]})

@@ -1,8 +1,7 @@
-"""Folders: a plain one, the authors' and FFHQ's; what is listed, what belongs to it, and what a bad file becomes."""
+"""Plain folders and the authors' layout: listing, sidecars, and bad files."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -41,17 +40,17 @@ def test_a_folder_is_listed_with_its_sidecars(folder: Path):
     listing = listed(photos(folder, masks="masks", captions="captions.jsonl"))
     assert [file.image.key for file in listing.files] == ["a.png", "b.png", "deep/c.png"]
     assert [[mask.key for mask in file.masks] for file in listing.files] == [["a.png"], [], []]
-    assert [file.captions for file in listing.files] == [None, "one\ntwo lines", "three"]
+    assert [file.captions for file in listing.files] == [None, ("one", "two lines"), ("three",)]
     assert listing.ignored == 2
 
 
 def test_a_picture_in_two_collections_is_refused(folder: Path):
     nested = Collection(name="nested", images=f"{folder}/images/deep")
-    with pytest.raises(InputError, match=r"sources\.1\.images: .*/deep/c\.png is in the collection photos too"):
+    with pytest.raises(InputError, match=r"sources\.1\.images: .*/deep/c\.png is also in the collection photos"):
         list_collections([photos(folder), nested])
 
 
-def test_rows_carry_the_collection_and_what_came_with_the_picture(folder: Path):
+def test_rows_have_their_collection_mask_and_captions(folder: Path):
     rows = read(photos(folder, masks="masks", captions="captions.jsonl")).rows
     assert {row["source"] for row in rows} == {"photos"}
     assert rows[0]["mask"] == (folder / "masks/a.png").read_bytes()
@@ -60,21 +59,21 @@ def test_rows_carry_the_collection_and_what_came_with_the_picture(folder: Path):
     assert {row["note"] for row in rows} == {None}
 
 
-def test_a_colour_profile_that_is_none_is_noted_in_the_row(folder: Path):
+def test_a_damaged_colour_profile_is_noted_in_the_row(folder: Path):
     write(folder / "images", {"a.png": encoded(picture(), icc_profile=b"junk" * 50)})
     first, *others = read(photos(folder)).rows
     assert first["note"].startswith("its colour profile is damaged")
     assert {row["note"] for row in others} == {None}
 
 
-def test_bad_files_are_set_aside_with_their_reason(folder: Path):
+def test_bad_files_are_quarantined_with_their_reason(folder: Path):
     loop = folder / "images/loop.png"
     loop.symlink_to(loop)
     (folder / "images/nowhere.png").symlink_to(folder / "gone.png")
     (folder / "images/circle").symlink_to(folder / "images")
     os.mkfifo(folder / "images/pipe.png")
     with (folder / "images/huge.png").open("wb") as file:
-        file.truncate(400_000_000)  # sparse; no picture of 40 megapixels has so many bytes
+        file.truncate(400_000_000)  # sparse; more bytes than an image of 40 megapixels can have
     write(
         folder / "images",
         {
@@ -96,27 +95,27 @@ def test_bad_files_are_set_aside_with_their_reason(folder: Path):
     assert {name: reason.split(";")[0] for name, reason in reasons.items() if name != "cut.jpg"} == {
         "empty.jpg": "the file is empty",
         "huge.png": "400,000,000 bytes",
-        "loop.png": "a link that leads nowhere or to itself, or no file at all",
+        "loop.png": "a broken link, or not a regular file",
         "moving.webp": "an animation of 2 frames",
-        "nowhere.png": "a link that leads nowhere or to itself, or no file at all",
-        "pipe.png": "a link that leads nowhere or to itself, or no file at all",
+        "nowhere.png": "a broken link, or not a regular file",
+        "pipe.png": "a broken link, or not a regular file",
         "tiny.png": "10x10 is below data.min_size 16",
-        "words.jpg": "not a jpg, png or webp picture",
+        "words.jpg": "not a jpg, png or webp image",
     }
     assert reasons["cut.jpg"].startswith("cannot be decoded")
     assert {row["error"] for row in result.quarantined} == {"invalid_input:image"}
 
 
-def test_linked_folders_are_followed_and_circles_are_counted(folder: Path):
+def test_linked_folders_are_followed_and_circular_links_are_counted(folder: Path):
     write(folder, {f"store{i}/{i}{j}.png": encoded(picture(seed=10 * i + j)) for i in (1, 2) for j in (0, 1)})
     write(folder, {"store3/10.png": encoded(Image.new("L", (80, 64)))})
     for name, target in {
         "linked": "store1",
         "deep/linked": "store2",
-        "again": "store1",  # a second way is no circle
+        "again": "store1",  # a second link to the same folder is not circular
         "circle.png": "images",
         "deep/up": "images/deep",
-        "out": ".",  # the folder that the collection itself lies in
+        "out": ".",  # the folder that contains the collection
     }.items():
         (folder / "images" / name).symlink_to(folder / target)
     (folder / "store1/back").symlink_to(folder / "images/deep")
@@ -136,7 +135,7 @@ def test_linked_folders_are_followed_and_circles_are_counted(folder: Path):
     assert len({row["id"] for row in rows}) == 7
 
 
-def test_a_file_that_goes_away_is_set_aside(folder: Path):
+def test_a_file_removed_after_listing_is_quarantined(folder: Path):
     collection = photos(folder, masks="masks")
     files = listed(collection).files
     (folder / "images/b.png").unlink()
@@ -144,11 +143,11 @@ def test_a_file_that_goes_away_is_set_aside(folder: Path):
     stage = Images([collection], Data(min_size=16))
     result = stage([stage.row(file) for file in files])
     assert [row["error"] for row in result.quarantined] == ["invalid_input:mask", "invalid_input:image"]
-    assert all("gone since it was listed" in row["message"] for row in result.quarantined)
+    assert all("removed since it was listed" in row["message"] for row in result.quarantined)
 
 
 @pytest.mark.parametrize("missing", ["images", "masks", "captions", "split"])
-def test_a_missing_folder_names_its_key(folder: Path, missing: str):
+def test_the_error_for_a_missing_folder_names_its_recipe_key(folder: Path, missing: str):
     with pytest.raises(InputError, match="no folder") as caught:
         listed(photos(folder).model_copy(update={missing: f"{folder}/nowhere"}))
     assert caught.value.field == f"sources.0.{missing}"
@@ -157,21 +156,29 @@ def test_a_missing_folder_names_its_key(folder: Path, missing: str):
 @pytest.mark.parametrize(
     ("files", "keys", "message"),
     [
-        ({"images/readme.txt": "words"}, {}, "no picture below .* layout folder wants a jpg"),
+        ({"images/readme.txt": "words"}, {}, "no photograph below .* layout folder expects a jpg"),
         ({"captions.jsonl": '{"file": "a.png"}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": '{"file": "a.png", "captions": [1]}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": '{"file": "a.png", "captions": {"en": "x"}}\n'}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": "[" * 100_000}, {"captions": "captions.jsonl"}, "line 1"),
         ({"captions.jsonl": b"\xff\xfe"}, {"captions": "captions.jsonl"}, "line 1: .* in UTF-8"),
         ({}, {"captions": "nowhere.jsonl"}, "nowhere.jsonl is not in"),
-        ({"captions.jsonl": jsonl({"other.png": ["x"]})}, {"captions": "captions.jsonl"}, "name of a picture"),
-        ({"masks/other.png": "x"}, {"masks": "masks"}, "name of a picture"),
+        (
+            {"captions.jsonl": jsonl({"other.png": ["x"]})},
+            {"captions": "captions.jsonl"},
+            "matches a photograph by name",
+        ),
+        ({"masks/other.png": "x"}, {"masks": "masks"}, "matches a photograph by name"),
         ({"lists/readme": "x"}, {"split": "lists"}, "none of train.txt"),
-        ({"lists/test.txt": "other\n"}, {"split": "lists"}, "name of a picture"),
-        ({"lists/test.txt": "a\n", "lists/train.txt": "a\n"}, {"split": "lists"}, "a is held out and trained on"),
+        ({"lists/test.txt": "other\n"}, {"split": "lists"}, "matches a photograph by name"),
+        (
+            {"lists/test.txt": "a\n", "lists/train.txt": "a\n"},
+            {"split": "lists"},
+            "a is in train.txt and in val.txt or test.txt",
+        ),
     ],
 )
-def test_what_is_wrong_with_sidecars(tmp_path: Path, files: dict[str, bytes | str], keys: dict[str, str], message: str):
+def test_wrong_sidecars_are_refused(tmp_path: Path, files: dict[str, bytes | str], keys: dict[str, str], message: str):
     pictures = {} if "images/readme.txt" in files else {"images/a.png": encoded(picture())}
     write(tmp_path, pictures | files)
     with pytest.raises(InputError, match=message) as caught:
@@ -179,7 +186,7 @@ def test_what_is_wrong_with_sidecars(tmp_path: Path, files: dict[str, bytes | st
     assert caught.value.field == f"sources.0.{next(iter(keys), 'images')}"
 
 
-def test_lists_decide_for_whom_they_name_and_the_hash_for_the_others(folder: Path):
+def test_lists_decide_the_split_and_the_hash_decides_for_other_photographs(folder: Path):
     write(folder, {"lists/train.txt": "a\n\n", "lists/val.txt": "b.png\n", "lists/test.txt": "deep/c.png\n"})
     collection = photos(folder, split="lists")
     assert [file.split for file in listed(collection).files] == ["train", "test", "test"]
@@ -193,14 +200,14 @@ def test_lists_decide_for_whom_they_name_and_the_hash_for_the_others(folder: Pat
     ]
 
 
-def test_captions_in_text_files(folder: Path):
+def test_captions_are_read_from_text_files(folder: Path):
     write(folder, {"texts/a.txt": "\ufeffone\n\n two \r\n", "texts/b.txt": b"\xff\xff"})
     result = read(photos(folder, captions="texts"))
     assert result.rows[0]["captions"] == ["one", "two"]
     assert [row["error"] for row in result.quarantined] == ["invalid_input:captions"]
 
 
-def test_the_authors_layout(tmp_path: Path):
+def test_the_authors_layout_is_read(tmp_path: Path):
     for i in range(2):
         write(
             tmp_path,
@@ -216,41 +223,3 @@ def test_the_authors_layout(tmp_path: Path):
     assert [len(row["captions"]) for row in rows] == [10, 10]
     assert rows[1]["captions"][3] == "caption 3 of 1"
     assert rows[1]["mask"] == (tmp_path / "masks/1.png").read_bytes()
-
-
-def ffhq(root: Path) -> None:
-    write(
-        root,
-        {
-            **{f"images1024x1024/{i // 1000 * 1000:05d}/{i:05d}.png": encoded(picture(seed=i)) for i in (0, 7, 1003)},
-            "thumbnails128x128/00000/00000.png": encoded(picture()),
-            "images1024x1024/00000/01003.png": encoded(picture()),
-            "images1024x1024/LICENSE.txt": "words",
-        },
-    )
-
-
-def test_ffhq_pictures_lie_in_folders_of_a_thousand(tmp_path: Path):
-    ffhq(tmp_path)
-    write(tmp_path.parent / f"{tmp_path.name}-masks", {"01003.png": encoded(Image.new("L", (80, 64)))})
-    expected = ["00000/00000.png", "00000/00007.png", "01000/01003.png"]
-    nested = Collection(name="ffhq", layout="ffhq", images=f"{tmp_path}/images1024x1024", masks=f"{tmp_path}-masks")
-    assert [file.image.key for file in listed(nested).files] == expected
-    assert [len(file.masks) for file in listed(nested).files] == [0, 0, 1]
-    whole = Collection(name="ffhq", layout="ffhq", images=str(tmp_path))
-    assert [file.image.key for file in listed(whole).files] == [f"images1024x1024/{key}" for key in expected]
-    assert listed(whole).licences == {}
-    assert len(read(whole).rows) == 3
-
-
-def test_ffhq_licences_of_single_pictures_are_counted(tmp_path: Path):
-    ffhq(tmp_path)
-    licences = {"0": "Attribution License", "7": "Public Domain Mark", "9": "not here", "1003": "Attribution License"}
-    entries = {number: {"category": "training", "metadata": {"license": name}} for number, name in licences.items()}
-    collection = Collection(name="ffhq", layout="ffhq", images=str(tmp_path))
-    for indent in (None, 2):
-        write(tmp_path, {"ffhq-dataset-v2.json": json.dumps(entries, indent=indent)})
-        assert listed(collection).licences == {"Attribution License": 2, "Public Domain Mark": 1}
-    write(tmp_path, {"ffhq-dataset-v2.json": json.dumps(entries)[:-30]})
-    with pytest.raises(InputError, match="damaged"):
-        listed(collection)

@@ -1,7 +1,8 @@
-"""What names a collection: its content; not the time of a file, nor the folder that it lies in."""
+"""The hash of a collection depends on its content, not on file times or its folder."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -67,7 +68,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return keys
 
 
-def test_files_are_read_once_and_again_only_when_touched(folder: Path, home: Store, hashed: list[str]):
+def test_a_file_is_hashed_once_and_again_only_after_touch(folder: Path, home: Store, hashed: list[str]):
     first = identify([photos(folder)], home)
     assert sorted(hashed) == ["0.png", "0.png", "1.png", "2.png", "3.png"]
     hashed.clear()
@@ -78,7 +79,7 @@ def test_files_are_read_once_and_again_only_when_touched(folder: Path, home: Sto
     assert hashed == ["2.png"]
 
 
-def test_a_copy_elsewhere_has_the_same_name(folder: Path, home: Store, tmp_path: Path):
+def test_a_copy_in_another_folder_has_the_same_hash(folder: Path, home: Store, tmp_path: Path):
     shutil.copytree(folder, tmp_path / "copy")
     assert identify([photos(tmp_path / "copy")], home) == identify([photos(folder)], home)
 
@@ -95,13 +96,13 @@ def test_a_copy_elsewhere_has_the_same_name(folder: Path, home: Store, tmp_path:
     ],
     ids=["picture", "new picture", "mask", "new mask", "caption", "list"],
 )
-def test_changed_content_changes_the_name(folder: Path, home: Store, change: dict[str, bytes | str]):
+def test_changed_content_changes_the_hash(folder: Path, home: Store, change: dict[str, bytes | str]):
     before = identify([photos(folder)], home)
     write(folder, change)
     assert identify([photos(folder)], home) != before
 
 
-def test_text_files_count_by_content(folder: Path, home: Store):
+def test_caption_files_are_hashed_by_content(folder: Path, home: Store):
     before = identify([photos(folder, "texts")], home)
     touch(folder / "texts/1.txt")
     assert identify([photos(folder, "texts")], home) == before
@@ -109,7 +110,7 @@ def test_text_files_count_by_content(folder: Path, home: Store):
     assert identify([photos(folder, "texts")], home) != before
 
 
-def test_what_cannot_be_read_is_not_remembered(folder: Path, home: Store, monkeypatch: pytest.MonkeyPatch):
+def test_the_digest_of_an_unreadable_file_is_not_cached(folder: Path, home: Store, monkeypatch: pytest.MonkeyPatch):
     (folder / "images/loop.png").symlink_to(folder / "images/loop.png")
     real = Path.open
 
@@ -125,7 +126,7 @@ def test_what_cannot_be_read_is_not_remembered(folder: Path, home: Store, monkey
     assert identify([photos(folder)], home) != before
 
 
-def test_a_touched_file_renames_nothing_downstream_and_a_licence_renames_everything(folder: Path, home: Store):
+def test_touching_a_file_keeps_fingerprints_and_changing_the_licence_changes_them(folder: Path, home: Store):
     def fingerprint(licence: str) -> str:
         recipe = load_recipe("demo").model_copy(
             update={"sources": (photos(folder).model_copy(update={"licence": licence}),)}
@@ -138,8 +139,8 @@ def test_a_touched_file_renames_nothing_downstream_and_a_licence_renames_everyth
     assert fingerprint("CC-BY-4.0") != before
 
 
-def test_contents_keep_the_names_that_homes_know_them_by(tmp_path: Path, home: Store):
-    """A dataset that was made of these files under such a name must be found again: the values never change."""
+def test_hashes_equal_those_recorded_earlier(tmp_path: Path, home: Store):
+    """Existing datasets are found by these hashes: the values must never change."""
     table = "idx orig_idx orig_file\n0 1 000001.jpg\n2 1 170000.jpg\n10 1 162771.jpg\n"
     write(
         tmp_path,
@@ -172,3 +173,12 @@ def test_contents_keep_the_names_that_homes_know_them_by(tmp_path: Path, home: S
         "ab49faceb9657f1d",
         "61d894a54198c646",
     ]
+
+
+def test_hashes_of_empty_captions_and_several_lines_equal_those_recorded_earlier(tmp_path: Path, home: Store):
+    write(tmp_path, {f"images/{name}.png": name for name in "abc"})
+    lines = [("a.png", ["one", ""]), ("b.png", []), ("a.png", []), ("a.png", " two  words"), ("c.png", ["", "x\ny"])]
+    text = "\n".join(json.dumps({"file": name, "captions": captions}) for name, captions in lines)
+    write(tmp_path, {"captions.jsonl": text})
+    collection = Collection(name="photos", images=f"{tmp_path}/images", captions=f"{tmp_path}/captions.jsonl")
+    assert identify([collection], home)[0]["content"] == "e10e631b439857a6"

@@ -1,4 +1,4 @@
-"""What a recipe names beside pictures and what no picture takes: counted, said, and refused when it is too much."""
+"""Sidecars and photographs without a match are counted and logged, and refused if they are too many."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def photos(root: Path, **keys: str) -> Collection:
     return Collection(name="photos", images=f"{root}/images", **{key: f"{root}/{name}" for key, name in keys.items()})
 
 
-def test_every_sidecar_is_counted_for_the_manifest_and_the_log(folder: Path):
+def test_sidecars_are_counted_in_the_manifest_and_the_log(folder: Path):
     write(folder, {f"masks/{i:02}.png": MASK for i in range(19)})
     write(folder, {"masks/other.png": MASK, "masks/03.jpg": MASK, "masks/._00.png": MASK, "masks/a.bmp": b"x"})
     write(folder, {f"texts/{i:02}.txt": "words" for i in range(20)})
@@ -63,24 +63,24 @@ def test_every_sidecar_is_counted_for_the_manifest_and_the_log(folder: Path):
         },
     }
     assert list(describe(sources, listings)) == [
-        "photos: 20 pictures, ignored nothing",
-        "photos: masks: 19 of 20 pictures matched, 1 entries without a picture, "
+        "photos: 20 photographs, ignored nothing",
+        "photos: masks: 19 of 20 photographs matched, 1 entries without a photograph, "
         "ignored 1 .bmp, 1 hidden, 1 second of one name",
-        "photos: captions: 20 of 20 pictures matched, 0 entries without a picture, ignored 2 .json, 1 no suffix",
-        "photos: split: 2 of 20 pictures matched, 1 entries without a picture, ignored 1 .md",
+        "photos: captions: 20 of 20 photographs matched, 0 entries without a photograph, ignored 2 .json, 1 no suffix",
+        "photos: split: 2 of 20 photographs matched, 1 entries without a photograph, ignored 1 .md",
     ]
 
 
 @pytest.mark.parametrize(
     ("files", "keys", "message"),
     [
-        ({"captions.jsonl": ""}, {"captions": "captions.jsonl"}, "ends without a caption"),
-        ({"texts/00.cap": "x"}, {"captions": "texts"}, r"nothing in .*/texts .*\(it holds 1 \.cap\)"),
-        ({"masks/00.bmp": "x"}, {"masks": "masks"}, r"nothing in .*/masks .*\(it holds 1 \.bmp\)"),
-        ({"lists/test.txt": ""}, {"split": "lists"}, r"nothing in .*/lists .*\(it holds nothing\)"),
+        ({"captions.jsonl": ""}, {"captions": "captions.jsonl"}, "holds no caption"),
+        ({"texts/00.cap": "x"}, {"captions": "texts"}, r"no entry in .*/texts .*\(found 1 \.cap\)"),
+        ({"masks/00.bmp": "x"}, {"masks": "masks"}, r"no entry in .*/masks .*\(found 1 \.bmp\)"),
+        ({"lists/test.txt": ""}, {"split": "lists"}, r"no entry in .*/lists .*\(found nothing\)"),
     ],
 )
-def test_what_holds_nothing_for_any_picture_is_refused(
+def test_a_sidecar_that_matches_no_photograph_is_refused(
     folder: Path, files: dict[str, str], keys: dict[str, str], message: str
 ):
     write(folder, files)
@@ -89,18 +89,18 @@ def test_what_holds_nothing_for_any_picture_is_refused(
     assert caught.value.field == f"sources.0.{next(iter(keys))}"
 
 
-def test_folders_of_a_layout_may_be_absent_but_not_useless(tmp_path: Path):
+def test_a_layouts_own_folder_may_be_missing_but_not_without_a_match(tmp_path: Path):
     write(tmp_path, {f"images/{i}.png": encoded(picture(seed=i)) for i in range(2)})
     collection = Collection(name="mmface", layout="authors", images=str(tmp_path))
     write(tmp_path, {"captions/.DS_Store": "x"})
     assert listed(collection).matches == ()
     write(tmp_path, {"captions/0.json": "x"})
-    with pytest.raises(InputError, match=r"sources\.0\.captions: nothing in .*/captions"):
+    with pytest.raises(InputError, match=r"sources\.0\.captions: no entry in .*/captions"):
         listed(collection)
 
 
 @pytest.mark.parametrize("kind", ["masks", "captions"])
-def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: Path, kind: str):
+def test_too_few_masks_or_captions_are_refused_with_the_unmatched_names(folder: Path, kind: str):
     found = {"masks": {f"masks/{i:02}.png": MASK for i in range(5, 20)}, "captions": {}}[kind]
     captions = {f"{i:02}.png": ["words"] for i in range(5, 20)} | {f"x{i:02}.png": ["words"] for i in range(12)}
     write(folder, found | {"captions.jsonl": jsonl(captions)} | {f"masks/x{i:02}.png": MASK for i in range(12)})
@@ -110,9 +110,12 @@ def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: 
         list_collections([collection], 0.9)
     assert caught.value.field == f"sources.0.{kind}"
     message = caught.value.message
-    assert "15 of 20 pictures have an entry" in message
+    assert "15 of 20 photographs have an entry" in message
     assert "fewer than data.min_matched 0.9" in message
-    assert "pictures without: 00.png, 01.png, 02.png, 03.png, 04.png; entries without: x00" in message
+    assert (
+        "photographs without an entry: 00.png, 01.png, 02.png, 03.png, 04.png; entries without a photograph: x00"
+        in message
+    )
     assert "x09" in message
     assert "x10" not in message
 
@@ -126,17 +129,19 @@ def test_too_few_masks_or_captions_are_refused_with_names_of_both_sides(folder: 
     ],
     ids=["the held-out pictures alone", "a larger collection", "half of the names wrong"],
 )
-def test_a_list_may_be_of_fewer_or_of_more_pictures(folder: Path, lines: list[str], sound: bool):
+def test_a_list_may_name_fewer_or_more_photographs_than_the_collection(folder: Path, lines: list[str], sound: bool):
     write(folder, {"lists/test.txt": "\n".join(lines)})
     sources = [photos(folder, split="lists")]
     if sound:
         assert list_collections(sources, 0.9)
     else:
-        with pytest.raises(InputError, match=r"10 of 20 pictures .* 10 of its 20 entries .* entries without: x0.png"):
+        with pytest.raises(
+            InputError, match=r"10 of 20 photographs .* 10 of its 20 entries .* entries without a photograph: x0.png"
+        ):
             list_collections(sources, 0.9)
 
 
-def test_the_setting_names_no_dataset(folder: Path, tmp_path: Path):
+def test_min_matched_changes_no_fingerprint(folder: Path, tmp_path: Path):
     def named(least: float) -> tuple[str, ...]:
         recipe = load_recipe("demo", [f"data.min_matched={least}"])
         recipe = recipe.model_copy(update={"sources": (photos(folder),)})

@@ -1,4 +1,4 @@
-"""2,000 mutated files through the stage: no crash, and every one comes out or is set aside with its reason."""
+"""2,000 mutated files: the stage never crashes, and each becomes a row or is quarantined with its reason."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.mmface.data.sources.made import read, write
 from tests.mutants import mutants
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow tells of metadata that it mends
-def test_2000_mutated_files_come_out_or_are_set_aside(tmp_path: Path):
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns about metadata that it repairs
+def test_2000_mutated_files_become_rows_or_are_quarantined(tmp_path: Path):
     write(tmp_path / "images", {f"{number:04}.png": data for number, (_, data) in enumerate(mutants(2000))})
     result = read(Collection(name="photos", images=str(tmp_path / "images")))
     assert sorted(row["uri"][-8:] for row in (*result.rows, *result.quarantined)) == [

@@ -1,4 +1,4 @@
-"""Names that people and systems write differently: matched, and nothing is lost over it."""
+"""Names that systems write differently match, and no photograph is lost because of its name."""
 
 from __future__ import annotations
 
@@ -56,31 +56,31 @@ def stored(result: Result) -> None:
         ("half\ud83d.png", "half\ud83d.png"),
     ],
 )
-def test_names_are_compared_in_one_form(written: str, name: str):
+def test_names_have_a_canonical_form(written: str, name: str):
     assert canonical(written) == name
 
 
-def test_what_cannot_be_printed_is_escaped():
+def test_unprintable_characters_are_escaped():
     assert shown("a\nb\x1b[31m\udce9\ud83d\u2028.png") == r"a\nb\x1b[31m\xe9\ud83d\u2028.png"
     assert shown("zoë 👩‍🦰.png") == "zoë 👩‍🦰.png"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_the_first_name_of_a_list_counts_whoever_saved_it(tmp_path: Path, encoding: str):
+def test_a_byte_order_mark_does_not_hide_the_first_name_of_a_list(tmp_path: Path, encoding: str):
     collect(tmp_path, "ann.png", "bob.png", "cyd.png", "dee.png")
     write(tmp_path, {"lists/test.txt": "ann.png\r\nbob.png\r\n".encode(encoding)})
     write(tmp_path, {"lists/TRAIN.TXT": "cyd.png\r\ndee.png\r\n".encode(encoding)})
     assert list(splits(photos(tmp_path, split="lists")).values()) == ["test", "test", "train", "train"]
 
 
-def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path):
+def test_a_list_in_another_encoding_is_refused(tmp_path: Path):
     collect(tmp_path, "ann.png")
     write(tmp_path, {"lists/test.txt": "zoë.png\nann.png\n".encode("latin-1")})
     with pytest.raises(InputError, match=r"sources\.0\.split: .*lists/test\.txt is not text in UTF-8"):
         listed(photos(tmp_path, split="lists"))
 
 
-def test_decomposed_names_belong_to_composed_ones(tmp_path: Path):
+def test_decomposed_and_composed_names_match(tmp_path: Path):
     apart = unicodedata.normalize("NFD", "zoë.png")
     collect(tmp_path, apart, "plain.PNG")
     write(
@@ -94,10 +94,10 @@ def test_decomposed_names_belong_to_composed_ones(tmp_path: Path):
     )
     listing = listed(photos(tmp_path, masks="masks", captions="captions.jsonl", split="lists"))
     found = {file.image.key: (len(file.masks), file.captions, file.split) for file in listing.files}
-    assert found == {apart: (1, "her", "test"), "plain.PNG": (0, "x\nit", "train")}
+    assert found == {apart: (1, ("her",), "test"), "plain.PNG": (0, ("x", "it"), "train")}
 
 
-def test_pictures_whose_names_become_one_are_all_kept_with_what_is_theirs(tmp_path: Path):
+def test_photographs_with_the_same_canonical_name_keep_their_own_masks_and_splits(tmp_path: Path):
     apart = unicodedata.normalize("NFD", "zoë.png")
     collect(tmp_path, apart, "zoë.png", "a.png", "a.PNG")
     write(tmp_path, {f"masks/{apart}": MASK, "masks/zoë.png": MASK, "lists/test.txt": "zoë.png\na.png\n"})
@@ -109,14 +109,14 @@ def test_pictures_whose_names_become_one_are_all_kept_with_what_is_theirs(tmp_pa
 
 
 @pytest.mark.parametrize("other", [unicodedata.normalize("NFD", "zoë.png"), "./zoë.PNG", "zoë"])
-def test_one_picture_under_two_names_is_not_held_out_and_trained_on(tmp_path: Path, other: str):
+def test_one_photograph_in_train_and_test_lists_is_refused_in_any_spelling(tmp_path: Path, other: str):
     collect(tmp_path, "zoë.png")
     write(tmp_path, {"lists/test.txt": "zoë.png\n", "lists/train.txt": f"{other}\n"})
-    with pytest.raises(InputError, match="is held out and trained on"):
+    with pytest.raises(InputError, match=r"is in train\.txt and in val\.txt or test\.txt"):
         listed(photos(tmp_path, split="lists"))
 
 
-def test_captions_that_are_one_string_and_lines_of_one_picture(tmp_path: Path):
+def test_captions_may_be_one_string_and_a_photograph_may_have_several_lines(tmp_path: Path):
     collect(tmp_path, "ann.png", "bob.png")
     lines = [
         {"file": "ann.png", "captions": "a woman with  red hair"},
@@ -129,7 +129,7 @@ def test_captions_that_are_one_string_and_lines_of_one_picture(tmp_path: Path):
     assert [row["captions"] for row in rows] == [["a woman with red hair", "she smiles", "she waves"], ["a man"]]
 
 
-def test_text_files_of_other_tools(tmp_path: Path):
+def test_caption_files_of_other_tools_are_read(tmp_path: Path):
     collect(tmp_path, "ann.png", "bob.png", "cyd.png")
     write(
         tmp_path,
@@ -145,7 +145,7 @@ def test_text_files_of_other_tools(tmp_path: Path):
     assert [row["captions"] for row in rows] == [["ann with a scarf"], ["bob"], ["cyd"]]
 
 
-def test_rows_of_parquet_with_one_string_and_with_text_that_is_none(tmp_path: Path):
+def test_parquet_captions_may_be_one_string_and_other_types_are_quarantined(tmp_path: Path):
     def parquet(captions: pa.Array) -> bytes:
         sink = BytesIO()
         images = [encoded(picture(seed=i)) for i in range(len(captions))]
@@ -169,13 +169,13 @@ def test_rows_of_parquet_with_one_string_and_with_text_that_is_none(tmp_path: Pa
     assert said == [["a woman with red hair"], None, None, ["one", "two"], ["fine"]]
     assert [row["message"] for row in result.quarantined] == [
         "the row holds text that is not UTF-8",
-        "column captions holds something else than text",
-        "column captions holds something else than text",
+        "column captions must hold strings or lists of strings",
+        "column captions must hold strings or lists of strings",
     ]
     stored(result)
 
 
-def test_odd_names_and_halves_of_characters_stop_nothing(tmp_path: Path):
+def test_names_and_captions_that_are_not_unicode_are_quarantined(tmp_path: Path):
     collect(tmp_path, "ann.png", "bob.png", "line\nbreak.png")
     raw = os.fsencode(tmp_path / "images") + b"/caf\xe9.png"
     Path(os.fsdecode(raw)).write_bytes(encoded(picture(seed=9)))
@@ -194,7 +194,7 @@ def test_odd_names_and_halves_of_characters_stop_nothing(tmp_path: Path):
     assert identify([collection], home) == identify([collection], home)
 
 
-def test_a_reason_with_an_odd_name_in_it_can_be_stored(tmp_path: Path):
+def test_a_reason_that_names_an_undecodable_file_can_be_stored(tmp_path: Path):
     write(tmp_path, {f"CelebA-HQ-img/{i}.jpg": encoded(picture(seed=i)) for i in range(2)})
     parts = tmp_path / "CelebAMask-HQ-mask-anno"
     part = Path(os.fsdecode(os.fsencode(parts) + b"/\xe9/00001_skin.png"))
@@ -206,6 +206,6 @@ def test_a_reason_with_an_odd_name_in_it_can_be_stored(tmp_path: Path):
     stage = Images([collection], Data(min_size=16))
     result = stage([stage.row(file) for file in files])
     assert [row["message"] for row in result.quarantined] == [
-        rf"gone since it was listed: \xe9/00001_skin.png is not in {parts}"
+        rf"removed since it was listed: \xe9/00001_skin.png is not in {parts}"
     ]
     stored(result)

@@ -1,4 +1,4 @@
-"""Parquet: pictures in rows, read a row group at a time and listed from the footers alone."""
+"""Parquet: one image per row, listed from the footers only and read one row group at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def collection(root: Path | str, **keys: str) -> Collection:
     return Collection(name="rows", layout="parquet", images=str(root), **keys)
 
 
-def test_rows_of_bytes_and_of_structs(tmp_path: Path):
+def test_images_may_be_bytes_or_structs(tmp_path: Path):
     structs = [{"bytes": data, "path": f"{i}.png"} for i, data in enumerate(PICTURES[3:])]
     write(
         tmp_path,
@@ -58,15 +58,15 @@ def test_rows_of_bytes_and_of_structs(tmp_path: Path):
     assert listed(collection(tmp_path)).ignored == 1
 
 
-def test_rows_without_a_picture_are_set_aside(tmp_path: Path):
+def test_rows_without_an_image_are_quarantined(tmp_path: Path):
     write(tmp_path, {"a.parquet": parquet({"image": [PICTURES[0], None, b"words"]})})
     result = read(collection(tmp_path))
-    assert [row["message"] for row in result.quarantined] == ["the file is empty", "not a jpg, png or webp picture"]
+    assert [row["message"] for row in result.quarantined] == ["the file is empty", "not a jpg, png or webp image"]
     write(tmp_path, {"a.parquet": parquet({"image": ["a.png"]})})
-    assert "holds str, not the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
+    assert "holds str; expected the bytes" in read(collection(tmp_path)).quarantined[0]["message"]
 
 
-def test_a_damaged_row_group_is_set_aside_and_the_others_are_read(tmp_path: Path):
+def test_rows_of_a_damaged_row_group_are_quarantined_and_the_others_read(tmp_path: Path):
     data = bytearray(parquet({"image": PICTURES}, group=2))
     page = pq.ParquetFile(BytesIO(data)).metadata.row_group(1).column(0).data_page_offset
     data[page : page + 16] = b"\xff" * 16
@@ -78,16 +78,20 @@ def test_a_damaged_row_group_is_set_aside_and_the_others_are_read(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"words", "no Parquet file"), (parquet({"picture": PICTURES}), "no column image"), (b"", "no Parquet file")],
+    [
+        (b"words", "not a Parquet file"),
+        (parquet({"picture": PICTURES}), "no column image"),
+        (b"", "not a Parquet file"),
+    ],
 )
-def test_files_that_are_none(tmp_path: Path, data: bytes, message: str):
+def test_files_that_are_not_parquet_or_have_no_image_column_are_refused(tmp_path: Path, data: bytes, message: str):
     write(tmp_path, {"a.parquet": data})
     with pytest.raises(InputError, match=message) as caught:
         listed(collection(tmp_path))
     assert caught.value.field == "sources.0.images"
 
 
-def test_lists_name_files(tmp_path: Path):
+def test_lists_name_parquet_files(tmp_path: Path):
     write(
         tmp_path,
         {

@@ -1,4 +1,4 @@
-"""Every layout below an ``s3://`` prefix, named by ETags; a bucket that may not be read is a clean stop."""
+"""Every layout below an ``s3://`` prefix, hashed by ETags; a bucket without read access stops with a clear error."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_layout_on_s3_reads_like_the_same_folder(layout: str, s3_bucket: str, 
 
 
 @pytest.mark.parametrize("layout", ["folder", "parquet"])
-def test_its_name_follows_the_content(layout: str, s3_bucket: str, tmp_path: Path):
+def test_the_content_hash_on_s3_changes_only_with_the_content(layout: str, s3_bucket: str, tmp_path: Path):
     root, home = f"{s3_bucket}/{tmp_path.name}", Store(tmp_path / "home")
     write(f"{root}/{layout}", FILES[layout])
     before = identify([collection(root, layout)], home)
@@ -94,7 +94,7 @@ def parquet_of_one() -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def test_bad_objects_are_set_aside(s3_bucket: str, tmp_path: Path):
+def test_bad_objects_are_quarantined(s3_bucket: str, tmp_path: Path):
     root = f"{s3_bucket}/{tmp_path.name}"
     write(root, {"a.png": PNG[0], "cut.png": PNG[1][:-400], "empty.png": b"", "words.jpg": "words"})
     result = read(Collection(name="bucket", images=root))
@@ -102,7 +102,7 @@ def test_bad_objects_are_set_aside(s3_bucket: str, tmp_path: Path):
     assert [row["uri"] for row in result.quarantined] == [f"{root}/{n}" for n in ("cut.png", "empty.png", "words.jpg")]
 
 
-def test_listing_parquet_fetches_no_picture(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_listing_parquet_downloads_no_images(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sink = pa.BufferOutputStream()
     pictures = [encoded(picture((700, 700), seed=i)) for i in range(4)]
     pq.write_table(pa.table({"image": pictures}), sink, row_group_size=1)
@@ -125,24 +125,29 @@ def test_listing_parquet_fetches_no_picture(s3_bucket: str, tmp_path: Path, monk
     assert sum(fetched) < whole * 1.5
 
 
-def test_no_such_bucket(s3_bucket: str):
-    with pytest.raises(ServiceError, match=r"NoSuchBucket.*collection bucket must be allowed") as caught:
+def test_a_missing_bucket_is_refused(s3_bucket: str):
+    with pytest.raises(
+        ServiceError, match=r"NoSuchBucket.*grant access to list and read the collection bucket"
+    ) as caught:
         listed(Collection(name="bucket", images="s3://no-such-bucket/photos"))
     assert caught.value.field == "sources.0"
 
 
-def test_a_bucket_without_permission_stops_cleanly(s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_bucket_without_permission_is_refused_with_what_to_do(
+    s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     root = f"{s3_bucket}/{tmp_path.name}"
     write(root, {"a.png": PNG[0]})
     monkeypatch.setattr(moto.settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
     with pytest.raises(
-        ServiceError, match=r"refused list_objects_v2: InvalidAccessKeyId.*collection bucket must be allowed"
+        ServiceError,
+        match=r"refused list_objects_v2: InvalidAccessKeyId.*grant access to list and read the collection bucket",
     ) as caught:
         listed(Collection(name="bucket", images=root))
     assert caught.value.field == "sources.0"
 
 
-def test_objects_that_may_be_listed_but_not_read_stop_the_stage(s3_bucket: str, tmp_path: Path):
+def test_objects_that_cannot_be_read_stop_the_stage(s3_bucket: str, tmp_path: Path):
     root = f"{s3_bucket}/{tmp_path.name}"
     write(root, {"a.png": PNG[0]})
     deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::faces/*"}

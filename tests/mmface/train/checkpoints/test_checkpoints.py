@@ -1,4 +1,4 @@
-"""Checkpoints on a folder and on S3: whole or not there, damage found, written in the background, few of them kept."""
+"""Checkpoints in a folder and on S3: written atomically in the background, damage detected, old ones deleted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FILES = [
 
 @dataclass
 class Watched:
-    """A place that tells every change before it happens, so that the test may forbid or delay it."""
+    """A backend that calls ``before`` ahead of every change, so that a test can forbid or delay the change."""
 
     inner: Any
     before: Callable[[str, str], None]
@@ -93,7 +93,7 @@ def state(recipe, data) -> TrainState:
 
 
 def write(checkpoints: Checkpoints, state: TrainState, step: int, held_out: float | None = None) -> None:
-    """A checkpoint that differs from every other."""
+    """Writes a checkpoint whose content depends on the step."""
     with torch.no_grad():
         for weight in state.model.parameters():
             weight.fill_(step)
@@ -113,22 +113,22 @@ def run_kept(recipe, data, home: Store, scratch: Path, on_log: Callable[[Any], N
         return train_phase(recipe, 0, data, hooks=Hooks(on_log, keeper.save), run="run", resume=where)
 
 
-def test_a_run_killed_and_gone_on_with_is_the_undisturbed_one(recipe, data, home, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(recipe, data, home, tmp_path):
     def die(entry: dict[str, float]) -> None:
         if entry["step"] == 9:
             raise Killed
 
-    undisturbed = run_kept(recipe, data, home.child("other"), tmp_path / "a")
+    uninterrupted = run_kept(recipe, data, home.child("other"), tmp_path / "a")
     with pytest.raises(Killed):
         run_kept(recipe, data, home, tmp_path / "b", die)
     assert steps(home) == [4, 8]
-    assert_same(undisturbed, run_kept(recipe, data, home, tmp_path / "c"))
+    assert_same(uninterrupted, run_kept(recipe, data, home, tmp_path / "c"))
     assert steps(home) == [8, 12]
     one, two = (Checkpoints(place, "run").record(12) for place in (home, home.child("other")))
     assert sorted(file.path for file in one.files) == sorted(FILES)
     for a, b in zip(one.files, two.files, strict=True):
         assert a == b or a.path == "history.jsonl", "only wall time differs"
-    # A finished run trains nothing, and removing it leaves nothing.
+    # A finished run trains nothing more, and remove() deletes all its files.
     assert run_kept(recipe, data, home, tmp_path / "d", pytest.fail).step == 12
     Checkpoints(home, "run").remove()
     assert not home.list("runs")
@@ -151,7 +151,7 @@ def test_the_record_is_written_last_and_deleted_first(state, tmp_path):
 
 @pytest.mark.parametrize("path", [*FILES, RECORD])
 @pytest.mark.parametrize("harm", ["flip", "cut", "lose"])
-def test_a_damaged_newest_checkpoint_is_passed_over(state, tmp_path, caplog, path, harm):
+def test_a_damaged_newest_checkpoint_is_skipped(state, tmp_path, caplog, path, harm):
     home = Store(tmp_path)
     checkpoints = Checkpoints(home, "run")
     for step in (4, 8):
@@ -162,13 +162,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over(state, tmp_path, caplog, pat
     assert found.record.step == 4
     if (path, harm) != (RECORD, "lose"):
         (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert line.startswith("run goes on from the checkpoint of step 4, because step-00000008/" + path)
+        expected = "run resumes from the checkpoint of step 4; newer checkpoints are damaged: step-00000008/"
+        assert line.startswith(expected + path)
     load_checkpoint(state, tmp_path / "scratch")
     assert state.step == 4
     assert all((weight == 4).all() for weight in state.model.parameters())
 
 
-def test_a_newest_checkpoint_that_the_disk_cannot_read_is_passed_over(state, tmp_path, monkeypatch):
+def test_a_newest_checkpoint_that_the_disk_cannot_read_is_skipped(state, tmp_path, monkeypatch):
     checkpoints = Checkpoints(Store(tmp_path), "run")
     for step in (4, 8):
         write(checkpoints, state, step)
@@ -196,7 +197,7 @@ def damage(home: Store, key: str, harm: str) -> None:
         home.write(key, data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
 
 
-def test_damage_does_not_count_among_those_that_are_kept(state, tmp_path):
+def test_damaged_checkpoints_do_not_count_towards_keep_last(state, tmp_path):
     home = Store(tmp_path)
     for step in (4, 8, 12):
         write(Checkpoints(home, "run"), state, step)
@@ -208,7 +209,7 @@ def test_damage_does_not_count_among_those_that_are_kept(state, tmp_path):
     assert steps(home) == [8, 10]
 
 
-def test_when_all_are_damaged_it_says_what_to_do(state, home, tmp_path):
+def test_if_all_checkpoints_are_damaged_the_error_names_the_remedy(state, home, tmp_path):
     for step in (4, 8):
         write(Checkpoints(home, "run"), state, step)
         damage(home, f"runs/run/step-{step:08d}/weights.safetensors", "flip")
@@ -216,8 +217,8 @@ def test_when_all_are_damaged_it_says_what_to_do(state, home, tmp_path):
         Checkpoints(home, "run").newest(tmp_path / "scratch")
 
 
-def test_a_crash_at_any_change_leaves_a_whole_checkpoint(state, tmp_path):
-    """Two checkpoints are there; the third is written, and the first removed, up to the n-th change."""
+def test_a_crash_at_any_change_leaves_a_complete_checkpoint(state, tmp_path):
+    """With two checkpoints in the store, writing a third and deleting the first stops before the n-th change."""
     for step in (4, 8):
         write(Checkpoints(Store(tmp_path / "before"), "run"), state, step)
     for allowed in range(9 + 8 + 1):
@@ -234,16 +235,16 @@ def test_a_crash_at_any_change_leaves_a_whole_checkpoint(state, tmp_path):
             checkpoints.prune()
         found = Checkpoints(home, "run").newest(tmp_path / "scratch")
         load_checkpoint(state, tmp_path / "scratch")
-        # One deletion, seven files and the record: from then on it is the newer one.
+        # One deletion, seven files and the record; after these nine changes the new checkpoint is complete.
         assert state.step == found.record.step == (8 if allowed < 9 else 12)
         assert not found.damage
         assert (state.model.x_embedder.proj.weight == state.step).all()
-        # Whoever goes on clears away what was left lying about.
+        # The resumed run deletes the remains of incomplete checkpoints.
         Checkpoints(home, "run", keep_last=1).prune()
         assert {entry.key.split("/")[2] for entry in home.list("runs")} == {found.record.folder}
 
 
-def test_the_last_are_kept_whatever_their_loss(state, tmp_path):
+def test_the_last_checkpoints_are_kept_regardless_of_their_loss(state, tmp_path):
     home = Store(tmp_path)
     losses = {1: 0.5, 2: 0.3, 3: None, 4: 0.4, 5: 0.3, 6: 0.6, 7: 0.7}
     checkpoints = Checkpoints(home, "run", keep_last=2)
@@ -258,12 +259,12 @@ def test_the_last_are_kept_whatever_their_loss(state, tmp_path):
     assert steps(home) == [8]
 
 
-def test_the_operations_manual_calls_their_folder_as_the_code_does():
+def test_the_operations_manual_names_the_folder_of_checkpoints():
     manual = (Path(__file__).parents[4] / "docs" / "operations" / "troubleshooting.md").read_text()
     assert f"| checkpoints | `{RUNS}/` below `MMFACE_HOME` |" in manual
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits(state, tmp_path):
+def test_training_continues_while_a_checkpoint_is_written_and_the_next_one_waits(state, tmp_path):
     gate, entered = threading.Event(), threading.Event()
 
     def slow(kind: str, key: str) -> None:
@@ -277,7 +278,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_one_waits(s
         assert entered.wait(20)
         with torch.no_grad():
             for weight in [*state.model.parameters(), *state.ema.module.parameters()]:
-                weight.fill_(-1)  # training goes on: nothing of it may reach the checkpoint
+                weight.fill_(-1)  # later changes of the weights must not reach the checkpoint
         second = threading.Thread(target=keeper.save, args=(state,))
         state.step = 2
         second.start()
@@ -298,15 +299,18 @@ def refuse(kind: str, key: str) -> None:
     raise ServiceError("the disk is full; make room", field="MMFACE_HOME")
 
 
-def test_an_error_of_the_thread_comes_up_at_the_next_checkpoint(recipe, data, tmp_path):
-    expected = r"^MMFACE_HOME: keeping the checkpoint of step 4 failed \(the disk is full; make room\); there is none"
+def test_an_error_of_the_thread_is_raised_at_the_next_checkpoint(recipe, data, tmp_path):
+    expected = (
+        r"^MMFACE_HOME: the checkpoint of step 4 could not be written \(the disk is full; make room\); "
+        "newest complete checkpoint: none; fix"
+    )
     logged: list[float] = []
     with pytest.raises(TrainingError, match=expected):
         run_kept(recipe, data, watched(Store(tmp_path), refuse), tmp_path, lambda entry: logged.append(entry["step"]))
     assert logged == [3, 6]
 
 
-def test_an_error_of_the_thread_comes_up_at_the_end(state, tmp_path, caplog):
+def test_an_error_of_the_thread_is_raised_at_the_end(state, tmp_path, caplog):
     def save(then: Callable[[], None]) -> None:
         with Keeper(Checkpoints(watched(Store(tmp_path), refuse), "run"), World(), safe=3) as keeper:
             state.step = 4
@@ -316,14 +320,14 @@ def test_an_error_of_the_thread_comes_up_at_the_end(state, tmp_path, caplog):
     def fail() -> None:
         raise TrainingError("the loss is not finite")
 
-    with pytest.raises(TrainingError, match="that of step 3 is safe: run again"):
+    with pytest.raises(TrainingError, match="newest complete checkpoint: step 3; fix the cause and run again"):
         save(lambda: None)
     with pytest.raises(TrainingError, match="the loss is not finite"):
         save(fail)
-    assert "keeping the checkpoint of step 4 failed" in caplog.text
+    assert "the checkpoint of step 4 could not be written" in caplog.text
 
 
-def test_what_is_safe_was_written_whole(state, tmp_path):
+def test_the_safe_step_is_that_of_a_complete_checkpoint(state, tmp_path):
     keeper = Keeper(Checkpoints(Store(tmp_path / "good"), "run"), World())
     assert keeper.safe is None
     state.step = 4
@@ -335,7 +339,7 @@ def test_what_is_safe_was_written_whole(state, tmp_path):
 
 
 def wait_for(home: Store, step: int) -> None:
-    """Until the thread is through with a checkpoint."""
+    """Waits until the thread has written a checkpoint."""
     while step not in steps(home):
         time.sleep(0.01)
     time.sleep(0.2)
@@ -351,7 +355,8 @@ def test_a_bucket_that_vanishes_stops_the_run(recipe, data, s3_bucket, tmp_path)
             bucket.objects.all().delete()
             bucket.delete()
 
-    with pytest.raises(TrainingError, match=r"step 8 failed \(.*NoSuchBucket; .*create it.* step 4 is safe"):
+    expected = r"step 8 could not be written \(.*NoSuchBucket; .*create it.*complete checkpoint: step 4"
+    with pytest.raises(TrainingError, match=expected):
         run_kept(recipe, data, home, tmp_path, vanish)
 
 
@@ -363,14 +368,15 @@ def test_a_folder_that_cannot_be_written_stops_the_run(recipe, data, tmp_path):
             wait_for(home, 4)
             (tmp_path / "home/runs/run/step-00000008").write_text("in the way")
 
-    with pytest.raises(TrainingError, match=r"checkpoint of step 8 failed .*; that of step 4 is safe"):
+    expected = r"checkpoint of step 8 could not be written .*; newest complete checkpoint: step 4"
+    with pytest.raises(TrainingError, match=expected):
         run_kept(recipe, data, home, tmp_path / "scratch", block)
     assert steps(home) == [4]
 
 
-def test_no_scratch_space_is_named(state, tmp_path, monkeypatch):
+def test_an_error_of_the_scratch_space_names_tmpdir(state, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    with pytest.raises(ServiceError, match=r"TMPDIR: .*nowhere cannot take"):
+    with pytest.raises(ServiceError, match=r"TMPDIR: cannot write .*nowhere"):
         Checkpoints(Store(tmp_path / "home"), "run").write(take_snapshot(state))
 
 
@@ -429,7 +435,7 @@ def halting(keeper: Keeper) -> Hooks:
     return Hooks(lambda entry: None, halt)
 
 
-def test_two_ranks_fail_and_go_on_together_and_one_finishes_alone(recipe, data, tmp_path):
+def test_two_ranks_fail_together_and_one_rank_resumes_alone(recipe, data, tmp_path):
     torch.multiprocessing.spawn(two_ranks, (recipe, data, tmp_path), nprocs=2)
     logged: list[float] = []
     alone = run_kept(recipe, data, Store(tmp_path / "alone"), tmp_path / "a")

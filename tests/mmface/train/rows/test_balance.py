@@ -1,4 +1,4 @@
-"""Shares of collections: exact over a cycle, a function of the draw, every row once an epoch of its collection."""
+"""Balance of collections: exact in every cycle, a function of the draw, each row once per epoch of its collection."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_shares_follow_the_weights(balance: object, shares: dict[str, float]):
         assert counts[name] / 4000 == pytest.approx(share, abs=2e-3), name
 
 
-def test_every_cycle_keeps_the_shares():
+def test_every_cycle_has_the_exact_shares():
     mixture = mix(SOURCES, {"few": 1, "many": 2, "some": 1})
     rows = drawn(replace(DRAWS, mixture=mixture), 50)
     for start in range(0, len(rows), 4):
@@ -52,7 +52,7 @@ def test_every_cycle_keeps_the_shares():
 
 
 @given(seed=st.integers(0, 2**31 - 1), batch_size=st.integers(1, 9), weight=st.integers(1, 5))
-def test_a_collection_shows_every_row_once_an_epoch_of_its_own(seed: int, batch_size: int, weight: int):
+def test_every_row_occurs_once_per_epoch_of_its_collection(seed: int, batch_size: int, weight: int):
     mixture = mix(SOURCES, {"few": weight, "many": 3, "some": 2})
     rows = drawn(replace(DRAWS, seed=seed, batch_size=batch_size, mixture=mixture), 40)
     for name in set(SOURCES):
@@ -62,7 +62,7 @@ def test_a_collection_shows_every_row_once_an_epoch_of_its_own(seed: int, batch_
             assert sorted(seen[epoch * len(own) : (epoch + 1) * len(own)]) == own
 
 
-def test_a_slot_does_not_depend_on_who_asks_or_when():
+def test_the_row_of_a_slot_does_not_depend_on_rank_or_order():
     draws = replace(DRAWS, mixture=mix(SOURCES, "sources"))
     whole = [draws.rows(len(SOURCES), step, range(8)) for step in range(6)]
     shared = [[draws.rows(len(SOURCES), 5 - step, World(rank, 2).slots(8)) for rank in (0, 1)] for step in range(6)]
@@ -72,7 +72,7 @@ def test_a_slot_does_not_depend_on_who_asks_or_when():
         assert other.rows(len(SOURCES), 0, range(8)) != whole[0]
 
 
-def test_without_balance_the_order_is_the_one_that_was():
+def test_without_balance_the_order_is_that_of_earlier_releases():
     draws = Draws(
         seed=3, phase=1, batch_size=4, condition_dropout=0.05, text_dropout=0.05, mixture=mix(SOURCES, "none")
     )
@@ -80,7 +80,7 @@ def test_without_balance_the_order_is_the_one_that_was():
     assert rows == [[2, 3, 6, 1], [7, 4, 8, 0], [9, 5, 9, 0], [5, 7, 3, 8], [6, 4, 2, 1]]
 
 
-def test_collections_of_equal_size_have_orders_of_their_own():
+def test_collections_of_equal_size_have_different_orders():
     sources = ("one",) * 8 + ("two",) * 8
     draws = replace(DRAWS, batch_size=16, mixture=mix(sources, "sources"))
     rows = draws.rows(16, 0, range(16))
@@ -91,8 +91,8 @@ def test_collections_of_equal_size_have_orders_of_their_own():
     ("balance", "message"),
     [
         ({"few": 1, "many": 1}, "few, many, but training rows come from few, many, some"),
-        ({"few": 1, "many": 1, "some": 1, "none": 1}, "give each of them one weight"),
-        ({"few": 1e-5, "many": 1, "some": 1}, "leave that collection out"),
+        ({"few": 1, "many": 1, "some": 1, "none": 1}, "give each of these collections one weight"),
+        ({"few": 1e-5, "many": 1, "some": 1}, "leave the collection out"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(balance: dict[str, float], message: str):
@@ -106,7 +106,7 @@ def test_a_weight_for_no_collection_of_the_recipe_is_refused():
         parse_recipe({"sources": [{"name": "a", "images": "x"}], "train": {"balance": {"a": 1, "b": 2}}})
 
 
-def test_training_balances_what_the_recipe_says(recipe: Recipe, data: TrainingSet):
+def test_training_balances_as_the_recipe_says(recipe: Recipe, data: TrainingSet):
     sources = ("a",) * 8 + ("b",) * 2
     data = replace(data, sources=sources)
     ids: list[str] = []

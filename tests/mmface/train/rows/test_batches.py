@@ -1,4 +1,4 @@
-"""Batches are functions of (seed, phase, step, slot); datasets arrive normalised."""
+"""Batches depend on (seed, phase, step, slot) only; datasets are normalised when loaded."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def equal(one: Batch, other: Batch) -> bool:
     return one.ids == other.ids and all(torch.equal(a, b) for a, b in tensors)
 
 
-def test_a_slot_does_not_depend_on_who_builds_it(data: TrainingSet):
+def test_a_sample_does_not_depend_on_the_other_slots(data: TrainingSet):
     whole = DRAWS.batch(data, 5, range(4))
     for slot in range(4):
         alone = DRAWS.batch(data, 5, [slot])
@@ -45,7 +45,7 @@ def test_a_slot_does_not_depend_on_who_builds_it(data: TrainingSet):
         assert torch.equal(alone.conditioning.condition[0], whole.conditioning.condition[slot])
 
 
-def test_step_seed_and_phase_each_change_the_draw(data: TrainingSet):
+def test_step_seed_and_phase_each_change_the_batch(data: TrainingSet):
     first = DRAWS.batch(data, 0, range(4))
     assert equal(first, DRAWS.batch(data, 0, range(4)))
     for other in (replace(DRAWS, seed=4), replace(DRAWS, phase=1)):
@@ -54,7 +54,7 @@ def test_step_seed_and_phase_each_change_the_draw(data: TrainingSet):
 
 
 @given(rows=st.integers(1, 23), batch_size=st.integers(1, 9), seed=st.integers(0, 2**31 - 1))
-def test_every_epoch_shows_every_row_once(rows: int, batch_size: int, seed: int):
+def test_every_row_occurs_once_per_epoch(rows: int, batch_size: int, seed: int):
     draws = replace(DRAWS, seed=seed, batch_size=batch_size)
     seen = [row for step in range(3 * rows) for row in draws.rows(rows, step, range(batch_size))]
     for epoch in range(len(seen) // rows):
@@ -74,17 +74,16 @@ def test_frequencies_of_modality_captions_and_dropouts(data: TrainingSet):
         batch = draws.batch(data, step, range(4))
         condition = batch.conditioning
         dropped = (condition.condition == 0).flatten(1).all(1)
-        silent = (condition.pooled_projections == torch.from_numpy(data.texts.empty_pooled)).all(1)
-        assert torch.equal(
-            silent, (condition.encoder_hidden_states == torch.from_numpy(data.texts.empty_sequence)).flatten(1).all(1)
-        )
+        textless = (condition.pooled_projections == torch.from_numpy(data.texts.empty_pooled)).all(1)
+        empty = (condition.encoder_hidden_states == torch.from_numpy(data.texts.empty_sequence)).flatten(1).all(1)
+        assert torch.equal(textless, empty)
         counts["dropped"] += int(dropped.sum())
-        counts["silent"] += int(silent.sum())
-        counts["both"] += int((dropped & silent).sum())
+        counts["textless"] += int(textless.sum())
+        counts["both"] += int((dropped & textless).sum())
         counts["sketch"] += int(condition.modality.sum())
         uniforms.append(batch.uniform)
     n, uniform = 2000, torch.cat(uniforms)
-    expected = {"dropped": 0.2, "silent": 0.3, "both": 0.06, "sketch": 0.5}
+    expected = {"dropped": 0.2, "textless": 0.3, "both": 0.06, "sketch": 0.5}
     for name, share in expected.items():
         assert abs(counts[name] / n - share) < 4 * (share * (1 - share) / n) ** 0.5, name
     assert ((uniform >= 0) & (uniform < 1)).all()
@@ -99,9 +98,9 @@ def test_condition_and_caption_belong_to_the_row(data: TrainingSet):
         modality = int(batch.conditioning.modality[i])
         np.testing.assert_array_equal(batch.conditioning.condition[i], data.conditions[modality][row])
         texts = [data.texts.read(row, k) for k in range(3)]
-        said = [k for k in range(3) if np.array_equal(batch.conditioning.pooled_projections[i], texts[k][1])]
-        np.testing.assert_array_equal(batch.conditioning.encoder_hidden_states[i], texts[said[0]][0])
-        captions.add(said[0])
+        used = [k for k in range(3) if np.array_equal(batch.conditioning.pooled_projections[i], texts[k][1])]
+        np.testing.assert_array_equal(batch.conditioning.encoder_hidden_states[i], texts[used[0]][0])
+        captions.add(used[0])
         assert float((batch.latents[i] - torch.from_numpy(data.image[row])).std()) == pytest.approx(0.1, rel=0.5)
     assert len(captions) > 1
 
@@ -130,7 +129,7 @@ def test_masked_text_is_padded_to_the_longest_of_the_batch_and_no_further(data: 
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_micro_batches_hold_every_slot_once(data: TrainingSet, count: int):
+def test_micro_batches_contain_every_slot_once(data: TrainingSet, count: int):
     batch = DRAWS.batch(data, 0, range(8))
     parts = batch.split(count)
     assert [slot for part in parts for slot in part.slots.tolist()] == list(range(8))
@@ -139,13 +138,13 @@ def test_micro_batches_hold_every_slot_once(data: TrainingSet, count: int):
     assert {len(part.slots) for part in parts} <= {8 // count, 8 // count + 1}
 
 
-def test_the_tokens_that_take_part_are_counted(data: TrainingSet):
+def test_the_average_number_of_tokens_is_counted(data: TrainingSet):
     assert data.texts.tokens == len(data.texts.empty_sequence)
     short = masked(data, 7).texts
     assert short.tokens == round(np.diff(short.start).mean())
 
 
-def test_micro_batches_of_masked_text_share_lengths_and_shed_padding(data: TrainingSet):
+def test_micro_batches_of_masked_text_group_lengths_and_cut_padding(data: TrainingSet):
     batch = DRAWS.batch(masked(data, 7), 0, range(8))
     batch = replace(batch, conditioning=long_text(batch.conditioning))
     parts = batch.split(2)
@@ -163,7 +162,7 @@ def test_micro_batches_of_masked_text_share_lengths_and_shed_padding(data: Train
 
 
 def long_text(conditioning: Conditioning) -> Conditioning:
-    """Every other caption of 20 tokens, padded to 32; the rest keeps its own."""
+    """Replaces every second caption by one of 20 tokens; pads all to 32."""
     text, mask = conditioning.encoder_hidden_states, conditioning.encoder_attention_mask
     assert mask is not None
     wide, seen = torch.zeros(len(text), 32, text.shape[2]), torch.zeros(len(text), 32, dtype=torch.bool)
@@ -201,9 +200,9 @@ def datasets(folder: Path, *, logvar: bool = True, views: int = 1, **damage: obj
         [latent("b", "test", 2.0), latent("d", "train", 4.0)],
     ]
     extra = {"latent_views": views, "latent_shape": [2, 2, 2], "latent_mean": [1.0, 2.0], "latent_std": [0.5, 4.0]}
-    # "c" says the same twice; the last token of what is stored stands for the padding that is not.
+    # Both captions of "c" are the same stored caption. Two of three tokens are stored; the third is padding.
     text = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
-    said = [
+    captions = [
         {
             "id": key,
             "places": places,
@@ -213,16 +212,16 @@ def datasets(folder: Path, *, logvar: bool = True, views: int = 1, **damage: obj
         }
         for i, (key, places, texts) in enumerate([("a", [1, 0], 2), ("b", [0, 1], 2), ("c", [0, 0], 1)])
     ]
-    said[0] |= damage
+    captions[0] |= damage
     empty = save_safetensors({"sequence": text[0], "pooled": text[0, 0], "length": np.array([3])})
     home = Store(folder)
     return (
         publish(home, "latents-16", parts, LATENTS, extra),
-        publish(home, "text", [said], TEXT, {"text_shape": [2, 3, 4]}, empty=empty),
+        publish(home, "text", [captions], TEXT, {"text_shape": [2, 3, 4]}, empty=empty),
     )
 
 
-def test_load_joins_sorts_and_normalises(tmp_path: Path):
+def test_loading_joins_sorts_and_normalises_rows(tmp_path: Path):
     data = load_sets(*datasets(tmp_path), 0)[0]
     assert data.ids.tolist() == [b"a", b"c"]  # b is held out, d has no text
     value = np.arange(8, dtype=np.float32).reshape(2, 2, 2)
@@ -243,7 +242,7 @@ def test_load_joins_sorts_and_normalises(tmp_path: Path):
     assert isinstance(data.image, np.memmap)
 
 
-def test_held_out_rows_come_apart_from_the_training_rows(tmp_path: Path):
+def test_held_out_rows_are_separate_from_training_rows(tmp_path: Path):
     latents, text = datasets(tmp_path)
     data, held_out = load_sets(latents, text, 5)
     assert held_out is not None
@@ -280,7 +279,7 @@ def test_every_stored_view_is_a_training_row_and_the_first_is_held_out(tmp_path:
         np.testing.assert_array_equal(data.texts.read(row, 1)[0], plain.texts.read(row // 3, 1)[0])
 
 
-def test_load_without_posterior(tmp_path: Path):
+def test_loading_without_posterior_gives_no_deviation(tmp_path: Path):
     assert load_sets(*datasets(tmp_path, logvar=False), 0)[0].image_std is None
 
 

@@ -1,4 +1,4 @@
-"""Memory-mapped rows on a disk that cannot take them."""
+"""Memory-mapped rows, also on a disk with too little space."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_array_is_zero_and_may_be_empty() -> None:
 @pytest.mark.parametrize(
     ("disk", "reason"), [("full", "No space left on device"), ("of small files", "File too large")]
 )
-def test_a_disk_without_room_is_named(tmp_path: Path, disk: str, reason: str) -> None:
+def test_a_full_disk_raises_an_error_that_names_it(tmp_path: Path, disk: str, reason: str) -> None:
     command = [sys.executable, "-c", CODE]
     if disk == "full":
         small = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m none "$TMPDIR" && exec "$@"', "sh"]
@@ -45,8 +45,8 @@ def test_a_disk_without_room_is_named(tmp_path: Path, disk: str, reason: str) ->
     else:
         ended = _run([*command, "limited"], tmp_path)
     assert ended.returncode == 0, ended.stderr
-    said = f"TMPDIR: {tmp_path} cannot take 1.1 MiB of training rows: {reason}; make room there, or set it to"
-    assert ended.stdout.startswith(said)
+    message = f"TMPDIR: no space for 1.1 MiB of training rows in {tmp_path}: {reason}; free space there, or set it to"
+    assert ended.stdout.startswith(message)
 
 
 def _run(command: list[str], tmpdir: Path) -> subprocess.CompletedProcess[str]:

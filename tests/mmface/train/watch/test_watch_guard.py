@@ -1,4 +1,4 @@
-"""Explosions stop a run, with the samples named and nothing applied; noise does not."""
+"""The guard stops a run when the loss explodes, before the step is applied; it does not stop for noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmface.train.loop import train_phase
 from mmface.train.rows.batches import Draws
 from mmface.train.rows.sets import TrainingSet
 from mmface.train.step import GlobalLosses
-from mmface.train.watch.guard import WINDOW, Usual, check
+from mmface.train.watch.guard import WINDOW, UsualLoss, check
 from tests.mmface.train.test_loop import save_checkpoint
 
 ROWS, BAD_STEP, BAD_SLOT = 480, 110, 2
@@ -29,13 +29,13 @@ def step(loss: torch.Tensor, u: torch.Tensor) -> GlobalLosses:
 
 
 def denoising(u: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """As unweighted noise prediction: three orders of magnitude between the times, and each sample its own way."""
+    """Losses like those of unweighted noise prediction: they vary by three orders of magnitude over the times."""
     spread = torch.randn(len(u), generator=random) * 0.2
     return torch.exp(-7 * u.sqrt() + spread)
 
 
-def fed(batch_size: int, steps: int, seed: int = 0) -> tuple[Usual, torch.Generator]:
-    usual, random = Usual(), torch.Generator().manual_seed(seed)
+def usual_after(batch_size: int, steps: int, seed: int = 0) -> tuple[UsualLoss, torch.Generator]:
+    usual, random = UsualLoss(), torch.Generator().manual_seed(seed)
     for _ in range(steps):
         u = torch.rand(batch_size, generator=random)
         usual.add(step(denoising(u, random), u))
@@ -43,8 +43,8 @@ def fed(batch_size: int, steps: int, seed: int = 0) -> tuple[Usual, torch.Genera
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_noise_is_no_explosion(batch_size: int):
-    usual, random = Usual(), torch.Generator().manual_seed(batch_size)
+def test_noise_does_not_stop_a_run(batch_size: int):
+    usual, random = UsualLoss(), torch.Generator().manual_seed(batch_size)
     worst = 0.0
     for _ in range(1000):
         u = torch.rand(batch_size, generator=random)
@@ -55,8 +55,8 @@ def test_noise_is_no_explosion(batch_size: int):
     assert worst > 1.1
 
 
-def test_one_bad_sample_and_a_slow_divergence_are():
-    usual, random = fed(16, WINDOW)
+def test_a_bad_sample_and_a_slow_divergence_stop_a_run():
+    usual, random = usual_after(16, WINDOW)
     u = torch.rand(16, generator=random)
     loss = denoising(u, random)
     loss[5] = 1000.0
@@ -73,17 +73,17 @@ def test_one_bad_sample_and_a_slow_divergence_are():
     assert 15 < late < 35
 
 
-def test_it_waits_until_it_knows_what_is_usual():
-    usual, random = fed(4, WINDOW - 1)
+def test_ratios_are_not_checked_until_the_usual_loss_is_known():
+    usual, random = usual_after(4, WINDOW - 1)
     huge = step(torch.full((4,), 1e6), torch.rand(4, generator=random))
     assert usual.ratios(huge).isnan().all()
     assert check(huge, usual, 10.0) is None
     assert check(replace(huge, grad_norm=float("inf")), usual, 10.0) == ("the loss is not finite", [0, 1, 2, 3])
 
 
-def test_it_survives_json_exactly():
-    usual, random = fed(2, 2 * WINDOW)
-    again = Usual()
+def test_the_usual_loss_survives_json_exactly():
+    usual, random = usual_after(2, 2 * WINDOW)
+    again = UsualLoss()
     again.load_state_dict(json.loads(json.dumps(usual.state_dict(), allow_nan=False)))
     u = torch.rand(2, generator=random)
     losses = step(denoising(u, random), u)
@@ -95,7 +95,7 @@ def test_it_survives_json_exactly():
 
 @pytest.fixture
 def poisoned(recipe: Recipe, data: TrainingSet) -> tuple[Recipe, TrainingSet, bytes]:
-    """Many rows, one of which is far out and first drawn at step ``BAD_STEP``."""
+    """Many rows, one of which is damaged and first drawn at step ``BAD_STEP``."""
     place = np.arange(ROWS) % len(data)
     ids = np.array([f"{row:05d}{'x' * 59}".encode() for row in range(ROWS)])
     many = replace(
@@ -122,8 +122,8 @@ def test_a_run_stops_before_the_bad_step_however_often_it_is_resumed(poisoned, t
         save_checkpoint(state, tmp_path / f"{state.step}")
 
     message = (
-        rf"^phases\.0: the loss is \d\S+ times the usual one, over watch.max_loss_ratio 10, at step {BAD_STEP + 1} "
-        rf"\(samples {bad[:16].decode()}, .*\); nothing of it was applied, the last good checkpoint is of step 110: "
+        rf"^phases\.0: the loss is \d\S+ times the usual loss \(watch.max_loss_ratio is 10\) at step {BAD_STEP + 1} "
+        rf"\(samples {bad[:16].decode()}, .*\); the step was not applied, the last good checkpoint is of step 110: "
     )
     with pytest.raises(TrainingError, match=message) as first:
         train_phase(recipe, 0, data, hooks=Hooks(lambda line: None, keep))
@@ -137,7 +137,7 @@ def test_a_run_stops_before_the_bad_step_however_often_it_is_resumed(poisoned, t
     assert str(again.value) == str(first.value)
 
 
-def test_without_a_limit_it_goes_on(poisoned):
+def test_without_a_limit_training_continues(poisoned):
     recipe, data, _ = poisoned
     free = recipe.model_copy(update={"watch": recipe.watch.model_copy(update={"max_loss_ratio": None})})
     assert train_phase(free, 0, data, hooks=Hooks(lambda line: None, lambda state: None)).step == 120
@@ -146,5 +146,5 @@ def test_without_a_limit_it_goes_on(poisoned):
 def test_before_the_first_checkpoint_the_error_says_so(recipe, data):
     image = data.image.copy()
     image[3] = np.nan
-    with pytest.raises(TrainingError, match="nothing of it was applied, there is no checkpoint yet: "):
+    with pytest.raises(TrainingError, match="the step was not applied, there is no checkpoint yet: "):
         train_phase(recipe, 0, replace(data, image=image), hooks=Hooks(lambda line: None, lambda state: None))

@@ -1,4 +1,4 @@
-"""The held-out loss: what it is by hand, on any number of workers, and in a run that is interrupted."""
+"""The held-out loss: computed by hand, on any number of workers, and in an interrupted run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def model(recipe: Recipe, data: TrainingSet) -> MMFaceDiT:
     model = build_transformer(recipe, data, None).eval()
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():  # a fresh model answers 0 whatever it is asked
+        for parameter in model.parameters():  # a new model returns 0 for any input
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
@@ -51,7 +51,7 @@ def made(recipe: Recipe, held_out: TrainingSet, objective: str = "flow", batch_s
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @torch.no_grad()
-def test_it_is_the_mean_over_rows_modalities_and_eighths(recipe, held_out, model, objective):
+def test_the_held_out_loss_is_the_mean_over_rows_modalities_and_eighths(recipe, held_out, model, objective):
     gauge = made(recipe, held_out, objective)
     figures = gauge.measure(model, World())
     score = make_objective(**OBJECTIVES[objective])
@@ -74,7 +74,7 @@ def test_it_is_the_mean_over_rows_modalities_and_eighths(recipe, held_out, model
 
 @dataclass(frozen=True)
 class Simulated(World):
-    """One of several ranks, run one after the other; the last one's sum is that of all."""
+    """One of several ranks that run one after the other; the sum of the last rank is the sum of all."""
 
     parts: list[Tensor] = field(default_factory=list)
 
@@ -84,17 +84,17 @@ class Simulated(World):
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 49, 60])
-def test_any_number_of_workers_finds_the_same(recipe, held_out, model, size):
+def test_any_number_of_workers_measures_the_same(recipe, held_out, model, size):
     gauge, parts = made(recipe, held_out), []
     for rank in range(size):
         figures = gauge.measure(model, Simulated(rank, size, parts=parts))
     assert figures == pytest.approx(made(recipe, held_out, batch_size=48).measure(model, World()), rel=1e-5)
-    assert not np.count_nonzero(np.count_nonzero(torch.stack(parts)[..., 0], axis=0) - 1), "each question once"
+    assert not np.count_nonzero(np.count_nonzero(torch.stack(parts)[..., 0], axis=0) - 1), "each case once"
     calls = {tuple(map(len, gauge.shares(World(rank, size)))) for rank in range(size)}
-    assert len(calls) == 1, "weights spread over ranks need equally many calls of each"
+    assert len(calls) == 1, "with sharded weights every rank must make the same number of calls"
 
 
-def test_noise_belongs_to_seed_and_id(held_out):
+def test_noise_depends_on_seed_and_row_id(held_out):
     rows = FixedRows(held_out, 7)
     alone = FixedRows(held_out.part(slice(1, 2)), 7)
     assert torch.equal(rows.noise[1:2], alone.noise)
@@ -132,7 +132,7 @@ def test_a_phase_measures_at_checkpoints_and_at_its_end(recipe, data, held_out, 
     assert gauge.measure(saved.eval(), World())["held_out/loss"] == known[8]
 
 
-def test_own_steps_and_no_measurement_that_is_not_this_step_s(recipe, data, held_out):
+def test_held_out_every_sets_the_steps_and_other_steps_have_no_held_out_loss(recipe, data, held_out):
     known: dict[int, float | None] = {}
     hooks = Hooks(lambda line: None, lambda state: known.update({state.step: state.held_out}))
     train_phase(watched(recipe, held_out_every=8), 0, data, hooks=hooks, held_out=held_out)
@@ -140,7 +140,7 @@ def test_own_steps_and_no_measurement_that_is_not_this_step_s(recipe, data, held
     assert known[4] is None
 
 
-def test_a_resumed_run_logs_what_the_undisturbed_one_does(recipe, data, held_out, tmp_path):
+def test_a_resumed_run_logs_the_same_as_an_uninterrupted_one(recipe, data, held_out, tmp_path):
     recipe = watched(recipe, held_out_every=5)
 
     def run(hooks: Hooks, resume: Path | None = None) -> TrainState:
@@ -160,7 +160,7 @@ def test_a_resumed_run_logs_what_the_undisturbed_one_does(recipe, data, held_out
     assert [line["step"] for line in whole.history] == [3, 5, 6, 9, 10, 12]
 
 
-def test_watching_changes_neither_the_weights_nor_the_name_of_a_run(recipe, data, held_out):
+def test_watching_changes_neither_the_weights_nor_the_fingerprint(recipe, data, held_out):
     hooks = Hooks(lambda line: None, lambda state: None)
     plain = train_phase(recipe, 0, data, hooks=hooks)
     seen = train_phase(recipe, 0, data, hooks=hooks, held_out=held_out)
@@ -171,7 +171,7 @@ def test_watching_changes_neither_the_weights_nor_the_name_of_a_run(recipe, data
     assert names[0] == names[1]
 
 
-def test_speed_leaves_out_what_is_not_training(monkeypatch: pytest.MonkeyPatch):
+def test_speed_excludes_time_that_is_not_training(monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     clock = Clock(10, 30, 8, flops=6, peak=96.0, device=torch.device("cpu"))
@@ -193,7 +193,7 @@ def test_speed_leaves_out_what_is_not_training(monkeypatch: pytest.MonkeyPatch):
     assert first.keys() <= WALL_TIME
 
 
-def test_training_takes_three_forward_passes(recipe, data):
+def test_training_flops_are_three_forward_passes(recipe, data):
     tokens, text, hidden = 4, 5, 16
     both = tokens + text
     block = 2 * (4 + 2 * 2) * hidden**2 * both + 4 * both**2 * hidden + 2 * 12 * hidden**2
@@ -216,5 +216,5 @@ def test_training_takes_three_forward_passes(recipe, data):
         ("Tesla T4", None),
     ],
 )
-def test_the_peak_is_that_of_the_named_gpu_or_none(device: str, name: str | None):
+def test_a_gpu_is_found_by_its_device_name(device: str, name: str | None):
     assert find_gpu(device) == (GPUS[name] if name else None)

@@ -1,4 +1,4 @@
-"""Previews: the pipeline's own pictures, equal at equal weights; figures and sheets reach MLflow once."""
+"""Previews equal the pipeline's images and depend on the weights only; figures and previews reach MLflow once."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def pixels() -> torch.Tensor:
-    """Photographs, masks and sketches [3, R, 3, P, Q]; any picture will do."""
+    """Random images [3, R, 3, P, Q] as photographs, masks and sketches."""
     return torch.rand(3, len(PROMPTS), 3, tiny.SIDE, tiny.SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(scope="module")
 def pictures(tiny_recipe: Recipe, pixels: torch.Tensor) -> TrainingSet:
-    """What the stages would publish of them."""
+    """The training set that the stages would make from ``pixels``."""
     vae = load_vae(tiny_recipe.components.vae)
     tokenizer, encoder = load_text_encoder(tiny_recipe.components.text_encoder)
     image, mask, sketch = (normalise(vae, encode_moments(vae, some)[0]).numpy() for some in pixels)
@@ -65,7 +65,7 @@ def pictures(tiny_recipe: Recipe, pixels: torch.Tensor) -> TrainingSet:
     )
 
 
-def test_it_paints_what_the_pipeline_paints(tiny_recipe, tiny_transformer, pictures, pixels):
+def test_previews_equal_the_images_of_the_pipeline(tiny_recipe, tiny_transformer, pictures, pixels):
     transformer = MMFaceDiT.from_pretrained(tiny_transformer).eval()
     tokenizer, encoder = load_text_encoder(tiny_recipe.components.text_encoder)
     pipeline = MMFacePipeline(
@@ -94,7 +94,7 @@ def test_it_paints_what_the_pipeline_paints(tiny_recipe, tiny_transformer, pictu
     assert not torch.allclose(painted[0], painted[1], atol=1e-2)
 
 
-def test_a_sheet_changes_with_the_weights_alone(tiny_recipe, tiny_transformer, pictures, pixels):
+def test_only_the_weights_change_a_sheet(tiny_recipe, tiny_transformer, pictures, pixels):
     transformer = MMFaceDiT.from_pretrained(tiny_transformer).eval()
     previews = Previews(tiny_recipe, FixedRows(pictures, 0), CPU)
     sheet = previews.sheet(previews.paint(transformer))
@@ -141,7 +141,7 @@ def test_a_resumed_run_paints_the_same_sheets(tiny_recipe, pictures, tmp_path: P
     with pytest.raises(Killed):
         run(stop=True)
     assert run(stop=False, resume=tmp_path / "3") == {step: whole[step] for step in (4, 5)}
-    with pytest.raises(RecipeError, match=r"^watch.preview_every: previews are painted from held-out rows"):
+    with pytest.raises(RecipeError, match=r"^watch.preview_every: previews need held-out rows"):
         train_phase(recipe, 0, pictures, hooks=Hooks(lambda line: None, lambda state: None))
 
 
@@ -158,7 +158,7 @@ def test_restarts_log_every_step_once(tmp_path: Path, monkeypatch: pytest.Monkey
     for entry in entries[:3]:
         first.log(entry)
     first.preview(8, sheet.getvalue())
-    again = Tracker(run, uri, offset=20)  # from a checkpoint at step 6, whose history knows 3 and 6
+    again = Tracker(run, uri, offset=20)  # resumed from the checkpoint of step 6, whose history has steps 3 and 6
     for entry in entries:
         again.log(entry)
     again.preview(8, sheet.getvalue())
@@ -172,7 +172,7 @@ def test_restarts_log_every_step_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert pictures == ["previews/step-000028.png", "previews/step-000032.png"]
 
 
-def test_the_line_for_a_person():
+def test_the_log_line_of_a_step():
     entry = {"step": 30.0, "loss": 0.51234, "lr": 1e-4, "images_per_s": 12.34, "eta_s": 125.0}
     assert describe("train 0 (64 px)", entry, 100) == (
         "train 0 (64 px): step 30/100  loss 0.5123  lr 1.0e-04  12.3 images/s  ETA 2:05"

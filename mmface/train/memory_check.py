@@ -1,4 +1,4 @@
-"""Whether a phase fits into the memory of its device, told before anything is loaded."""
+"""Checks that a phase fits into the memory of its device, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -21,48 +21,50 @@ GIB = 2**30
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 REMEDY = (
     "raise phases.accumulation, or set train.gradient_checkpointing, train.optimizer=adamw8bit, "
-    "train.precision=bf16-pure or, with several workers, train.parallel=fsdp; mmface estimate --memory tells what helps"
+    "train.precision=bf16-pure or, with several workers, train.parallel=fsdp; mmface estimate --memory shows the effect"
 )
 
 
-def check_room(recipe: Recipe, index: int, world: World, neighbours: int = 1) -> None:
-    """Predicts the fullest moment of a step of phase ``index`` (:func:`mmface.train.memory.training_peak`).
+def check_memory(recipe: Recipe, index: int, world: World, neighbours: int = 1) -> None:
+    """Compares the predicted peak memory of phase ``index`` with the memory of the device.
+
+    :func:`mmface.train.memory.training_peak` predicts it. Logs a warning and checks nothing if a component's shape is
+    not known on this machine.
 
     Args:
-        neighbours: workers of this machine, which share its memory if they compute on the CPU.
+        neighbours: workers on this machine, this one included; on the CPU they share its memory.
 
     Raises:
-        RecipeError: it is more than the device can ever have.
+        RecipeError: the peak is larger than the device's memory.
     """
     on_gpu = world.device.type == "cuda"
     try:
         peak = training_peak(Shapes(recipe), recipe.phases[index], Place(world.size, "cuda" if on_gpu else "cpu"))
     except InputError as error:
-        log.warning(
-            "memory is not checked: %s", error
-        )  # a network whose shape is not known here may train all the same
+        # Training needs no shape of a component on this machine, so it may still work.
+        log.warning("memory is not checked: %s", error)
         return
     needed, moment = peak.total + (GPU_OVERHEAD.value if on_gpu else 0), peak.moment
-    # On the CPU the copy that a checkpoint is written from lies beside what it is a copy of.
+    # On the CPU a checkpoint is written from a copy, which shares the memory with the original.
     copied = 0.0 if on_gpu else 2 * sum(peak.parts[kind] for kind in ("weights", "optimizer", "average"))
     if copied > needed:
         needed, moment = copied, "checkpoint"
-    room = gpu_memory(world.device) if on_gpu else machine_memory() / neighbours
-    if needed > room:
+    available = gpu_memory(world.device) if on_gpu else machine_memory() / neighbours
+    if needed > available:
         message = (
-            f"a step takes {needed / GIB:.1f} GiB at its fullest ({moment}), and a worker has {room / GIB:.1f} "
+            f"a step needs {needed / GIB:.1f} GiB at its peak ({moment}), but a worker has {available / GIB:.1f} GiB "
             f"({world.device}); {REMEDY}"
         )
         raise RecipeError(message, field=f"phases.{index}")
 
 
 def gpu_memory(device: torch.device) -> float:
-    """Bytes of a GPU."""
+    """Total memory of a GPU in bytes."""
     return float(torch.cuda.get_device_properties(device).total_memory)
 
 
 def machine_memory() -> float:
-    """Bytes of this machine, or what its container may take of them."""
+    """Memory of this machine in bytes, or the limit of its container if that is lower."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
     return float(min(physical, int(limit)) if limit.isdecimal() else physical)

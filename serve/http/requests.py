@@ -1,4 +1,4 @@
-"""What a client may ask for: the request fields with their limits, as ``/docs`` shows them."""
+"""What a client sends: the fields of a request with their limits, as ``/docs`` shows them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmface.config import Sampler
 Modality = Literal["mask", "sketch"]
 Fit = Literal["crop", "pad", "stretch"]
 PictureFormat = Literal["png", "webp", "jpeg"]
-Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]  # OpenAI's words
+Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]  # OpenAI's values
 MAX_IMAGES = 8
 MAX_SEED = 2**63 - 1
 MAX_PROMPT = 10_000
@@ -22,29 +22,35 @@ _SEEDS = re.compile(r"[0-9]{1,19}(,[0-9]{1,19})+")
 
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-# Without fail_fast a list of millions of wrong items would become as many errors.
+# Without fail_fast, a list of a million wrong items would give a million errors.
 Seeds = Annotated[list[Seed], Field(min_length=1, max_length=MAX_IMAGES, fail_fast=True)]
 
 
-class Fields(BaseModel):
-    """Text fields of an upload. Validate with ``context="text"`` where numbers and lists come as text (multipart)."""
+class UploadRequest(BaseModel):
+    """The fields of an upload, without its picture.
+
+    Validate with ``context="text"`` where numbers and lists come as text (multipart). The ``title`` of each subclass
+    is its name in the OpenAPI document.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class GenerateFields(Fields):
-    """The fields of ``/v1/generate/*`` beside the condition. What is absent comes from the model's own recipe."""
+class GenerateRequest(UploadRequest):
+    """The fields of ``/v1/generate/*`` besides the condition. Absent fields take the defaults of the model's recipe."""
+
+    model_config = ConfigDict(title="GenerateFields")
 
     prompt: Prompt = Field(
         description="What the portrait shows. Empty means no text guidance. Text beyond the text encoder's limit is "
-        "cut off and reported in `warnings`.",
+        "truncated, and `warnings` says so.",
         examples=["a woman with blond hair, smiling"],
     )
-    negative_prompt: Prompt = Field("", description="What guidance moves away from.", examples=["hat"])
+    negative_prompt: Prompt = Field("", description="What the portrait should not show.", examples=["hat"])
     seed: Seed | Seeds | None = Field(
         None,
-        description="Seed of the first image, image i has seed + i; or a list of n seeds, which multipart writes as "
-        "`1,2,3`. Drawn and reported if absent. The same model version, seed and fields give the same picture.",
+        description="Seed of the first image; image i has seed + i. Or a list of n seeds, in multipart as `1,2,3`. "
+        "If absent, a random seed is used and reported. The same model version, seed and fields give the same picture.",
         examples=[7, [7, 11]],
     )
     n: int = Field(1, ge=1, le=MAX_IMAGES, description="How many images.", examples=[1], validate_default=True)
@@ -57,8 +63,8 @@ class GenerateFields(Fields):
     )
     fit: Fit = Field(
         "crop",
-        description="How a drawing comes to the size's aspect ratio: `crop` keeps its middle, `pad` adds background "
-        "(masks) or paper (sketches), `stretch` distorts it.",
+        description="How a drawing is brought to the aspect ratio of `size`: `crop` keeps its middle, `pad` adds "
+        "background (masks) or paper (sketches), `stretch` distorts it.",
         examples=["pad"],
     )
     num_inference_steps: int | None = Field(None, ge=1, le=1000, description="Denoising steps.", examples=[20])
@@ -77,7 +83,7 @@ class GenerateFields(Fields):
     )
     response_format: Literal["b64_json"] = Field("b64_json", description="How pictures are embedded in JSON.")
     stream: bool = Field(
-        False, description="Answer with server-sent events: place in the queue, steps, previews, the result."
+        False, description="Answer with server-sent events: position in the queue, steps, previews, the result."
     )
     partial_images: int = Field(
         0, ge=0, le=4, description="How many previews, evenly spread over the steps; with `stream`.", examples=[2]
@@ -121,16 +127,18 @@ class GenerateFields(Fields):
     @classmethod
     def _streamed(cls, count: int, info: ValidationInfo) -> int:
         if count and info.data.get("stream") is False:
-            raise ValueError("previews come with stream = true only")
+            raise ValueError("previews need stream = true")
         return count
 
 
-class EditFields(GenerateFields):
-    """The fields of ``/v1/images/edits`` beside the picture: OpenAI's, and those of ``/v1/generate/*``."""
+class EditRequest(GenerateRequest):
+    """The fields of ``/v1/images/edits`` besides the picture: OpenAI's, and those of ``/v1/generate/*``."""
+
+    model_config = ConfigDict(title="EditFields")
 
     model: Annotated[str, Field(max_length=200)] | None = Field(
         None,
-        description="Name of the served model, or `NAME:VERSION` to insist on a version; 404 if it is not served.",
+        description="Name of the served model, or `NAME:VERSION` to require a version; 404 if it is not served.",
         examples=["mmface-dit"],
     )
     modality: Modality | None = Field(
@@ -148,13 +156,15 @@ class EditFields(GenerateFields):
     background: Literal["auto", "opaque"] = Field("auto", description="Pictures are opaque.")
 
     def unused(self) -> list[str]:
-        """Warnings of OpenAI's fields that were sent and change nothing here."""
+        """Warnings about OpenAI's fields that were sent but have no effect here."""
         sent = {"quality": self.quality != "auto", "input_fidelity": self.input_fidelity is not None}
         return [f"{name} is not used here" for name, given in sent.items() if given]
 
 
-class ConvertFields(Fields):
-    """``/v1/conditions/*`` takes a photograph and nothing else."""
+class ConvertRequest(UploadRequest):
+    """``/v1/conditions/*`` takes a photograph and no fields."""
+
+    model_config = ConfigDict(title="ConvertFields")
 
 
 def size_of(size: str) -> tuple[int, int]:
