@@ -230,7 +230,8 @@ def metrics(path: str) -> Iterator[tuple[str, str, tuple[str, ...], str]]:
             if "tag_keys" in given:
                 tags = given["tag_keys"]
                 keys = ast.literal_eval(constants[tags.id] if isinstance(tags, ast.Name) else tags)
-                yield ast.literal_eval(node.args[0]), node.func.id, keys, ast.literal_eval(given["description"])
+                text = given["description"] if "description" in given else node.args[1]
+                yield ast.literal_eval(node.args[0]), node.func.id, keys, ast.literal_eval(text)
 
 
 # --- pages that lie elsewhere in the repository
