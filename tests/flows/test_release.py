@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.cluster.jobs import run_job
+from flows.cluster.runner import run_job
 from flows.release import gate
 from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
