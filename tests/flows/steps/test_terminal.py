@@ -22,7 +22,7 @@ PROGRAM = """
 import logging, os, subprocess, sys, time, warnings
 from flows.cli.command_line import _set_up_logging
 from flows.cli import terminal
-from flows.cli.terminal import live_run
+from flows.steps.terminal import live_run
 from flows.steps.progress import Figures, Status, report
 from mmface.config.load import load_recipe
 
