@@ -79,11 +79,7 @@ def test_no_two_modules_of_a_package_have_one_name(package: str) -> None:
     named: defaultdict[str, list[str]] = defaultdict(list)
     for name in modules(package):
         room, _, own = name.rpartition(".")
-        if (
-            room.rpartition(".")[2] != own
-            and name != LOADER
-            and not name.startswith(MIRRORS)
-            and not name.endswith("__main__")
-        ):
+        mirrors = name == LOADER or name.startswith(MIRRORS)
+        if not mirrors and own not in (room.rpartition(".")[2], "__main__"):
             named[own].append(name)
     assert [names for names in named.values() if len(names) > 1] == []
