@@ -173,7 +173,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
     recipe = pin_start(load_recipe(arguments.recipe, list(overrides)))
     check_key(recipe)
     check(recipe)
-    from flows.cli.terminal import live_run
+    from flows.steps.terminal import live_run
 
     with live_run(recipe):
         from flows.cluster.server import start_temporary_server

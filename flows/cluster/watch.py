@@ -1,4 +1,4 @@
-"""Watching a job: its log line by line, its status, and its end."""
+"""Watches a job on a cluster: reads its log line by line and its status until it ends."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Tail:
-    """A job's log as it grows. A stream that breaks off is opened again; what it repeats is left out."""
+    """Follows the log of a running job. A broken stream is opened again, and text that it repeats is dropped."""
 
     def __init__(self, cluster: Cluster, submission_id: str) -> None:
         self.cluster, self.submission_id = cluster, submission_id
-        self.seen = 0  # characters
+        self.seen = 0  # characters of the log
         self._pieces: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._rest = ""
-        self._over = threading.Event()
+        self._partial = ""
+        self._ended = threading.Event()
         threading.Thread(target=lambda: asyncio.run(self._follow()), daemon=True).start()
 
     def lines(self) -> list[str]:
-        """The whole lines that have come since the last call."""
+        """The complete lines that arrived since the last call."""
         while not self._pieces.empty():
-            self._rest += self._pieces.get()
-        *whole, self._rest = self._rest.split("\n")
+            self._partial += self._pieces.get()
+        *whole, self._partial = self._partial.split("\n")
         return [_COLOUR.sub("", line) for line in whole]
 
     def finish(self) -> list[str]:
-        """The last lines of a job that has ended."""
-        self._over.set()
+        """Stops listening; returns the remaining lines of a job that has ended."""
+        self._ended.set()
         try:
             self._add(self.cluster.logs(self.submission_id), 0)
         except ServiceError as error:
-            log.warning("the end of the log is missing: %s", error)
-        return [*self.lines(), *([self._rest] if self._rest else [])]
+            log.warning("the last lines of the log are missing: %s", error)
+        return [*self.lines(), *([self._partial] if self._partial else [])]
 
     def close(self) -> None:
         """Stops listening."""
-        self._over.set()
+        self._ended.set()
 
     def _add(self, text: str, start: int) -> None:
-        """Takes ``text``, which begins at character ``start`` of the log, once."""
+        """Adds ``text``, which begins at character ``start`` of the log, without the part that is known already."""
         new = text[max(self.seen - start, 0) :]
         if new:
             self.seen += len(new)
@@ -63,38 +63,39 @@ class Tail:
     async def _follow(self) -> None:
         import aiohttp
 
-        while not self._over.is_set():
+        while not self._ended.is_set():
             place = 0
             try:
                 async for text in self.cluster.client.tail_job_logs(self.submission_id):
-                    if self._over.is_set():
+                    if self._ended.is_set():
                         return
                     self._add(text, place)
                     place += len(text)
             except (OSError, RuntimeError, aiohttp.ClientError) as error:
-                log.debug("%s: the stream of the log broke off: %s", self.submission_id, error)
+                log.debug("%s: the stream of the log broke: %s", self.submission_id, error)
             await asyncio.sleep(RECONNECT_SECONDS)
 
 
 def watch(cluster: Cluster, submission_id: str, check: Callable[[], None], show: Callable[[str], None]) -> State | None:
-    """Waits for the end of a job and shows its log meanwhile; None when the cluster no longer knows the job.
+    """Waits until a job ends and shows its log meanwhile; returns its last state, None if the cluster does not know it.
 
-    The state's message is what the entrypoint named as its error, if it did.
+    The state's message is the error that the entrypoint printed, if it printed one.
 
     Args:
-        check: raises when this process should no longer wait.
+        check: called regularly; raises to stop the waiting.
+        show: called with each line of the log.
     """
     tail, pause = Tail(cluster, submission_id), FIRST_POLL
-    said = ""
+    reported = ""
     try:
         while True:
             state = cluster.find(submission_id)
             ended = state is not None and state.status.is_terminal()
             for line in tail.finish() if ended else tail.lines():
                 show(line)
-                said = line.removeprefix(SAID) if line.startswith(SAID) else said
+                reported = line.removeprefix(SAID) if line.startswith(SAID) else reported
             if state is None or ended:
-                return replace(state, message=said or state.message) if state else None
+                return replace(state, message=reported or state.message) if state else None
             check()
             time.sleep(pause)
             pause = min(1.3 * pause, LONGEST_POLL)

@@ -1,8 +1,8 @@
-"""The line that every flow is a stretch of (§1): what a run shares, and its stages from photographs to a bundle.
+"""The stages from photographs to a bundle (§1), of which each flow runs a part, and what the stages of a run share.
 
-A published dataset is the cache: it is found by its fingerprint before a task is made, whichever flow made it and on
-whichever machine, so Prefect's own result cache would be a second truth and is left out. A rerun thereby resumes at the
-first stage that is not published.
+Published datasets are the only cache: a stage looks for its dataset by fingerprint before it creates a task, whichever
+flow or machine published it. A rerun thereby resumes at the first stage that is not published. Prefect's result cache
+is not used.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Plan:
-    """Names the datasets that a run would make, had its training begun where that of a known model began.
+    """Collects the names of the datasets that a run would publish if it started from the weights of a known model.
 
     Attributes:
         lineage: of the known model, see :func:`mmface.plan.lineage`.
-        keys: of the datasets, in the order of the line.
+        keys: of the datasets, in the order of the stages.
     """
 
     lineage: Mapping[str, Mapping[str, Any]]
     keys: list[str] = field(default_factory=list)
 
     def name(self, identity: Identity) -> str:
-        """Key of the stage's dataset."""
+        """Returns the key of a stage's dataset, and adds it to ``keys``."""
         if identity.stage.startswith("train-") and identity.stage in self.lineage:
             identity = identity.model_copy(update={"weights": self.lineage[identity.stage]["weights"]})
         self.keys.append(identity.key)
@@ -59,16 +59,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """What every stage of one flow run shares.
+    """What all stages of one flow run share.
 
     Attributes:
-        mlflow_run: that training logs to; None where nothing is trained.
+        mlflow_run: id of the MLflow run that training logs to; None if the flow does not train.
         flow_run: id of the Prefect flow run.
-        looks_up: the flow that makes what is missing; stages are made here when empty.
-        made: stages that this run made itself.
-        follows: the registered version that training goes on from because an alias points to it now; empty where the
-            recipe names its start for good.
-        plan: names what the stages would make, in place of making it.
+        looks_up: the flow that must have published the stages before; empty if this run may run them.
+        made: stages that this run ran itself.
+        follows: the registered version that training starts from because an alias points to it now; empty if the recipe
+            names a fixed start.
+        plan: if given, stages only add their names to it and run nothing.
     """
 
     recipe: Recipe
@@ -82,17 +82,17 @@ class Run:
     plan: Plan | None = None
 
     def only_finding(self, flow: str) -> Run:
-        """The same run, for stages that the flow of that name must have made before."""
+        """The same run for stages that the flow of that name must have published before."""
         return replace(self, looks_up=flow)
 
     def making(self) -> Run:
-        """The same run, for stages that this flow makes itself."""
+        """The same run for stages that this flow runs itself."""
         return replace(self, looks_up="")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """URIs of the datasets that training and evaluation read; latents by resolution."""
+    """URIs of the datasets that training and evaluation read; ``latents`` by resolution."""
 
     images: str
     conditions: str
@@ -102,12 +102,12 @@ class Prepared:
 
 
 def begin(recipe: str, overrides: Sequence[str]) -> Run:
-    """Validates the parameters and checks what must be reachable before anything is computed.
+    """Validates the recipe and checks that all services answer, before anything is computed.
 
     Raises:
-        MMFaceError: a user's mistake, or a server that does not answer.
+        MMFaceError: a user error, or a service that does not answer.
     """
-    prepare_environment()  # of a process that a Prefect worker started
+    prepare_environment()  # again, for processes that a Prefect worker starts
     given = load_recipe(recipe, list(overrides))
     resolved = pin_start(given)
     check(resolved)
@@ -119,38 +119,38 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
 
 @contextmanager
 def tracked(run: Run) -> Iterator[Run]:
-    """Gives a run its MLflow run, which ends as the context does: FINISHED, FAILED, or KILLED when interrupted."""
+    """Adds an MLflow run to ``run`` and ends it with the context: FINISHED, FAILED, or KILLED after an interrupt."""
     mlflow_run = open_mlflow_run(run)
     run = replace(run, mlflow_run=mlflow_run)
     show_tracking(mlflow_run)
     try:
         yield run
     except BaseException as error:
-        # What went wrong first is what matters.
-        _finish(mlflow_run, "FAILED" if isinstance(error, Exception) else "KILLED", but=MMFaceError)
+        # Errors of MLflow are logged only, so that they do not replace this one.
+        _finish(mlflow_run, "FAILED" if isinstance(error, Exception) else "KILLED", ignored=MMFaceError)
         raise
-    _finish(mlflow_run, "FINISHED", but=RegistryError)  # a run that was deleted meanwhile is no reason to fail
+    _finish(mlflow_run, "FINISHED", ignored=RegistryError)  # the MLflow run was deleted in the meantime
 
 
-def _finish(mlflow_run: str, status: str, *, but: type[MMFaceError]) -> None:
+def _finish(mlflow_run: str, status: str, *, ignored: type[MMFaceError]) -> None:
     try:
         tracking.finish_run(mlflow_run, status)
-    except but as error:
-        log.warning("MLflow run %s is not marked as %s: %s", mlflow_run, status, error)
+    except ignored as error:
+        log.warning("MLflow run %s was not marked as %s: %s", mlflow_run, status, error)
 
 
 def open_mlflow_run(run: Run) -> str:
-    """One run for one recipe on one collection: photographs that have come since are another retraining."""
+    """Opens the MLflow run of this recipe and these photographs, the same one in a rerun; returns its id."""
     recipe = run.recipe
     data = plan.images(recipe, run.home) if recipe.sources else plan.portraits(recipe)
     settings = recipe.model_dump(mode="json", exclude={"jobs": True, "data": {"min_matched"}})
     key = f"{fingerprint(settings)}-{data.fingerprint}"
-    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # two flows would open two
+    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # or two flows would open two runs
         return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
 
 
 def with_collection(run: Run) -> Run:
-    """The run with sources: its own, or a drawn collection as its only one."""
+    """The run with its sources; with a collection of drawn portraits if the recipe names none."""
     if run.recipe.sources:
         return run
     folder = stage(run, plan.portraits(run.recipe), "portraits")
@@ -166,13 +166,13 @@ def with_collection(run: Run) -> Run:
 
 
 def prepare_data(run: Run, *, evaluates: bool = False) -> Prepared:
-    """Photographs to latents and embedded captions.
+    """Runs the stages from photographs to latents and text embeddings.
 
     Args:
-        evaluates: the run paints held-out photographs, so that it needs some.
+        evaluates: whether the run needs held-out photographs, to evaluate with.
 
     Raises:
-        StageError: the published photographs leave none to train on, or none to evaluate with.
+        StageError: no photographs are left to train on, or to evaluate with.
     """
     recipe = run.recipe
     images = stage(run, plan.images(recipe, run.home), "images")
@@ -181,7 +181,7 @@ def prepare_data(run: Run, *, evaluates: bool = False) -> Prepared:
     conditions = stage(run, plan.conditions(recipe, images), "conditions")
     captions = stage(run, plan.captions(recipe, images, conditions), "captions")
     text = stage(run, plan.text(recipe, captions), "text")
-    # One job makes every resolution: the first that is missing runs it, the next ones are found.
+    # One job makes the latents of all resolutions: the first missing one runs it, the others are published by then.
     latents = {
         size: stage(run, plan.latents(recipe, size, images, conditions), "latents") for size in recipe.resolutions
     }
@@ -189,7 +189,7 @@ def prepare_data(run: Run, *, evaluates: bool = False) -> Prepared:
 
 
 def check_rows(recipe: Recipe, images: str, needed: Sequence[str]) -> None:
-    """Says what the published photographs are too few for. Raises StageError where that is one of ``needed``."""
+    """Warns about what the published photographs are too few for; raises StageError if it is one of ``needed``."""
     for shortage in shortages(open_dataset(images), recipe):
         if shortage.of in needed:
             raise StageError(shortage.message, field="images")
@@ -197,7 +197,7 @@ def check_rows(recipe: Recipe, images: str, needed: Sequence[str]) -> None:
 
 
 def train_phases(run: Run, data: Prepared) -> str:
-    """Every phase from the one before; URI of the last."""
+    """Trains each phase from the previous one; returns the URI of the last."""
     trained: str | None = None
     for i, phase in enumerate(run.recipe.phases):
         identity = plan.train(run.recipe, i, data.latents[phase.resolution], data.text, trained)
@@ -207,17 +207,17 @@ def train_phases(run: Run, data: Prepared) -> str:
 
 
 def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
-    """Paints and measures held-out rows and puts the servable model together; URI of the bundle."""
+    """Generates and measures samples of held-out rows and builds the bundle; returns the URI of the bundle."""
     identity = plan.samples(run.recipe, trained, data.images, data.conditions, data.captions)
     samples = stage(run, identity, "samples")
     return stage(run, plan.bundle(run.recipe, trained, samples), "bundle")
 
 
 def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) -> str:
-    """URI of the stage's dataset: found, planned, or made by its Ray job in a task of its own.
+    """Returns the URI of a stage's dataset: published already, only planned, or made now by a job in its own task.
 
     Raises:
-        DatasetError: it is not published, and another flow is to make it.
+        DatasetError: the dataset is not published, and another flow has to run the stage.
     """
     if run.plan is not None:
         return f"{run.home.uri}/{run.plan.name(identity)}"
@@ -233,7 +233,7 @@ def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) 
     log.info("%s: started", identity.stage)
     report(identity.stage, Status.RUNNING)
     run.made.append(identity.stage)
-    # No tags: Prefect asks its server for a slot of each task that has some; on SQLite that is mostly refused at first.
+    # No tags: for a task with tags Prefect requests a slot from its server, which on SQLite often fails at first.
     uri = str(work.with_options(name=identity.stage)(job))
     report(identity.stage, Status.DONE)
     return uri

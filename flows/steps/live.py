@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ _MARKS = {
     Status.FAILED: ("✗", "x"),
     Status.STOPPED: ("■", "#"),
 }
+_CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f]")
 _SPARKS = ("▁▂▃▄▅▆▇█", "_.-~=+*#")
 
 
@@ -50,8 +52,9 @@ class Lines(logging.Handler):
         self.kept: deque[tuple[int, str]] = deque(maxlen=MOST_LINES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keeps the lines of a record."""
-        self.kept.extend((record.levelno, line) for line in self.format(record).splitlines())
+        """Keeps the lines of a record, without escape sequences, which a job's log may have."""
+        for line in self.format(record).splitlines():
+            self.kept.append((record.levelno, _CONTROL.sub("", line.replace("\t", "    "))))
 
     @contextmanager
     def attached(self) -> Iterator[None]:

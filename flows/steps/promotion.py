@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from flows.cluster.jobs import Job, run_job, save_recipe
+from flows.cluster.jobs import Job, save_recipe
+from flows.cluster.runner import run_job
 from flows.steps.champions import Turn, describe_champion, turn
 from flows.steps.line import Run
 from flows.steps.warm import warm_up

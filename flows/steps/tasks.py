@@ -20,7 +20,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import State
 from prefect.tasks import exponential_backoff
 
-from flows.cluster.jobs import Job, run_job
+from flows.cluster.jobs import Job
+from flows.cluster.runner import run_job
 from flows.cluster.server import answering
 from flows.steps.progress import Figures, figures_of, read_figures, report
 from mmface.config import Entrypoint

@@ -19,7 +19,7 @@ from time import monotonic
 from mmface.bundles.moves import read_past
 from mmface.bundles.registry import get_alias
 from mmface.config import Serve
-from mmface.errors import MMFaceError, ServiceError, UnhealthyModelError
+from mmface.errors import MMFaceError, UnhealthyModelError
 from serve.deploy.loader import Loader, OnVersionStep
 from serve.engine.generator import Generator
 from serve.engine.threads import in_own_thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from flows.cluster.jobs import Job
 from flows.cluster.leases import Owner
 from flows.maintenance import reap, rollback
 from flows.retrain import retrain
+from flows.steps.progress import Figures, listening
 from flows.steps.tasks import Progress, slot, worth_retrying
 from flows.train import train
 from mmface import plan
@@ -113,6 +115,17 @@ def test_an_unreachable_prefect_at_the_start_of_a_stage_is_worth_a_retry(home: S
         for begin in (lambda: Progress("images"), lambda: slot(job)):
             with pytest.raises(UnreachableError, match="PREFECT_API_URL: Prefect does not answer"):
                 begin()
+
+
+def test_the_progress_of_a_stage_is_reported_from_records_and_from_lines_of_a_cluster() -> None:
+    heard: list[tuple[str, object]] = []
+    with listening(lambda stage, news: heard.append((stage, news))):
+        progress = Progress("text")
+        progress.line("20:57:47 text: 1 of 2 parts, 8 rows (part-00000.parquet)")
+        progress.line("20:57:48 (MapWorker pid=7) a line without figures")
+        carried = {"name": "text", "done": 2, "total": 2, "rows": 16}
+        progress.handle(logging.makeLogRecord({"msg": "text: both parts", "progress": carried}))
+    assert heard == [("text", Figures("text", 1, 2, 8)), ("text", Figures("text", 2, 2, 16))]
 
 
 def test_a_failed_run_is_notified_and_a_successful_reaper_run_is_not(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.cluster.jobs import run_job
+from flows.cluster.runner import run_job
 from flows.release import gate
 from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
@@ -94,7 +94,8 @@ def test_a_version_that_cannot_be_loaded_does_not_replace_the_champion(
     """The warm-up runs in a real process; the version contains only a README."""
     first, second = versions
     registry.set_alias(NAME, "champion", first)
-    message = rf"version {second} does not become champion: .*is not a complete bundle.*; champion stays version {first}"
+    why = "is not a complete bundle"
+    message = rf"version {second} does not become champion: .*{why}.*; champion stays version {first}"
     with pytest.raises(StageError, match=message):
         promote(run, mine, second, "passed", run_job, answers)
     assert champion() == first

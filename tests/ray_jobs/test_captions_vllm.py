@@ -19,9 +19,10 @@ from mmface.data.captions.ask import Question
 from mmface.data.portraits import draw
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import Runner, reconcile
+from mmface.datasets.part_worker import Runner
 from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES, QUARANTINE
 from mmface.datasets.reuse import gather
+from mmface.datasets.tally import reconcile
 from mmface.errors import RecipeError
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store

@@ -10,7 +10,8 @@ import pytest
 
 from flows.cli.command_line import main
 from flows.cluster import ledger
-from flows.cluster.jobs import Job, run_job
+from flows.cluster.jobs import Job
+from flows.cluster.runner import run_job
 from mmface.bundles import registry
 from mmface.datasets.dataset import Publisher
 from mmface.datasets.manifest import Identity

@@ -17,8 +17,9 @@ from ray.job_submission import JobStatus
 from flows.cli.command_line import main
 from flows.cluster import leases, ledger
 from flows.cluster.client import Cluster, State
-from flows.cluster.jobs import Job, run_job, save_recipe, submit
+from flows.cluster.jobs import Job, save_recipe
 from flows.cluster.reap import reap_jobs
+from flows.cluster.runner import run_job, submit
 from flows.steps.preflight import check
 from mmface import plan
 from mmface.config import Jobs, Resources
@@ -31,7 +32,7 @@ DRIVER = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 from tests.flows.cluster.test_jobs import Sleeper, portraits
-from flows.cluster.jobs import run_job
+from flows.cluster.runner import run_job
 from mmface.store import Store
 run_job(Sleeper.of(Store(sys.argv[1]), "run-of-the-driver"))
 """

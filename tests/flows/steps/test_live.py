@@ -142,6 +142,11 @@ def test_the_last_error_stays_in_sight_and_stays_on_the_terminal(board: Board, l
     assert kept[2:] == [f"line {i}" for i in range(80, 100)]
 
 
+def test_escape_sequences_of_a_job_s_log_do_not_reach_the_terminal(lines: Lines) -> None:
+    log.info("\x1b[31mred\x1b[0m\x1b[2J \x1b]0;title\x07\tone\rtwo")
+    assert [text.split(" ", 1)[-1] for _, text in lines.kept] == ["red ]0;title    one", "two"]
+
+
 def test_a_terminal_without_unicode_gets_ascii(board: Board, lines: Lines, clock: Clock) -> None:
     train("train-0-64", "train 0 (64 px)", clock)
     file = io.TextIOWrapper(io.BytesIO(), "ascii")

@@ -21,7 +21,8 @@ from tests.flows.conftest import ROOT
 PROGRAM = """
 import logging, os, subprocess, sys, time, warnings
 from flows.cli.command_line import _set_up_logging
-from flows.cli.terminal import live_run
+from flows.cli import terminal
+from flows.steps.terminal import live_run
 from flows.steps.progress import Figures, Status, report
 from mmface.config.load import load_recipe
 
@@ -41,6 +42,11 @@ with live_run(load_recipe("demo")):
         raise ValueError("broken")
     if end == "wait":
         while not os.path.exists(sys.argv[2]):
+            time.sleep(0.1)
+    if end == "flood":
+        terminal.MOST_BYTES = 1000
+        for i in range(20):
+            os.write(2, b"x" * 100 + b"\\n")
             time.sleep(0.1)
     if end == "hang":
         time.sleep(600)
@@ -147,6 +153,18 @@ def test_a_resized_terminal_is_filled_anew(tmp_path: Path) -> None:
     assert {len(row) for row in rows} == {40}
     (tmp_path / "go").touch()
     assert session.end() == 0
+
+
+def test_the_log_file_is_bounded_and_old_ones_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    for day in range(1, 30):
+        (tmp_path / f"logs/2020-01-{day:02d}-120000.log").touch()
+    session = Session(tmp_path, "flood")
+    assert session.end() == 0
+    *old, before, newest = sorted((tmp_path / "logs").iterdir())
+    assert [path.name for path in old] == [f"2020-01-{day:02d}-120000.log" for day in range(11, 30)]
+    assert before.name == newest.name.removesuffix(".log") + ".1.log"
+    assert max(path.stat().st_size for path in (before, newest)) < 2500
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])
