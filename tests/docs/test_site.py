@@ -87,6 +87,20 @@ def test_every_link_leads_somewhere(source: str) -> None:
     assert broken == []
 
 
+def test_every_path_of_the_repository_that_a_page_names_exists() -> None:
+    named = {
+        (name, path)
+        for name, text in pages().items()
+        if name != "changelog.md"
+        for path in re.findall(r"`((?:mmface|serve|flows|ray_jobs|infra|tests)/[\w./-]+)`", text)
+    }
+    assert len(named) > 20
+    made_by_a_script = {"infra/compose/.env"}
+    assert {(name, path) for name, path in named if not (ROOT / path).exists()} == {
+        (name, path) for name, path in named if path in made_by_a_script
+    }
+
+
 def test_the_readme_is_a_landing_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 160
