@@ -7,6 +7,7 @@ killed cannot stop it; a shell that watches both processes does.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ def start_temporary_server() -> None:
         return
     server = SubprocessASGIServer()
     try:
-        server.start()
+        with _interrupts_blocked():
+            server.start()
     except (RuntimeError, httpx.HTTPError) as error:
         message = f"Prefect's temporary server did not start ({str(error).splitlines()[0]}); try again"
         raise ServiceError(message, field="PREFECT_API_URL") from error
@@ -50,3 +52,13 @@ def start_temporary_server() -> None:
         guard = GUARD.format(parent=os.getpid(), server=server.server_process.pid)
         silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         subprocess.Popen(["/bin/sh", "-c", guard], start_new_session=True, **silent)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Blocks SIGINT, also in processes started meanwhile, so that Ctrl-C ends this process and not its server."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mmface.datasets.dataset import Dataset, open_dataset, published
-from mmface.errors import ServiceError
+from mmface.errors import CredentialsError, ServiceError
 from mmface.store import Store
 from tests.faults.lab import Driver
 from tests.faults.proxy import Plan, proxy
@@ -143,7 +143,7 @@ def test_a_missing_bucket_and_missing_permissions_are_clear_errors(s3_bucket, s3
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         store = Store(s3_bucket)
         for refused in (lambda: store.write("key", b""), lambda: store.read("key"), lambda: store.exists("key")):
-            with pytest.raises(ServiceError, match="these credentials lack a permission"):
+            with pytest.raises(CredentialsError, match="these credentials lack a permission"):
                 refused()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -187,6 +189,41 @@ def test_the_temporary_server_ends_when_its_process_is_killed(tmp_path: Path) ->
     while server.exists():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_an_interrupt_on_the_terminal_ends_the_flow_and_not_its_temporary_server(tmp_path: Path) -> None:
+    code = """
+import time
+from flows.cluster.server import start_temporary_server
+start_temporary_server()
+from prefect import flow
+from prefect.client.orchestration import get_client
+
+@flow
+def sleep():
+    print("begun", flush=True)
+    time.sleep(600)
+
+try:
+    sleep()
+except KeyboardInterrupt:
+    with get_client(sync_client=True) as client:
+        print(*(run.state.name for run in client.read_flow_runs()), flush=True)
+"""
+    environment = {
+        **{"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        **{"PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"},
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    start = time.monotonic()
+    assert process.stdout.read() == "Crashed\n"
+    assert process.wait(60) == 0
+    assert time.monotonic() - start < 60
 
 
 @pytest.fixture

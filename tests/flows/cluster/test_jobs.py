@@ -24,7 +24,7 @@ from flows.steps.preflight import check
 from mmface import plan
 from mmface.config import Jobs, Resources
 from mmface.config.load import load_recipe
-from mmface.errors import RecipeError, ServiceError, StageError, UnreachableError
+from mmface.errors import CredentialsError, RecipeError, StageError, UnreachableError
 from mmface.store import HOME_VARIABLE, Store
 from tests.flows.conftest import ROOT, Head
 
@@ -211,7 +211,7 @@ def test_a_wrong_token_is_named(
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     else:
         monkeypatch.delenv("RAY_AUTH_TOKEN")
-    with pytest.raises(ServiceError, match=f"RAY_AUTH_TOKEN: the Ray cluster at .* {what}") as caught:
+    with pytest.raises(CredentialsError, match=f"RAY_AUTH_TOKEN: the Ray cluster at .* {what}") as caught:
         check(load_recipe("demo"))
     assert not isinstance(caught.value, UnreachableError)
 

@@ -20,7 +20,7 @@ from flows.cli.command_line import main
 from flows.steps import preflight
 from mmface.bundles.tracking import tracking_uri
 from mmface.config.load import load_recipe
-from mmface.errors import ServiceError, UnreachableError
+from mmface.errors import CredentialsError, ServiceError, StoreFullError, UnreachableError
 from mmface.store import HOME_VARIABLE, reach
 
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
@@ -85,7 +85,7 @@ def test_expired_credentials_are_refused_and_not_retried(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "old")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv(HOME_VARIABLE, "s3://faces/home")
-    with pytest.raises(ServiceError, match="ExpiredToken; renew the credentials") as caught:
+    with pytest.raises(CredentialsError, match="ExpiredToken; renew the credentials") as caught:
         preflight.check(load_recipe("demo"))
     assert not isinstance(caught.value, UnreachableError)
     assert main(["retrain"]) == 2
@@ -94,7 +94,7 @@ def test_expired_credentials_are_refused_and_not_retried(
 
 def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "LEAST_GIB", 1e9)
-    with pytest.raises(ServiceError, match=r"MMFACE_HOME: .* GiB left; make room \(mmface datasets gc\)"):
+    with pytest.raises(StoreFullError, match=r"MMFACE_HOME: .* GiB left; make room \(mmface datasets gc\)"):
         preflight.check(load_recipe("demo"))
 
 

@@ -13,7 +13,7 @@ from flows.steps import trial
 from flows.steps.preflight import KEY, SERVICE, check_key
 from flows.steps.trial import ask, try_service
 from mmface.config.load import load_recipe
-from mmface.errors import ServiceError
+from mmface.errors import CredentialsError, ServiceError
 from mmface.store import Store
 
 RECIPE = load_recipe("demo")
@@ -76,12 +76,17 @@ def test_a_service_at_the_address_of_the_recipe_is_used(service: Service) -> Non
     assert try_service.fn(recipe, Store("nowhere"), "7", "a face", b"mask") == PNG
 
 
-@pytest.mark.parametrize(("status", "field"), [(401, KEY), (422, SERVICE), (500, SERVICE)])
-def test_a_refusal_fails_at_once_and_names_the_variable_at_fault(service: Service, status: int, field: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "kind", "field"),
+    [(401, CredentialsError, KEY), (422, ServiceError, SERVICE), (500, ServiceError, SERVICE)],
+)
+def test_a_refusal_fails_at_once_and_names_the_variable_at_fault(
+    service: Service, status: int, kind: type[ServiceError], field: str
+) -> None:
     service.statuses = [status]
     with pytest.raises(ServiceError, match=f"answers {status}: the reason") as caught:
         ask(url(service), RECIPE, "7", "a face", b"mask")
-    assert caught.value.field == field
+    assert (type(caught.value), caught.value.field) == (kind, field)
     assert len(service.requests) == 1
 
 
@@ -95,7 +100,7 @@ def test_a_version_that_is_never_loaded_fails(service: Service, monkeypatch: pyt
 def test_a_missing_key_fails_before_anything_is_computed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("demo", ["serve.api_keys_env=KEYS"])
     check_key(RECIPE)
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(CredentialsError) as caught:
         check_key(recipe)
     assert caught.value.field == KEY
     monkeypatch.setenv(
