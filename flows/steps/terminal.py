@@ -1,4 +1,4 @@
-"""Shows the live view of a run on the terminal of stdout, and sends everything else that is printed to a log file."""
+"""Shows the live view of a run on the terminal of stdout; everything else that is printed goes to a log file."""
 
 from __future__ import annotations
 

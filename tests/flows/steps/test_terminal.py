@@ -21,7 +21,7 @@ from tests.flows.conftest import ROOT
 PROGRAM = """
 import logging, os, subprocess, sys, time, warnings
 from flows.cli.command_line import _set_up_logging
-from flows.cli import terminal
+from flows.steps import terminal
 from flows.steps.terminal import live_run
 from flows.steps.progress import Figures, Status, report
 from mmface.config.load import load_recipe
