@@ -18,7 +18,10 @@ Commands = argparse._SubParsersAction  # what ``add_subparsers`` returns
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit code. A user error prints one line on stderr and gives 2, an interrupt 130."""
+    """Runs one command and returns its exit code.
+
+    A user error prints one line on stderr and gives 2, an interrupt 130, a closed pipe 141.
+    """
     arguments = _parser().parse_args(argv)
     from mmface.config.environment import prepare_environment
     from mmface.errors import MMFaceError
@@ -27,13 +30,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         prepare_environment()
         command: Command = arguments.run
-        return command(arguments)
+        code = command(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is caught
+        return code
     except MMFaceError as error:
         print(f"mmface: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmface: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit must not fail again
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -103,3 +103,14 @@ def test_help_loads_no_recipe():
     code = "import flows.cli.recipe, sys; print([m for m in ('pydantic', 'yaml', 'mmface.config') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["list", "show demo"])
+def test_a_closed_pipe_ends_the_command_silently(command: str):
+    given = [sys.executable, "-m", "flows.cli", "recipe", *command.split()]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        assert running.stderr is not None
+        assert running.stderr.read() == b""
+    assert running.returncode == 141
