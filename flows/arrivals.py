@@ -29,6 +29,7 @@ def watch(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> bool:
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file; its sources are checked.
         overrides: KEY=VALUE, one recipe key each, such as sources=[{name: a, images: s3://b/c}].
+            ``mmface recipe explain KEY`` describes a key.
 
     Returns:
         Whether the event was emitted; never for a recipe that trains on drawn portraits.

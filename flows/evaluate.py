@@ -18,6 +18,7 @@ def evaluate(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as evaluate.n=64.
+            ``mmface recipe explain KEY`` describes a key.
 
     Raises:
         DatasetError: the data is not prepared, or the model is not trained.

@@ -21,6 +21,7 @@ def rollback(
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file; serve.model_name is used.
         overrides: KEY=VALUE, one recipe key each, such as serve.model_name=mmface-dit.
+            ``mmface recipe explain KEY`` describes a key.
         version: Champion to roll back; by default the champion when the flow starts.
         why: Reason, recorded with the move.
 

@@ -16,6 +16,7 @@ def prepare(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> Prepared:
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4.
+            ``mmface recipe explain KEY`` describes a key.
 
     Raises:
         MMFaceError: a user error, or a stage failed; published datasets stay and are not computed again.

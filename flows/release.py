@@ -67,6 +67,7 @@ def release(recipe: str = "demo", overrides: tuple[str, ...] = (), bundle: str |
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as gate.min_mask_miou=0.4.
+            ``mmface recipe explain KEY`` describes a key.
         bundle: URI of a published bundle; by default the one that this recipe made from its present photographs.
 
     Raises:

@@ -23,6 +23,7 @@ def retrain(recipe: str = "demo", overrides: tuple[str, ...] = (), force: bool =
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4 or sources=[{name: a, images: s3://b/c}].
+            ``mmface recipe explain KEY`` describes a key.
         force: Train even if there is nothing new.
 
     Raises:

@@ -16,6 +16,7 @@ def train(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
     Args:
         recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
         overrides: KEY=VALUE, one recipe key each, such as train.num_workers=4.
+            ``mmface recipe explain KEY`` describes a key.
 
     Raises:
         DatasetError: the data is not prepared.
