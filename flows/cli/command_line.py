@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, deploy, estimate, jobs, quarantine, recipe, stack, watermark
+from flows.cli import convert, datasets, deploy, estimate, jobs, models, quarantine, recipe, stack, watermark
 
 Command = Callable[[argparse.Namespace], int]
 Commands = argparse._SubParsersAction  # what ``add_subparsers`` returns
@@ -49,9 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version("mmface"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_retrain(commands)
-    _add_generate(commands)
+    models.add_command(commands, _add_recipe)
     _add_recipe(_add(commands, "serve", _serve, "Serve the champion over HTTP until interrupted."))
-    _add_registry(commands)
     _add(commands, "doctor", _doctor, "Report what is installed, reachable and missing, and how to fix it.")
     for group in (datasets, quarantine, jobs, watermark, recipe):
         group.add_command(commands)
@@ -80,37 +79,6 @@ def _add_retrain(commands: Commands) -> None:
     command.add_argument("--on", choices=["cluster", "local"], help=text)
     text = "train even if the version of train.start=models:/NAME@ALIAS was made of these photographs by this recipe"
     command.add_argument("--force", action="store_true", help=text)
-
-
-def _add_generate(commands: Commands) -> None:
-    command = _add(commands, "generate", _generate, "Generate images with a registered model, without a server.")
-    drawing = command.add_mutually_exclusive_group(required=True)
-    text = "mask: palette image, label indices, or colours of the palette"
-    drawing.add_argument("--mask", type=Path, metavar="PNG", help=text)
-    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white")
-    command.add_argument("--prompt", required=True)
-    command.add_argument("--negative-prompt", default="")
-    command.add_argument("--seed", type=int, default=0, help="seed of the first image; each further image adds 1")
-    command.add_argument("--n", type=int, default=1, help="number of images, 1 to 8")
-    command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
-    command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
-    command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
-    command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
-
-
-def _add_registry(commands: Commands) -> None:
-    text = "List the registered versions of the recipe's serve.model_name and their aliases."
-    _add_recipe(_add(commands, "runs", _runs, text))
-    command = _add(commands, "rollback", _rollback, "Make the previous champion of serve.model_name champion again.")
-    _add_recipe(command)
-    text = "version to remove as champion; refused if it is not champion (default: the current champion)"
-    command.add_argument("version", nargs="?", metavar="VERSION", help=text)
-    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the change")
-    text = "Make a version champion by hand, without the gate, after checking that it loads and generates an image."
-    command = _add(commands, "promote", _promote, text)
-    _add_recipe(command)
-    command.add_argument("version", metavar="VERSION", help="see mmface runs")
-    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the change")
 
 
 def _add_portraits(commands: Commands) -> None:
@@ -195,14 +163,6 @@ def _retrain(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _generate(arguments: argparse.Namespace) -> int:
-    from flows.cli.models import paint
-
-    for path in paint(arguments):
-        print(path)
-    return 0
-
-
 def _serve(arguments: argparse.Namespace) -> int:
     from mmface.config.load import load_recipe
     from mmface.store import home
@@ -210,24 +170,6 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     run(load_recipe(arguments.recipe, arguments.set), blocking=True, home=home().uri)
     return 0
-
-
-def _runs(arguments: argparse.Namespace) -> int:
-    from flows.cli.models import show_versions
-
-    return show_versions(_model_name(arguments))
-
-
-def _rollback(arguments: argparse.Namespace) -> int:
-    from flows.cli.models import roll_back
-
-    return roll_back(arguments)
-
-
-def _promote(arguments: argparse.Namespace) -> int:
-    from flows.cli.models import promote
-
-    return promote(arguments)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -252,12 +194,6 @@ def _zoo(arguments: argparse.Namespace) -> int:
     else:
         print(measure_zoo(arguments.photos, arguments.sheet))
     return 0
-
-
-def _model_name(arguments: argparse.Namespace) -> str:
-    from mmface.config.load import load_recipe
-
-    return load_recipe(arguments.recipe, arguments.set).serve.model_name
 
 
 def _photos(arguments: argparse.Namespace) -> dict[str, str]:

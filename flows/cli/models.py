@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import secrets
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mmface.errors import InputError
 
 MAX_N = 8
 
 
+def add_command(commands: Any, add_recipe: Callable[[ArgumentParser], None]) -> None:
+    """Adds the commands to the command line."""
+    _add_generate(commands)
+    text = "List the registered versions of the recipe's serve.model_name and their aliases."
+    command = commands.add_parser("runs", help=text, description=text)
+    add_recipe(command)
+    command.set_defaults(run=show_versions)
+    text = "Make the previous champion of serve.model_name champion again."
+    command = commands.add_parser("rollback", help=text, description=text)
+    add_recipe(command)
+    text = "version to remove as champion; refused if it is not champion (default: the current champion)"
+    command.add_argument("version", nargs="?", metavar="VERSION", help=text)
+    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the change")
+    command.set_defaults(run=roll_back)
+    text = "Make a version champion by hand, without the gate, after checking that it loads and generates an image."
+    command = commands.add_parser("promote", help=text, description=text)
+    add_recipe(command)
+    command.add_argument("version", metavar="VERSION", help="see mmface runs")
+    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the change")
+    command.set_defaults(run=promote)
+
+
+def generate(arguments: Namespace) -> int:
+    """``mmface generate``: prints the paths of the images."""
+    for path in paint(arguments):
+        print(path)
+    return 0
+
+
 def paint(arguments: Namespace) -> list[Path]:
-    """``mmface generate``: writes the images and returns their paths."""
+    """Writes the images that ``mmface generate`` asks for and returns their paths."""
     _check_output(arguments.n, arguments.out)
     modality = "mask" if arguments.mask else "sketch"
     data = _read(arguments.mask or arguments.sketch, f"--{modality}")
@@ -55,10 +86,11 @@ def paint(arguments: Namespace) -> list[Path]:
     return paths
 
 
-def show_versions(name: str) -> int:
+def show_versions(arguments: Namespace) -> int:
     """``mmface runs``: every registered version of a model, newest first."""
     from mmface.bundles.registry import list_versions
 
+    name = _model_name(arguments)
     versions = list_versions(name)
     if not versions:
         print(f"no version of {name} is registered yet; run mmface retrain")
@@ -71,10 +103,9 @@ def show_versions(name: str) -> int:
 def roll_back(arguments: Namespace) -> int:
     """``mmface rollback``: makes the previous champion the champion again; running services follow."""
     from flows.steps import champions
-    from mmface.config.load import load_recipe
     from mmface.store import home
 
-    name = load_recipe(arguments.recipe, arguments.set).serve.model_name
+    name = _model_name(arguments)
     removed, back = champions.roll_back(home(), name, arguments.version, arguments.why)
     print(f"version {removed} of {name} was rolled back; champion is version {back} again")
     return 0
@@ -87,6 +118,30 @@ def promote(arguments: Namespace) -> int:
     before = promote_by_hand(arguments.recipe, tuple(arguments.set), arguments.version, arguments.why)
     print(f"champion is version {arguments.version}; before it: {before or 'none'}")
     return 0
+
+
+def _add_generate(commands: Any) -> None:
+    text = "Generate images with a registered model, without a server."
+    command = commands.add_parser("generate", help=text, description=text)
+    drawing = command.add_mutually_exclusive_group(required=True)
+    text = "mask: palette image, label indices, or colours of the palette"
+    drawing.add_argument("--mask", type=Path, metavar="PNG", help=text)
+    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white")
+    command.add_argument("--prompt", required=True)
+    command.add_argument("--negative-prompt", default="")
+    command.add_argument("--seed", type=int, default=0, help="seed of the first image; each further image adds 1")
+    command.add_argument("--n", type=int, default=1, help="number of images, 1 to 8")
+    command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
+    command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
+    command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
+    command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
+    command.set_defaults(run=generate)
+
+
+def _model_name(arguments: Namespace) -> str:
+    from mmface.config.load import load_recipe
+
+    return load_recipe(arguments.recipe, arguments.set).serve.model_name
 
 
 def _check_output(n: int, out: Path) -> None:
