@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, deploy, estimate, jobs, models, quarantine, recipe, stack, watermark
+from flows.cli import convert, datasets, estimate, models, quarantine, recipe, watermark
+from flows.cli.operations import deploy, jobs, stack
 
 Command = Callable[[argparse.Namespace], int]
 Commands = argparse._SubParsersAction  # what ``add_subparsers`` returns
@@ -173,7 +174,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from flows.cli.doctor import examine
+    from flows.cli.operations.doctor import examine
 
     return examine()
 

@@ -16,10 +16,11 @@ from pydantic import BaseModel, Field, model_validator
 
 from mmface.config.components import Captioning, Components
 from mmface.config.data import Collection, Data, Layout, Portraits, Quality, TextPadding
+from mmface.config.evaluation import Comparison, Evaluate, Gate, Metrics
 from mmface.config.jobs import Entrypoint, Jobs, Resources
 from mmface.config.model import Model, Objective, ObjectiveConfig
 from mmface.config.section import Section
-from mmface.config.serve import Evaluate, Gate, Sampler, Sampling, Serve
+from mmface.config.serve import Sampler, Sampling, Serve
 from mmface.config.train import Phase, Precision, Train
 from mmface.config.watch import Watch
 
@@ -27,6 +28,7 @@ __all__ = [
     "PICTURE_SIDE",
     "Captioning",
     "Collection",
+    "Comparison",
     "Components",
     "Data",
     "Entrypoint",
@@ -34,6 +36,7 @@ __all__ = [
     "Gate",
     "Jobs",
     "Layout",
+    "Metrics",
     "Model",
     "Objective",
     "ObjectiveConfig",
@@ -116,6 +119,9 @@ class Recipe(Section):
     )
     evaluate: Evaluate = Field(
         default=Evaluate(), description="Which held-out rows are painted and measured after training (§8)."
+    )
+    metrics: Metrics = Field(
+        default=Metrics(), description="Standard networks that measure pictures beside those of `components` (§8)."
     )
     gate: Gate = Field(
         default=Gate(),

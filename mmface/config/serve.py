@@ -1,4 +1,4 @@
-"""Recipe sections about painting: the sampler, the evaluation, the gate and the HTTP service."""
+"""Recipe sections about painting: the sampler and the HTTP service."""
 
 from __future__ import annotations
 
@@ -31,59 +31,6 @@ class Sampling(Section):
         default="auto",
         description="Number format of the transformer's matrix products. `auto`: bf16 where the device multiplies it "
         "natively, else fp32.",
-    )
-
-
-class Evaluate(Section):
-    """Section ``evaluate``: size of the evaluation."""
-
-    n: PositiveInt = Field(
-        default=128, description="Held-out rows painted from their masks, the first by id; fewer if fewer are held out."
-    )
-    n_sketch: PositiveInt = Field(
-        default=64, description="Held-out rows painted from their sketches, and once more without them as the baseline."
-    )
-    batch_size: PositiveInt = Field(
-        default=16,
-        description="Pictures painted at the same time, at most the 32 of a part; larger needs more memory. It does "
-        "not change the pictures.",
-    )
-    grid: PositiveInt = Field(
-        default=16, description="Pictures of each kind of drawing in the grid of the report, the first by id."
-    )
-
-
-class Gate(Section):
-    """Section ``gate``: limits for becoming champion (§8)."""
-
-    min_mask_miou: Fraction | None = Field(
-        default=None,
-        description="Smallest mean intersection over union of the given mask and the mask parsed from the painted "
-        "picture (`mask/miou`).",
-    )
-    min_mask_accuracy: Fraction | None = Field(
-        default=None,
-        description="Smallest share of pixels that are parsed as the label the mask asks for (`mask/accuracy`).",
-    )
-    min_hair_colour: Fraction | None = Field(
-        default=None,
-        description="Smallest share of pictures whose hair has the colour that the prompt names "
-        "(`mask/hair_colour_accuracy`).",
-    )
-    max_clip_distance: float | None = Field(
-        default=None,
-        description="Largest mean distance, 1 - cosine of CLIP embeddings, between painted pictures and their source "
-        "photographs (`mask/clip_distance`).",
-    )
-    min_edge_agreement_gain: float | None = Field(
-        default=None,
-        description="Smallest gain in sketch edge agreement (F1 within 2 px) over the same rows painted without the "
-        "sketch (`sketch/edge_agreement_gain`).",
-    )
-    max_frechet_ratio_to_champion: PositiveFloat | None = Field(
-        default=None,
-        description="Largest ratio of the candidate's Fréchet distance to the champion's. A candidate measured on "
-        "other rows, at another resolution or with another extractor than the champion is refused.",
     )
 
 

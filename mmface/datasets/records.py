@@ -86,7 +86,25 @@ TEXT = pa.schema(
     ]
 )
 
-# One image generated for a held-out photograph: the request, the result, and its metrics.
+# One row of an evaluation set: what a system is asked to paint, with the photograph that it was held out with. A row has
+# everything that painting and measuring need, so that a set outlives the collection that it was chosen from.
+EVALSET = pa.schema(
+    [
+        ("id", pa.string()),  # of the photograph
+        ("source", pa.string()),  # name of the collection
+        ("perceptual_hash", pa.string()),
+        ("image", pa.binary()),  # bytes of the photograph's file
+        ("mask", pa.binary()),
+        ("sketch", pa.binary()),
+        ("captions", pa.list_(pa.string())),
+        ("prompt", pa.string()),
+        ("seed", pa.int64()),
+        ("modalities", pa.list_(pa.string())),  # "mask", "sketch", "unconditional"
+        ("mask_origin", pa.string()),
+    ]
+)
+
+# One image generated for a row of an evaluation set: the request and the result.
 SAMPLES = pa.schema(
     [
         ("id", pa.string()),  # "<image id>-<modality>"
@@ -97,9 +115,23 @@ SAMPLES = pa.schema(
         ("condition", pa.binary()),
         ("generated", pa.binary()),
         ("source", pa.binary()),
+    ]
+)
+
+# The measurements of one sample. ``extra.measures`` says what each metric was measured with
+# (:class:`mmface.evaluate.scores.Measure`), ``extra.resolution`` at how many pixels.
+SCORES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image_id", pa.string()),
+        ("modality", pa.string()),
         ("metrics", pa.map_(pa.string(), pa.float64())),
-        ("features_generated", pa.binary()),  # float32, from the extractor of the Fréchet distance
-        ("features_source", pa.binary()),
+        ("hit", pa.list_(pa.int64(), 19)),  # pixels of each label in the given mask that the judge finds there
+        ("given", pa.list_(pa.int64(), 19)),  # pixels of each label in the given mask
+        ("found", pa.list_(pa.int64(), 19)),  # pixels of each label that the judge finds in the generated image
+        ("groups", pa.map_(pa.string(), pa.string())),  # attribute of the photograph: value, such as hair: blond
+        ("features", pa.map_(pa.string(), pa.binary())),  # extractor: float32 of the generated image
+        ("source_features", pa.map_(pa.string(), pa.binary())),  # of the photograph
     ]
 )
 

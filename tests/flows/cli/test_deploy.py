@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from flows.arrivals import EVENT
 from flows.cli.command_line import main
-from flows.cli.deploy import AUTOMATIONS, DEFAULT_FILE, SLOTS, read, with_recipe
+from flows.cli.operations.deploy import AUTOMATIONS, DEFAULT_FILE, SLOTS, read, with_recipe
 from flows.steps.tasks import LIMITS
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from flows.cli import doctor
 from flows.cli.command_line import main
+from flows.cli.operations import doctor
 from flows.steps import preflight
 from mmface.bundles.tracking import tracking_uri
 from mmface.config.load import load_recipe

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-INFRA = Path(__file__).parents[2] / "infra"  # beside the packages, in a checkout as in a wheel
+INFRA = Path(__file__).parents[3] / "infra"  # beside the packages, in a checkout as in a wheel
 DEFAULT_FILE = INFRA / "prefect" / "prefect.yaml"
 DASHBOARDS = INFRA / "grafana"
 AUTOMATIONS = "automations.yaml"  # beside the deployments, optional

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from flows.cli.deploy import DASHBOARDS, DEFAULT_FILE
+from flows.cli.operations.deploy import DASHBOARDS, DEFAULT_FILE
 from flows.steps.preflight import ADDRESSES, MAX_SKEW_SECONDS, describe_skew, free_gib, probe_home, skews
 from mmface.config import Components
 from mmface.config.environment import user_folder_problem

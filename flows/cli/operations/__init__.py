@@ -1,0 +1,1 @@
+"""Commands for operators: a local stack, deployments, Ray jobs, and what is wrong with a machine."""

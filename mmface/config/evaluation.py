@@ -1,0 +1,138 @@
+"""Recipe sections about evaluation: what is painted, how it is measured, and what a version needs to become champion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from mmface.config.section import Fraction, PositiveFloat, PositiveInt, Section
+
+
+class Evaluate(Section):
+    """Section ``evaluate``: the evaluation set, and who judges its pictures."""
+
+    set: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")] = Field(
+        default="v1",
+        description="Version of the evaluation set. The rows of a version are chosen once, from the photographs held "
+        "out at that time, and never change: name a new version (`v2`) to choose rows of a grown collection.",
+    )
+    n: PositiveInt = Field(
+        default=128, description="Held-out rows painted from their masks, the first by id; fewer if fewer are held out."
+    )
+    n_sketch: PositiveInt = Field(
+        default=64, description="Held-out rows painted from their sketches, and once more without them as the baseline."
+    )
+    parser: str | None = Field(
+        default=None,
+        description="Network that parses painted pictures for `miou` and `accuracy`, as `components.parser` is named. "
+        "null: `components.parser`, which then judges by the masks that it made itself; the report says so.",
+    )
+    batch_size: PositiveInt = Field(
+        default=16,
+        description="Pictures painted at the same time, at most the 32 of a part; larger needs more memory. It does "
+        "not change the pictures.",
+    )
+    grid: PositiveInt = Field(
+        default=16, description="Pictures of each kind of drawing in the grid of the report, the first by id."
+    )
+
+
+class Metrics(Section):
+    """Section ``metrics``: standard networks that measure pictures (§8), each by hub id or local folder.
+
+    Without them the figures of their metrics are unavailable; named stand-ins of the zoo are measured instead.
+    """
+
+    inception: str | None = Field(
+        default=None,
+        description="Inception v3 with the weights of the original FID, for `fid` and `kid_inception`; null: "
+        "unavailable.",
+    )
+    dino: str | None = Field(
+        default=None, description="A Dinov2Model, for `kid_dino` and for memorisation; null: unavailable."
+    )
+    lpips: str | None = Field(
+        default=None, description="Backbone with linear weights of LPIPS (arXiv 1801.03924); null: unavailable."
+    )
+    min_frechet_n: PositiveInt = Field(
+        default=2048,
+        description="Fewest pictures for a Fréchet distance, which is biased upwards by small numbers; with fewer, "
+        "only the kernel distance (KID) is measured.",
+    )
+
+
+class Comparison(Section):
+    """How much worse than the champion's a figure may be."""
+
+    margin: Annotated[float, Field(ge=0)] = Field(
+        description="Largest loss against the champion that still counts as equal, in units of the metric."
+    )
+
+
+class Gate(Section):
+    """Section ``gate``: limits for becoming champion (§8).
+
+    ``gate: open`` stands for ``gate: {open: true}``.
+    """
+
+    open: bool = Field(
+        default=False,
+        description="Promote every version whose evaluation set was not trained on, without any other check "
+        "(`gate: open`). A gate that is not open and checks nothing promotes nothing.",
+    )
+    compare: dict[str, Comparison] = Field(
+        default={},
+        description="Metrics on which a version must not be worse than the champion by more than `margin`, such as "
+        "`{mask/miou: {margin: 0.01}}`: paired over the rows of the evaluation set. A first version has no champion "
+        "to be compared with.",
+    )
+    better: str | None = Field(
+        default=None, description="A metric on which a version must be better than the champion; null: none."
+    )
+    level: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        default=0.95, description="Confidence level of the decisions of `compare` and `better`."
+    )
+    power: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        default=0.8,
+        description="Probability with which the printed smallest detectable difference would be detected.",
+    )
+    max_memorised: Fraction | None = Field(
+        default=None,
+        description="Largest share of pictures that lie nearer to a training photograph than the 1st percentile of "
+        "held-out photographs does (`mask/memorised`).",
+    )
+    min_mask_miou: Fraction | None = Field(
+        default=None,
+        description="Smallest mean intersection over union of the given mask and the mask parsed from the painted "
+        "picture (`mask/miou`).",
+    )
+    min_mask_accuracy: Fraction | None = Field(
+        default=None,
+        description="Smallest share of pixels that are parsed as the label the mask asks for (`mask/accuracy`).",
+    )
+    min_hair_colour: Fraction | None = Field(
+        default=None,
+        description="Smallest share of pictures whose hair has the colour that the prompt names "
+        "(`mask/hair_colour_accuracy`).",
+    )
+    max_clip_distance: float | None = Field(
+        default=None,
+        description="Largest mean distance, 1 - cosine of CLIP embeddings, between painted pictures and their source "
+        "photographs (`mask/clip_distance`).",
+    )
+    min_edge_agreement_gain: float | None = Field(
+        default=None,
+        description="Smallest gain in sketch edge agreement (F1 within 2 px) over the same rows painted without the "
+        "sketch (`sketch/edge_agreement_gain`).",
+    )
+    max_frechet_ratio_to_champion: PositiveFloat | None = Field(
+        default=None,
+        description="Largest ratio of the candidate's Fréchet distance to the champion's. A candidate measured on "
+        "other rows, at another resolution or with another extractor than the champion is refused.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _open_is_one_word(cls, given: Any) -> Any:
+        return {"open": True} if given == "open" else given
