@@ -1,4 +1,4 @@
-"""Recipe sections about evaluation: what is painted, how it is measured, and what a version needs to become champion."""
+"""Recipe sections about evaluation: what is painted, how it is measured, and what makes a version the champion."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ TEXT = pa.schema(
     ]
 )
 
-# One row of an evaluation set: what a system is asked to paint, with the photograph that it was held out with. A row has
+# One row of an evaluation set: what a system is asked to paint, and the held-out photograph. A row has
 # everything that painting and measuring need, so that a set outlives the collection that it was chosen from.
 EVALSET = pa.schema(
     [
