@@ -5,6 +5,7 @@ Shapes: B images, H x W pixels, D features, n samples. Images are float in [-1, 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 
@@ -24,6 +25,11 @@ def slug(component: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", component.rstrip("/").rsplit("/", 1)[-1])
 
 
+def short_hash(*texts: str) -> str:
+    """The first 8 hex digits of the SHA-256 of ``texts``."""
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+
+
 def mask_accuracy(predicted: Tensor, given: Tensor) -> Tensor:
     """Fraction of pixels with the given label. Integer labels [B, H, W] twice -> [B]."""
     return (predicted == given).float().mean(dim=(1, 2))
@@ -34,13 +40,18 @@ def mask_iou(predicted: Tensor, given: Tensor, labels: int = len(LABELS)) -> Ten
 
     A label that occurs only in the prediction is not a class; its pixels lower the IoU of the labels they cover.
     """
-    pairs = given.long() * labels + predicted.long()
-    confusion = torch.stack([torch.bincount(p.flatten(), minlength=labels**2) for p in pairs])
-    confusion = confusion.view(-1, labels, labels).float()  # [B, given, predicted]
-    hit, in_given, in_predicted = confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)
+    hit, in_given, in_predicted = (counts.float() for counts in label_counts(predicted, given, labels))
     present = in_given > 0
     iou = torch.where(present, hit / (in_given + in_predicted - hit).clamp_min(1), 0.0)
     return iou.sum(1) / present.sum(1)
+
+
+def label_counts(predicted: Tensor, given: Tensor, labels: int = len(LABELS)) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of each label, int64 [B, labels] each: in both masks, in the given one, in the predicted one."""
+    pairs = given.long() * labels + predicted.long()
+    confusion = torch.stack([torch.bincount(p.flatten(), minlength=labels**2) for p in pairs])
+    confusion = confusion.view(-1, labels, labels)  # [B, given, predicted]
+    return confusion.diagonal(dim1=1, dim2=2), confusion.sum(2), confusion.sum(1)
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:

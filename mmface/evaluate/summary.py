@@ -1,68 +1,70 @@
-"""Summarises samples as metrics, for MLflow, the gate and the bundle."""
+"""Summarises scores as figures, for MLflow, the gate, the report and the bundle (§8)."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-import pyarrow as pa
-import torch
-from torch import Tensor
-
-from mmface.config import Recipe
-from mmface.evaluate.metric_names import FrechetName
-from mmface.evaluate.metrics import frechet, slug
+from mmface.evaluate.figures import Figure
+from mmface.evaluate.scores import Measure, Scores
 
 HAIR = "hair_colour_accuracy"
+FIGURES = "figures.json"
 
 
-def summarise(samples: pa.Table, recipe: Recipe, extractor: str) -> dict[str, float]:
-    """Means over the samples of each modality, as ``<modality>/<metric>``.
+def summarise(scores: Scores, *, min_frechet_n: int = 2048) -> list[Figure]:
+    """Figures ``<modality>/<metric>`` of one system.
 
     - ``<modality>/n``: number of images.
     - ``<modality>/hair_colour_n``: number of images whose prompt names a hair colour and whose mask shows hair.
-    - ``<modality>/frechet_…``: distance between the CLIP embeddings of generated images and photographs; the name says
-      on which rows (:class:`mmface.evaluate.metric_names.FrechetName`).
     - ``sketch/edge_agreement_baseline``: edge agreement of the same rows painted without the sketch; ``…_gain`` is the
       difference to it.
 
     Args:
-        samples: rows of :data:`mmface.datasets.records.SAMPLES`.
-        recipe: names the extractors and the resolution.
-        extractor: identity of the CLIP that measured the samples, from their manifest.
+        min_frechet_n: fewest images for a Fréchet distance.
     """
-    figures: dict[str, float] = {}
-    rows_by_modality: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    columns = ["id", "image_id", "modality", "metrics", "features_generated", "features_source"]
-    for row in sorted(samples.select(columns).to_pylist(), key=lambda row: str(row["id"])):
-        rows_by_modality[row["modality"]].append(row)
-    for modality, rows in sorted(rows_by_modality.items()):
-        ids = (str(row["image_id"]) for row in rows)
-        name = FrechetName.of(slug(recipe.components.clip), extractor, recipe.phases[-1].resolution, ids)
-        figures.update({f"{modality}/{metric}": value for metric, value in _modality(rows, name).items()})
-    baseline, agreement = (figures.get(f"{kind}/edge_agreement") for kind in ("unconditional", "sketch"))
-    if baseline is not None and agreement is not None:
-        figures["sketch/edge_agreement_baseline"] = baseline
-        figures["sketch/edge_agreement_gain"] = agreement - baseline
+    figures: list[Figure] = []
+    for modality, rows in sorted(scores.rows.items()):
+        figures.append(_figure(scores, f"{modality}/n", len(rows), len(rows)))
+        for metric in sorted({name for row in rows for name in row["metrics"]}):
+            _, values = scores.values(f"{modality}/{metric}")
+            # A single value that is not finite makes the mean NaN, which fails the gate.
+            figures.append(_figure(scores, f"{modality}/{metric}", math.fsum(values) / len(values), len(values)))
+        count = len(scores.values(f"{modality}/{HAIR}")[0])
+        figures.append(_figure(scores, f"{modality}/hair_colour_n", count, count))
+    known = {figure.name: figure for figure in figures}
+    baseline, agreement = (known.get(f"{kind}/edge_agreement") for kind in ("unconditional", "sketch"))
+    if baseline and agreement and baseline.value is not None and agreement.value is not None:
+        figures.append(baseline.model_copy(update={"name": "sketch/edge_agreement_baseline"}))
+        gain = agreement.value - baseline.value
+        figures.append(agreement.model_copy(update={"name": "sketch/edge_agreement_gain", "value": gain}))
     return figures
 
 
-def _modality(rows: list[dict[str, Any]], frechet_name: FrechetName) -> dict[str, float]:
-    collected: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in row["metrics"]:
-            collected[name].append(value)
-    figures: dict[str, float] = {"n": len(rows)}
-    # A single value that is not finite makes the mean NaN, which fails the gate.
-    figures.update({name: math.fsum(values) / len(values) for name, values in sorted(collected.items())})
-    figures["hair_colour_n"] = len(collected.get(HAIR, ()))
-    if len(rows) > 1:
-        generated, source = (_features(rows, f"features_{kind}") for kind in ("generated", "source"))
-        figures[str(frechet_name)] = frechet(generated, source)
-    return figures
+def flat(figures: Iterable[Figure]) -> dict[str, float]:
+    """The available figures as {name: value}."""
+    return {figure.name: figure.value for figure in figures if figure.value is not None}
 
 
-def _features(rows: list[dict[str, Any]], column: str) -> Tensor:
-    return torch.from_numpy(np.stack([np.frombuffer(row[column], "<f4") for row in rows]).astype(np.float64))
+def write_figures(figures: Sequence[Figure]) -> str:
+    """The figures as JSON; a value that is not finite is written as null."""
+    return json.dumps([figure.model_dump() for figure in figures], indent=1, allow_nan=True) + "\n"
+
+
+def read_figures(text: str | bytes) -> list[Figure]:
+    """The figures from the JSON of :func:`write_figures`."""
+    return [Figure.model_validate(figure) for figure in json.loads(text)]
+
+
+def _figure(scores: Scores, name: str, value: float, n: int) -> Figure:
+    measure = scores.measures.get(name.partition("/")[2], Measure())
+    return Figure(
+        name=name,
+        value=value,
+        n=n,
+        better=measure.better,
+        extractor=measure.extractor,
+        resolution=scores.resolution,
+        preprocessing=measure.preprocessing,
+    )
