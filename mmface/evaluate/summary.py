@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from mmface.config import Recipe
+from mmface.evaluate.distances import Floats, frechet
 from mmface.evaluate.metric_names import FrechetName
-from mmface.evaluate.metrics import frechet, slug
+from mmface.evaluate.metrics import slug
 
 HAIR = "hair_colour_accuracy"
 
@@ -64,5 +63,5 @@ def _modality(rows: list[dict[str, Any]], frechet_name: FrechetName) -> dict[str
     return figures
 
 
-def _features(rows: list[dict[str, Any]], column: str) -> Tensor:
-    return torch.from_numpy(np.stack([np.frombuffer(row[column], "<f4") for row in rows]).astype(np.float64))
+def _features(rows: list[dict[str, Any]], column: str) -> Floats:
+    return np.stack([np.frombuffer(row[column], "<f4") for row in rows]).astype(np.float64)
