@@ -47,8 +47,8 @@ class Metrics(Section):
     inception: str | None = Field(
         default=None,
         description="Inception v3 with the weights of the original FID (1008 classes; not torchvision's), for `fid` "
-        "and `kid_inception`: a hub id or folder with `model.safetensors` or `pt_inception-2015-12-05-6726825d.pth`, or "
-        "such a file; null: unavailable.",
+        "and `kid_inception`: a hub id or folder with `model.safetensors` or `pt_inception-2015-12-05-6726825d.pth`, "
+        "or such a file; null: unavailable.",
     )
     dino: str | None = Field(
         default=None,
