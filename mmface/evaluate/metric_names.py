@@ -7,10 +7,11 @@ are valid metric names in MLflow.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from mmface.evaluate.metrics import short_hash
 
 FRECHET = "frechet_"
 _NAME = re.compile(
@@ -45,7 +46,7 @@ class FrechetName:
             ids: of the rows, in any order.
         """
         ordered = sorted(ids)
-        return cls(extractor, _hash(identity), str(resolution), str(len(ordered)), _hash(*ordered))
+        return cls(extractor, short_hash(identity), str(resolution), str(len(ordered)), short_hash(*ordered))
 
     @classmethod
     def parse(cls, metric: str) -> FrechetName | None:
@@ -63,7 +64,3 @@ class FrechetName:
         """The parts that differ from ``other``, as readable text."""
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
         return ", ".join(f"{name} {mine} and {its}" for name, mine, its in pairs if mine != its)
-
-
-def _hash(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]

@@ -162,9 +162,9 @@ class Paint:
         masks = torch.from_numpy(inputs.masks)
         texts = self.judges.read(inputs.prompts)
         columns = {
-            "miou": metrics.mask_iou(seen.labels, masks),
-            "accuracy": metrics.mask_accuracy(seen.labels, masks),
-            "source_miou": metrics.mask_iou(source.labels, masks),
+            "miou": metrics.mask_iou(metrics.label_counts(seen.labels, masks)),
+            "accuracy": metrics.mask_accuracy(metrics.label_counts(seen.labels, masks)),
+            "source_miou": metrics.mask_iou(metrics.label_counts(source.labels, masks)),
             "clip_score": metrics.clip_score(seen.embeddings, texts),
             "source_clip_score": metrics.clip_score(source.embeddings, texts),
             "clip_distance": 1 - metrics.cosine(seen.embeddings, source.embeddings),
