@@ -12,7 +12,7 @@ import numpy as np
 from mmface.evaluate.estimates import UNCONDITIONAL, Estimate, estimate, names
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.intervals import LEVEL, Intervals, bootstrap, mean_of, unseen
-from mmface.evaluate.scores import Scores
+from mmface.evaluate.scores import Measure, Scores
 
 HAIR, HAIR_N = "hair_colour_accuracy", "hair_colour_n"
 FID = "fid"
@@ -75,7 +75,7 @@ def summarise(scores: Scores, *, min_frechet_n: int = 2, seed: int = 0) -> list[
 
 def flat(figures: Sequence[Figure]) -> dict[str, float]:
     """The figures that have a value, as the ``{name: value}`` of ``metrics.json`` and of MLflow."""
-    return {figure.name: math.nan if figure.value is None else figure.value for figure in figures if _has(figure)}
+    return {figure.name: math.nan if figure.value is None else figure.value for figure in figures if not figure.unavailable}
 
 
 def by_group(scores: Scores, metric: str, *, least: int = 5, seed: int = 0) -> list[Gap]:
@@ -153,18 +153,22 @@ def _limits(one: Estimate, found: Intervals, i: int) -> tuple[float, float, str]
 
 def _figure(one: Estimate, scores: Scores, limits: tuple[float, float, str]) -> Figure:
     low, high, method = limits
-    bounded = math.isfinite(low) and math.isfinite(high)
+    described = _described(one.name, one.measure, scores).model_copy(update={"value": one.value, "n": len(one.ids)})
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return described
+    return described.model_copy(update={"low": low, "high": high, "interval": method})
+
+
+def _described(name: str, measure: Measure, scores: Scores) -> Figure:
+    """A figure without value, with what it is measured with."""
     return Figure(
-        name=one.name,
-        value=one.value,
-        low=low if bounded else None,
-        high=high if bounded else None,
-        n=len(one.ids),
-        better=one.measure.better,
-        extractor=one.measure.extractor,
+        name=name,
+        value=None,
+        better=measure.better,
+        extractor=measure.extractor,
         resolution=scores.resolution,
-        preprocessing=one.measure.preprocessing,
-        interval=method if bounded else "",
+        preprocessing=measure.preprocessing,
+        unavailable=measure.unavailable,
     )
 
 
@@ -176,27 +180,15 @@ def _too_few(one: Estimate, scores: Scores, least: int) -> Figure:
     n = len(one.ids)
     why = (
         f"{n} images are too few: the distance is biased upwards below {least} (metrics.min_frechet_n); "
-        f"read the kernel distance instead, or raise evaluate.n in a new evaluate.set"
+        "read the kernel distance instead, or raise evaluate.n in a new evaluate.set"
     )
-    return Figure(name=one.name, value=None, n=n, unavailable=why, **_facts(one, scores))
+    return _described(one.name, one.measure, scores).model_copy(update={"n": n, "unavailable": why})
 
 
 def _unavailable(scores: Scores, modality: str) -> Iterator[Figure]:
     for metric, measure in sorted(scores.measures.items()):
         if measure.unavailable:
-            yield Figure(
-                name=f"{modality}/{metric}",
-                value=None,
-                better=measure.better,
-                extractor=measure.extractor,
-                resolution=scores.resolution,
-                preprocessing=measure.preprocessing,
-                unavailable=measure.unavailable,
-            )
-
-
-def _has(figure: Figure) -> bool:
-    return not figure.unavailable
+            yield _described(f"{modality}/{metric}", measure, scores)
 
 
 def _metric(name: str) -> str:

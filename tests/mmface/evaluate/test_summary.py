@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import numpy as np
 import pytest
@@ -158,12 +157,3 @@ def test_the_worst_group_of_a_distance_is_the_farthest() -> None:
     gap = by_group(far, "mask/clip_distance")[0]
     assert (gap.best, gap.worst) == ("red", "black")
     assert gap.gap == pytest.approx(0.1)
-
-
-def test_memory_and_work_do_not_grow_with_the_square_of_the_rows() -> None:
-    """10,000 rows of means within seconds of processor time."""
-    many = simulate({"mask/miou": random.random(10_000), "mask/accuracy": random.random(10_000)})
-    many = Scores(many.table, {}, many.resolution, many.evalset)
-    start = time.process_time()
-    summarise(many)
-    assert time.process_time() - start < 60
