@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from transformers import (
+    BitImageProcessor,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
@@ -67,6 +70,15 @@ def parser() -> SegformerForSemanticSegmentation:
         num_labels=len(LABELS),
     )
     return SegformerForSemanticSegmentation(config).eval()
+
+
+def dino(folder: Path) -> str:
+    """A DINOv2 with features of width 16, saved in ``folder``."""
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**sizes)).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    return str(folder)
 
 
 def sketcher() -> U2Net:

@@ -46,14 +46,20 @@ class Metrics(Section):
 
     inception: str | None = Field(
         default=None,
-        description="Inception v3 with the weights of the original FID, for `fid` and `kid_inception`; null: "
-        "unavailable.",
+        description="Inception v3 with the weights of the original FID (1008 classes; not torchvision's), for `fid` "
+        "and `kid_inception`: a hub id or folder with `model.safetensors` or `pt_inception-2015-12-05-6726825d.pth`, "
+        "or such a file; null: unavailable.",
     )
     dino: str | None = Field(
-        default=None, description="A Dinov2Model, for `kid_dino` and for memorisation; null: unavailable."
+        default=None,
+        description="A Dinov2Model with its image processor, such as facebook/dinov2-base, for `kid_dino`; null: "
+        "unavailable.",
     )
     lpips: str | None = Field(
-        default=None, description="Backbone with linear weights of LPIPS (arXiv 1801.03924); null: unavailable."
+        default=None,
+        description="The backbone of LPIPS (arXiv 1801.03924), torchvision's AlexNet, VGG-16 or SqueezeNet 1.1, for "
+        "`lpips`: a hub id or folder with `model.safetensors` or torchvision's `.pth` file, or such a file. The linear "
+        "weights come with torchmetrics. null: unavailable.",
     )
     min_frechet_n: PositiveInt = Field(
         default=2048,

@@ -1,6 +1,6 @@
-"""The ten default questions that a captioning model answers about each photograph (paper §3.1).
+"""Texts that models are asked: ten default questions about each photograph (paper §3.1), and those of the LLM score.
 
-Seven ask for a natural description, each of a different aspect of the face; three ask for structured demographic cues.
+Seven questions ask for a natural description, each of a different aspect of the face; three for demographic cues.
 """
 
 from __future__ import annotations
@@ -22,3 +22,18 @@ PROMPTS: tuple[str, ...] = tuple(
         "Give the five most distinctive visible features of this face as one line of short phrases, after the gender.",
     )
 )
+
+# The LLM score (`llm_score`): the captioner answers DESCRIBE about a picture, and the rewriter compares the answer
+# with the prompt. Scores of other texts cannot be compared: a changed text needs a new name of the metric.
+DESCRIBE = (
+    "Describe this portrait for somebody who cannot see it: apparent age and gender, skin, hair, eyes, expression, "
+    "facial hair, make-up, glasses, hat, jewellery, clothes and background. Answer in plain English with the text "
+    "alone, at most eighty words, and say only what can be seen."
+)
+AGREE = (
+    "A portrait was painted from this prompt:\n\n{prompt}\n\n"
+    "Somebody who does not know the prompt describes the portrait:\n\n{description}\n\n"
+    "How much of what the prompt asks for does the portrait show? What the prompt does not mention does not count. "
+    "Answer with one whole number from 0 (nothing) to 100 (everything) and nothing else."
+)
+AGREE_REMINDER = "The answer must be one whole number from 0 to 100, without any other character."

@@ -50,12 +50,12 @@ class Score:
         given = torch.from_numpy(masks)
         seen, seen_source = self.judges.look(generated), self.judges.look(sources)
         prompts = [str(row["prompt"]) for row in rows]
-        columns = self._columns(seen, seen_source, given, prompts)
+        counts = metrics.label_counts(seen.labels, given)
+        columns = self._columns(seen, seen_source, counts, given, prompts)
         columns |= {
             "ssim": metrics.ssim(drawn, real),
             "edge_agreement": metrics.edge_agreement(self.judges.draw(generated), sketches),
         }
-        hit, asked, found = metrics.label_counts(seen.labels, given)
         return [
             {
                 **{name: row[name] for name in ("id", "image_id", "modality")},
@@ -63,7 +63,7 @@ class Score:
                     *((name, float(values[i])) for name, values in columns.items()),
                     *_hair(prompts[i], drawn[i], real[i], given[i]).items(),
                 ],
-                **{name: counts[i].tolist() for name, counts in (("hit", hit), ("given", asked), ("found", found))},
+                **{name: of[i].tolist() for name, of in counts._asdict().items()},
                 "groups": list(groups_of(prompts[i], real[i], given[i]).items()),
                 "features": [(self.clip_name, _bytes(seen.embeddings[i]))],
                 "source_features": [(self.clip_name, _bytes(seen_source.embeddings[i]))],
@@ -71,13 +71,15 @@ class Score:
             for i, row in enumerate(rows)
         ]
 
-    def _columns(self, seen: Seen, source: Seen, masks: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+    def _columns(
+        self, seen: Seen, source: Seen, counts: metrics.LabelCounts, masks: Tensor, prompts: list[str]
+    ) -> dict[str, Tensor]:
         """Metrics of each image; ``source_*`` are those of the photograph, which a perfect model would reach."""
         texts = self.judges.read(prompts)
         return {
-            "miou": metrics.mask_iou(seen.labels, masks),
-            "accuracy": metrics.mask_accuracy(seen.labels, masks),
-            "source_miou": metrics.mask_iou(source.labels, masks),
+            "miou": metrics.mask_iou(counts),
+            "accuracy": metrics.mask_accuracy(counts),
+            "source_miou": metrics.mask_iou(metrics.label_counts(source.labels, masks)),
             "clip_score": metrics.clip_score(seen.embeddings, texts),
             "source_clip_score": metrics.clip_score(source.embeddings, texts),
             "clip_distance": 1 - metrics.cosine(seen.embeddings, source.embeddings),

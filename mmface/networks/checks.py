@@ -22,22 +22,29 @@ class Role:
     """The requirements of a component.
 
     Attributes:
-        name: its recipe key below ``components``.
+        name: its recipe key in ``section``.
         types: allowed values of ``model_type`` (transformers) or ``_class_name`` (diffusers) in its config.
         wanted: what the user should give, for error messages.
         exact: whether extra weights in the checkpoint are an error. They are not for a text encoder, which may come
             from the checkpoint of a whole CLIP.
+        section: section of the recipe.
     """
 
     name: str
     types: tuple[str, ...]
     wanted: str
     exact: bool = False
+    section: str = "components"
+
+    @property
+    def field(self) -> str:
+        """The recipe key."""
+        return f"{self.section}.{self.name}"
 
     def refuse(self, given: str, reason: str) -> InputError:
         """The error that says why ``given`` cannot be used as this component."""
         message = f"cannot use {given!r} as {self.name}: {reason}; give {self.wanted} by hub id or local folder"
-        return InputError(message, field=f"components.{self.name}")
+        return InputError(message, field=self.field)
 
     @contextmanager
     def refusing(self, given: str) -> Iterator[None]:
@@ -47,7 +54,7 @@ class Role:
         try:
             yield
         except MissingComponentError as error:
-            raise InputError(error.message, field=f"components.{self.name}") from None
+            raise InputError(error.message, field=self.field) from None
         # The libraries raise AttributeError or KeyError if a config lacks an entry.
         except (OSError, ValueError, AttributeError, KeyError, SafetensorError) as error:
             raise self.refuse(given, str(error).strip().partition("\n")[0][:160].rstrip(".")) from error
@@ -64,6 +71,12 @@ PARSER = Role("parser", ("segformer",), "a SegFormer with the 19 labels and its 
 SKETCHER = Role("sketcher", ("U2Net",), "a U²-Net", exact=True)
 CAPTIONER = Role("captioner", ("internvl",), "facts, or InternVL with its processor,")
 REWRITER = Role("rewriter", ("qwen3",), "Qwen3 with its tokenizer")
+JUDGE = Role("parser", PARSER.types, PARSER.wanted, section="evaluate")
+INCEPTION = Role(
+    "inception", ("Inception3",), "Inception v3 with the weights of the original FID,", exact=True, section="metrics"
+)
+DINO = Role("dino", ("dinov2",), "a Dinov2Model with its image processor", section="metrics")
+LPIPS = Role("lpips", ("lpips",), "torchvision's AlexNet, VGG-16 or SqueezeNet 1.1", section="metrics")
 
 
 def require_type(role: Role, name: str, found: str | None) -> None:
@@ -93,13 +106,13 @@ def require_chat_template(role: Role, name: str, templated: Any) -> None:
         raise role.refuse(name, "it has no chat template")
 
 
-def require_labels(name: str, labels: Mapping[int, str]) -> None:
+def require_labels(role: Role, name: str, labels: Mapping[int, str]) -> None:
     """Raises InputError unless a parser has the 19 labels; compares their order if they have names."""
     if len(labels) != len(LABELS):
-        raise PARSER.refuse(name, f"it has {len(labels)} labels")
+        raise role.refuse(name, f"it has {len(labels)} labels")
     for number, wanted in enumerate(LABELS):
         if labels[number] not in (wanted, f"LABEL_{number}"):
-            raise PARSER.refuse(name, f"its label {number} is {labels[number]!r}, not {wanted!r}")
+            raise role.refuse(name, f"its label {number} is {labels[number]!r}, not {wanted!r}")
 
 
 def require_weights(role: Role, name: str, report: Mapping[str, Any]) -> None:

@@ -30,19 +30,22 @@ from mmface.networks.checks import (
 from mmface.networks.places import Place, component_folders, locate, resolve, text_places
 
 CHECKPOINT = ".safetensors"
+PICKLED = ".pth"  # public files of standard networks, read with ``weights_only``
 
 
 def component_identity(name: str) -> str:
     """The component's identity in fingerprints: the hash of a folder's files, or the hub id with its revision."""
     path = Path(resolve(name))
-    if name.endswith(CHECKPOINT) and path.is_file():
+    if name.endswith((CHECKPOINT, PICKLED)) and path.is_file():
         return f"{path.name}:{_sha256(path).hexdigest()[:16]}"
     if not path.is_dir():
         return f"hub:{name}"
     digest = hashlib.sha256()
     for folder in component_folders(path):
-        for file in sorted(folder.rglob("*")):
-            if file.suffix in (".safetensors", ".json", ".txt", ".jinja"):
+        files = sorted(folder.rglob("*"))
+        weights = CHECKPOINT if any(file.suffix == CHECKPOINT for file in files) else PICKLED
+        for file in files:
+            if file.suffix in (weights, ".json", ".txt", ".jinja"):
                 digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
                 digest.update(_sha256(file).digest())
     return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
@@ -68,7 +71,7 @@ def load_vae(name: str) -> Any:
         place = locate(name)
         config = diffusers.AutoencoderKL.load_config(place.path, **place.options)
         require_type(VAE, name, config.get("_class_name"))
-        return _frozen(getattr(diffusers, config["_class_name"]), VAE, name, place)
+        return frozen(getattr(diffusers, config["_class_name"]), VAE, name, place)
 
 
 def load_text_encoder(name: str) -> tuple[Any, Any]:
@@ -82,7 +85,7 @@ def load_text_encoder(name: str) -> tuple[Any, Any]:
     with TEXT_ENCODER.refusing(name):
         encoder, tokenizer = text_places(locate(name))
         require_model_type(TEXT_ENCODER, name, encoder)
-        model = _frozen(CLIPTextModel, TEXT_ENCODER, name, encoder)
+        model = frozen(CLIPTextModel, TEXT_ENCODER, name, encoder)
         return _clip_tokenizer(TEXT_ENCODER, name, tokenizer, model.config), model
 
 
@@ -93,20 +96,20 @@ def load_clip(name: str) -> tuple[Any, Any, Any]:
     with CLIP.refusing(name):
         place = locate(name)
         require_model_type(CLIP, name, place)
-        model = _frozen(CLIPModel, CLIP, name, place)
+        model = frozen(CLIPModel, CLIP, name, place)
         tokenizer = _clip_tokenizer(CLIP, name, place, model.config.text_config)
         return model, tokenizer, CLIPImageProcessor.from_pretrained(place.path, **place.options)
 
 
-def load_parser(name: str) -> tuple[Any, Any]:
+def load_parser(name: str, role: Role = PARSER) -> tuple[Any, Any]:
     """``(model, image_processor)`` of a SegformerForSemanticSegmentation with the 19 labels."""
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
-    with PARSER.refusing(name):
+    with role.refusing(name):
         place = locate(name)
-        require_model_type(PARSER, name, place)
-        model = _frozen(SegformerForSemanticSegmentation, PARSER, name, place)
-        require_labels(name, model.config.id2label)
+        require_model_type(role, name, place)
+        model = frozen(SegformerForSemanticSegmentation, role, name, place)
+        require_labels(role, name, model.config.id2label)
         return model, SegformerImageProcessor.from_pretrained(place.path, **place.options)
 
 
@@ -119,7 +122,7 @@ def load_sketcher(name: str) -> Any:
     with SKETCHER.refusing(name):
         place = locate(name)
         require_type(SKETCHER, name, U2Net.load_config(place.path, **place.options).get("_class_name"))
-        return _frozen(U2Net, SKETCHER, name, place)
+        return frozen(U2Net, SKETCHER, name, place)
 
 
 def load_captioner(name: str) -> tuple[Any, Any]:
@@ -132,7 +135,7 @@ def load_captioner(name: str) -> tuple[Any, Any]:
         require_tokenizer_files(CAPTIONER, name, place)
         processor = InternVLProcessor.from_pretrained(place.path, **place.options)
         require_chat_template(CAPTIONER, name, processor)
-        model = _frozen(InternVLForConditionalGeneration, CAPTIONER, name, place, large=True)
+        model = frozen(InternVLForConditionalGeneration, CAPTIONER, name, place, large=True)
     return model.to(accelerator()), processor
 
 
@@ -146,7 +149,7 @@ def load_rewriter(name: str) -> tuple[Any, Any]:
         require_tokenizer_files(REWRITER, name, place)
         tokenizer = AutoTokenizer.from_pretrained(place.path, padding_side="left", **place.options)
         require_chat_template(REWRITER, name, tokenizer)
-        model = _frozen(Qwen3ForCausalLM, REWRITER, name, place, large=True)
+        model = frozen(Qwen3ForCausalLM, REWRITER, name, place, large=True)
     return model.to(accelerator()), tokenizer
 
 
@@ -177,7 +180,7 @@ def _clip_tokenizer(role: Role, name: str, place: Place, config: Any) -> Any:
     return tokenizer
 
 
-def _frozen(cls: Any, role: Role, name: str, place: Place, *, large: bool = False) -> Any:
+def frozen(cls: Any, role: Role, name: str, place: Place, *, large: bool = False) -> Any:
     """Loads a model for inference: in float32, a ``large`` one (billions of parameters) in bfloat16 if on a GPU."""
     import torch
 
