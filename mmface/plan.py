@@ -163,7 +163,7 @@ def evalset(recipe: Recipe) -> Identity:
         version=VERSIONS["evalset"],
         config={
             **recipe.evaluate.model_dump(mode="json", include={"set", "n", "n_sketch"}),
-            "sources": [_collection(recipe, source) for source in recipe.sources] or _drawn(recipe),
+            "sources": [_collection(recipe, source) for source in recipe.sources] or [_drawn(recipe)],
             **_data(recipe, {"holdout"}),
             **_side(recipe),
         },
@@ -194,6 +194,21 @@ def samples_of_bundle(recipe: Recipe, bundle: str, evalset: str) -> Identity:
         config=_painting(recipe),
         inputs={"evalset": evalset},
         weights={"bundle": bundle},
+    )
+
+
+def samples_of_pictures(recipe: Recipe, pictures: str, evalset: str) -> Identity:
+    """Images that another system painted for an evaluation set.
+
+    Args:
+        pictures: digest of the files.
+    """
+    return Identity(
+        stage="samples",
+        version=VERSIONS["samples"],
+        config={"resolution": recipe.phases[-1].resolution, **_data(recipe, {"max_megapixels"}), **_side(recipe)},
+        inputs={"evalset": evalset},
+        weights={"pictures": pictures},
     )
 
 
