@@ -79,6 +79,22 @@ def measure(recipe: str = "demo", overrides: tuple[str, ...] = (), systems: tupl
     return tuple(scores_of(run, system, evalset) for system in systems)
 
 
+@flow(name="evalset", **HOOKS)
+def choose(recipe: str = "demo", overrides: tuple[str, ...] = ()) -> str:
+    """Chooses the recipe's evaluation set from the prepared photographs, once; returns its URI.
+
+    Args:
+        recipe: Name of a recipe that ships, or a path or s3:// address of a YAML file.
+        overrides: KEY=VALUE, one recipe key each, such as evaluate.set=v2.
+            ``mmface recipe explain KEY`` describes a key.
+
+    Raises:
+        DatasetError: no evaluation set was chosen yet, and the data is not prepared.
+        MMFaceError: a user error, or a stage failed.
+    """
+    return find_evalset(begin(recipe, overrides))
+
+
 def find_evalset(run: Run) -> str:
     """URI of the recipe's evaluation set; chosen now from the prepared data if there is none."""
     found = published(run.home, plan.evalset(run.recipe))
