@@ -122,7 +122,8 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     metrics = read_metrics(made.read(f"{BUNDLE}/{METRICS}"))
     version = register(recipe, made, mlflow_run)
     mine.challenge(version)
-    decision = gate(run, made, version, champion_scores(run, made, version))
+    leaks = [leak.held_out for leak in read_leaks(made.read(f"{BUNDLE}/{LEAKS}"))]
+    decision = gate(run, version, read_scores(made), champion_scores(run, made, version), leaks)
     record_decision(recipe.serve.model_name, version, decision.verdict, decision.reason, json.dumps(decision.to_dict()))
     show_decision(version, decision, metrics)
     place = run.home.child(f"reports/{made.manifest.fingerprint}")
@@ -191,8 +192,13 @@ def register(recipe: Recipe, made: Dataset, mlflow_run: str) -> str:
         return registry.register_bundle(made.download(BUNDLE, Path(folder)), mlflow_run, recipe.serve.model_name)
 
 
-def champion_scores(run: Run, made: Dataset, version: str) -> str | None:
-    """URI of the champion's scores on the evaluation set of the bundle ``made``, by the judges of its recipe.
+def read_scores(made: Dataset) -> Scores:
+    """The scores that a bundle was made with."""
+    return Scores.of(open_dataset(made.manifest.inputs["scores"]))
+
+
+def champion_scores(run: Run, made: Dataset, version: str) -> Scores | None:
+    """The champion's scores on the evaluation set of the bundle ``made``, by the judges of its recipe.
 
     None if the gate compares nothing, or if there is no champion beside ``version``.
     """
@@ -201,25 +207,19 @@ def champion_scores(run: Run, made: Dataset, version: str) -> str | None:
     compares = asked.compare or asked.better or asked.max_frechet_ratio_to_champion is not None
     if champion in (None, version) or not compares:
         return None
-    return scores_of_version(run, name, str(champion), evalset_of(made.uri))
+    return Scores.of(open_dataset(scores_of_version(run, name, str(champion), evalset_of(made.uri))))
 
 
 @task(cache_policy=NO_CACHE)
-def gate(run: Run, made: Dataset, version: str, champion: str | None) -> Decision:
+def gate(run: Run, version: str, scores: Scores, champion: Scores | None, leaks: list[str]) -> Decision:
     """Decides whether ``version`` may become champion. A former champion never passes: promote it by hand.
 
     Args:
-        champion: from :func:`champion_scores`.
+        leaks: photographs of the evaluation set that the version was trained on.
     """
     name = run.recipe.serve.model_name
-    past = read_past(name)
-    decision = decide(
-        Scores.of(open_dataset(made.manifest.inputs["scores"])),
-        Scores.of(open_dataset(champion)) if champion else None,
-        run.recipe.gate,
-        leaks=[leak.held_out for leak in read_leaks(made.read(f"{BUNDLE}/{LEAKS}"))],
-    )
-    objection = past.objection(version)
+    decision = decide(scores, champion, run.recipe.gate, leaks=leaks)
+    objection = read_past(name).objection(version)
     if objection:
         remedy = f"change the recipe, or bring it back with mmface models promote {version} --why TEXT"
         decision = replace(decision, objection=f"{objection}; {describe_champion(name)}; {remedy}")

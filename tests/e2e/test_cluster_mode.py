@@ -11,7 +11,18 @@ import pytest
 from tests.end_state import end_state
 from tests.stack import Stack, ended, first_run, inside, mmface, pause, schedule, stack, upload_photographs, wait_for
 
-STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32", "samples", "bundle"}
+STAGES = {
+    "images",
+    "conditions",
+    "captions",
+    "text",
+    "latents-32",
+    "train-0-32",
+    "evalset",
+    "samples",
+    "scores",
+    "bundle",
+}
 
 
 @pytest.mark.timeout(1800)
