@@ -73,7 +73,7 @@ def _report(arguments: Namespace, named: Sequence[str]) -> int:
     scores = measure(arguments.recipe, tuple(arguments.set), systems)
     read = tuple(System.of(name, uri, recipe.metrics.min_frechet_n) for name, uri in zip(systems, scores, strict=True))
     made = Evaluation(read, (), recipe.evaluate.grid)
-    made = Evaluation(read, warnings_of(read[0], made.evalset), recipe.evaluate.grid)
+    made = Evaluation(read, warnings_of(read[0].dataset, made.evalset), recipe.evaluate.grid)
     print(render_markdown(made))
     print(f"report: {_write(made, arguments.out)}")
     return 0

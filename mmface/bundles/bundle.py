@@ -102,6 +102,7 @@ def write_bundle(
     lineage: Mapping[str, Any],
     metrics: Mapping[str, float],
     preview: Preview | None = None,
+    card: str | None = None,
 ) -> Path:
     """Writes a bundle to ``folder``. The same content gives the same :func:`bundle_fingerprint` on any machine.
 
@@ -109,6 +110,7 @@ def write_bundle(
         lineage: plain values that lead back to the data: manifest URIs or fingerprints by stage, code version, run.
         metrics: results of the evaluation; values that are not finite are written as null.
         preview: the reference image, which a replica paints again before it serves the bundle.
+        card: the model card; by default a short one, for a model that was not measured here.
     """
     pipeline.save_pretrained(folder, safe_serialization=True)
     for config in folder.rglob("*.json"):
@@ -116,7 +118,7 @@ def write_bundle(
     (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / LINEAGE).write_text(_json(lineage), encoding="utf-8")
     (folder / METRICS).write_text(_json(_finite(metrics)), encoding="utf-8")
-    (folder / CARD).write_text(model_card(recipe, lineage, metrics), encoding="utf-8")
+    (folder / CARD).write_text(card or model_card(recipe, lineage, metrics), encoding="utf-8")
     if preview is not None:
         write_preview(preview, folder)
     return folder
