@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, estimate, models, quarantine, recipe, watermark
+from flows.cli import convert, datasets, estimate, generate, models, quarantine, recipe, watermark
 from flows.cli.operations import deploy, jobs, stack
 
 Command = Callable[[argparse.Namespace], int]
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=version("mmface"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_retrain(commands)
+    generate.add_command(commands)
     models.add_command(commands, _add_recipe)
     _add_recipe(_add(commands, "serve", _serve, "Serve the champion over HTTP until interrupted."))
     _add(commands, "doctor", _doctor, "Report what is installed, reachable and missing, and how to fix it.")

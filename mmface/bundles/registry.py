@@ -160,6 +160,15 @@ def read_file(name: str, version: str, file: str) -> str:
             raise RegistryError(message, field=file) from None
 
 
+def list_files(name: str, version: str) -> list[str]:
+    """Names of the files and folders at the top of a registered bundle."""
+    from mlflow.artifacts import list_artifacts
+
+    with mlflow_errors():
+        uri = open_tracking().get_model_version_download_uri(name, version)
+        return [one.path.rpartition("/")[2] for one in list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri())]
+
+
 def _servers() -> dict[str, str]:
     return {"tracking_uri": tracking_uri(), "registry_uri": tracking_uri()}
 
@@ -192,6 +201,7 @@ __all__ = [
     "find_version",
     "finish_run",
     "get_alias",
+    "list_files",
     "list_versions",
     "load_bundle",
     "log_artifact",

@@ -1,95 +1,140 @@
-"""The gate: checks whether a version's metrics allow it to become champion. The recipe sets the thresholds."""
+"""The gate: decides whether a version may become champion. The recipe sets what it asks (§8).
+
+Three answers: *promoted*, *rejected*, and *not decided* where the rows do not suffice to tell; only the first moves the
+champion. Every check of ``gate`` must pass:
+
+- limits: figures of the version alone;
+- ``gate.compare``: on no metric worse than the champion by more than its margin, paired over the rows. It passes where
+  the one-sided lower limit of the gain at ``gate.level`` lies above -margin. Since *all* metrics must pass, the chance
+  to promote a version that is worse on one of them is at most 1 - level, without a correction for their number. It
+  fails where the upper limit lies below -margin; as one such metric suffices, these limits are at 1 - (1 - level) / m
+  for m metrics (Bonferroni), so that an equal version is rejected with a chance of at most 1 - level;
+- ``gate.better``: the lower limit of the gain at ``gate.level`` lies above 0;
+- ``gate.max_memorised``, and no photograph of the evaluation set among the training rows.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
 from mmface.config import Gate
+from mmface.errors import InputError
+from mmface.evaluate.compare import Difference, check_alike, difference, missing
+from mmface.evaluate.decision import Check, Comparison, Decision
+from mmface.evaluate.estimates import STAND_IN, estimate
+from mmface.evaluate.intervals import FEWEST
 from mmface.evaluate.metric_names import FRECHET, FrechetName
+from mmface.evaluate.scores import Scores
+from mmface.evaluate.summary import figure_of
 
-Metrics = Mapping[str, float]
+__all__ = ["MASK_FRECHET", "Check", "Decision", "asks", "decide"]
+
 MASK_FRECHET = f"mask/{FRECHET}"
+LEAKED = 3  # leaked photographs that the reason names
+RAISE = "raise evaluate.n in a new evaluate.set"
+MANY = 1_000_000  # rows beyond which no number is named
 REMEDY = (
     "evaluate both on the same rows with the same extractor, or turn the comparison off for this version "
     "(gate.max_frechet_ratio_to_champion=null); later versions are compared with it"
 )
+EMPTY = (
+    "the gate asks nothing: write limits (such as gate.min_mask_miou) or gate.compare into the recipe, or "
+    "`gate: open` to promote every version"
+)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One check of the gate and its result; ``value`` is None if the metric is missing or not finite."""
-
-    name: str
-    value: float | None
-    comparison: Literal[">=", "<="]
-    threshold: float
-    passed: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The result of all checks. The version passes if every check passes and there is no other objection."""
-
-    passed: bool
-    checks: tuple[Check, ...]
-    objection: str = ""
-
-    @property
-    def reason(self) -> str:
-        """One line with the failed checks, or the number of passed checks."""
-        failed = [check.reason for check in self.checks if not check.passed] + [self.objection] * bool(self.objection)
-        return "; ".join(failed) if failed else f"passed {len(self.checks)} checks"
-
-
-def decide(metrics: Metrics, champion: Metrics | None, gate: Gate) -> Decision:
-    """Compares the metrics of a version with the thresholds that the recipe sets.
+def decide(
+    challenger: Scores,
+    champion: Scores | None,
+    gate: Gate,
+    *,
+    leaks: Sequence[str] = (),
+    seed: int = 0,
+) -> Decision:
+    """Decides about a version.
 
     Args:
-        metrics: of the version, from :func:`mmface.evaluate.summary.summarise`.
-        champion: metrics of the champion; None if there is no champion yet, which skips comparisons with it.
-        gate: the thresholds; a missing or non-finite metric fails its check.
+        challenger: scores of the version.
+        champion: scores of the champion on the same evaluation set; None if there is no champion yet, which skips the
+            comparisons.
+        gate: what the recipe asks; a missing, unavailable or non-finite metric fails its check.
+        leaks: photographs of the evaluation set that the version was trained on.
+        seed: of the resamples.
     """
-    thresholds: list[tuple[str, Literal[">=", "<="], float | None]] = [
+    checks = [_leaks(leaks)] if leaks else []
+    if gate.open:
+        return Decision(tuple(checks), note="the gate is open")
+    if not asks(gate):
+        return Decision(tuple(checks), objection=EMPTY)
+    checks += [_limit(challenger, *limit, seed) for limit in _limits(gate)]
+    if champion is None:
+        compared = gate.compare or gate.better or gate.max_frechet_ratio_to_champion is not None
+        return Decision(tuple(checks), note="there is no champion to compare with" if compared else "")
+    if gate.max_frechet_ratio_to_champion is not None:
+        checks.append(_frechet_ratio(challenger, champion, gate.max_frechet_ratio_to_champion))
+    if gate.compare or gate.better:
+        checks += _comparisons(challenger, champion, gate, seed)
+    return Decision(tuple(checks))
+
+
+def asks(gate: Gate) -> bool:
+    """Whether the gate checks anything."""
+    return bool(_limits(gate) or gate.compare or gate.better or gate.max_frechet_ratio_to_champion)
+
+
+def _limits(gate: Gate) -> list[tuple[str, Comparison, float]]:
+    thresholds: list[tuple[str, Comparison, float | None]] = [
         ("mask/miou", ">=", gate.min_mask_miou),
         ("mask/accuracy", ">=", gate.min_mask_accuracy),
         ("mask/hair_colour_accuracy", ">=", gate.min_hair_colour),
         ("mask/clip_distance", "<=", gate.max_clip_distance),
         ("sketch/edge_agreement_gain", ">=", gate.min_edge_agreement_gain),
+        ("mask/memorised", "<=", gate.max_memorised),
     ]
-    checks = [
-        _check(name, metrics.get(name), comparison, threshold)
-        for name, comparison, threshold in thresholds
-        if threshold is not None
-    ]
-    if gate.max_frechet_ratio_to_champion is not None and champion is not None:
-        checks.append(_against_champion(metrics, champion, gate.max_frechet_ratio_to_champion))
-    return Decision(all(check.passed for check in checks), tuple(checks))
+    return [(name, comparison, threshold) for name, comparison, threshold in thresholds if threshold is not None]
 
 
-def _check(name: str, value: float | None, comparison: Literal[">=", "<="], threshold: float) -> Check:
-    if value is None or not math.isfinite(value):
-        what = "is missing" if value is None else f"is {value}"
-        return Check(name, None, comparison, threshold, False, f"{name} {what}, required {comparison} {threshold:g}")
-    passed = value >= threshold if comparison == ">=" else value <= threshold
+def _leaks(leaks: Sequence[str]) -> Check:
+    shown = ", ".join(one[:16] for one in leaks[:LEAKED]) + (", …" if len(leaks) > LEAKED else "")
+    reason = (
+        f"{len(leaks)} photographs of the evaluation set were trained on ({shown}): its figures say nothing about new "
+        "photographs; choose another set (evaluate.set) and train without its photographs"
+    )
+    return Check("leaks", float(len(leaks)), "<=", 0.0, "failed", reason)
+
+
+def _limit(scores: Scores, name: str, comparison: Comparison, threshold: float, seed: int) -> Check:
+    one = estimate(scores, name)
+    if one is None:
+        return Check(name, None, comparison, threshold, "failed", missing(scores, name))
+    check = _bounded(name, one.value, comparison, threshold)
+    if check.value is None:
+        return check
+    figure = figure_of(scores, one, seed)
+    return replace(check, low=figure.low, high=figure.high, n=figure.n)
+
+
+def _bounded(name: str, value: float, comparison: Comparison, threshold: float) -> Check:
+    finite = math.isfinite(value)
+    passed = finite and (value >= threshold if comparison == ">=" else value <= threshold)
     reason = f"{name} is {value:.4g}, required {comparison} {threshold:g}"
-    return Check(name, value, comparison, threshold, passed, reason)
+    return Check(name, value if finite else None, comparison, threshold, "passed" if passed else "failed", reason)
 
 
-def _against_champion(metrics: Metrics, champion: Metrics, ratio: float) -> Check:
+def _frechet_ratio(challenger: Scores, champion: Scores, ratio: float) -> Check:
     """Compares Fréchet distances; only if their names have the same rows, resolution and extractor weights."""
-    name = next((key for key in metrics if key.startswith(MASK_FRECHET)), None)
-    if name is None:
-        return _check(f"{MASK_FRECHET}*/champion", None, "<=", ratio)
-    other = next((key for key in champion if key.startswith(MASK_FRECHET)), None)
-    unlike = _unlike(name, other)
-    if unlike:
-        reason = f"{name} is not compared with the champion's: {unlike}; {REMEDY}"
-        return Check(f"{name}/champion", None, "<=", ratio, False, reason)
-    return _check(f"{name}/champion", _ratio(metrics[name], champion[name]), "<=", ratio)
+    mine, its = (estimate(scores, f"mask/{STAND_IN}") for scores in (challenger, champion))
+    if mine is None:
+        reason = missing(challenger, f"mask/{STAND_IN}")
+        return Check(f"{MASK_FRECHET}*/champion", None, "<=", ratio, "failed", reason)
+    unlike = _unlike(mine.name, its.name if its else None)
+    name = f"{mine.name}/champion"
+    if its is None or unlike:
+        reason = f"{mine.name} is not compared with the champion's: {unlike}; {REMEDY}"
+        return Check(name, None, "<=", ratio, "failed", reason)
+    return replace(_bounded(name, _ratio(mine.value, its.value), "<=", ratio), n=len(mine.ids))
 
 
 def _unlike(name: str, other: str | None) -> str:
@@ -97,9 +142,7 @@ def _unlike(name: str, other: str | None) -> str:
     if other is None:
         return "the champion has none"
     measured, its = FrechetName.parse(name), FrechetName.parse(other)
-    if measured is None or its is None:
-        older = name if measured is None else other
-        return f"{older} was measured by an older release, which did not record rows and weights"
+    assert measured and its, "estimates have long names"
     return f"they differ in {measured.differences(its)}" if measured != its else ""
 
 
@@ -107,3 +150,62 @@ def _ratio(value: float, reference: float) -> float:
     if reference > 0 or math.isnan(reference):
         return value / reference
     return 1.0 if value == 0 else math.inf
+
+
+def _comparisons(challenger: Scores, champion: Scores, gate: Gate, seed: int) -> list[Check]:
+    """The checks of ``compare`` and ``better``; all fail if the two were not measured alike."""
+    asked = [(name, one.margin) for name, one in gate.compare.items()]
+    asked += [(gate.better, None)] if gate.better else []
+    try:
+        check_alike(challenger, champion)
+    except InputError as error:
+        return [_failed(name, margin, f"{name} is not compared with the champion's: {error}") for name, margin in asked]
+    found = []
+    for name, margin in asked:
+
+        def at(level: float, name: str = name) -> Difference:
+            """With one-sided limits at ``level``."""
+            return difference(challenger, champion, name, level=2 * level - 1, power=gate.power, seed=seed)
+
+        plain = at(gate.level)
+        several = margin is not None and len(gate.compare) > 1
+        strict = at(1 - (1 - gate.level) / len(gate.compare)) if several else plain
+        found.append(_against(plain, strict, margin, gate.level))
+    return found
+
+
+def _against(plain: Difference, strict: Difference, margin: float | None, level: float) -> Check:
+    """A check of ``compare``, or of ``better`` without a margin; ``strict`` has the limits that show a loss."""
+    name = plain.name
+    if plain.unavailable:
+        return _failed(name, margin, plain.unavailable)
+    if not plain.better:
+        return _failed(name, margin, f"{name} has no direction of better: it only describes; compare another metric")
+    if plain.value is None:
+        return _failed(name, margin, f"{name} is not finite on a row, in the version or in the champion")
+    least = 0.0 if margin is None else -margin
+    check = Check(f"{name}/champion", None, ">=", least, "not decided", "", n=plain.n, margin=margin, level=level)
+    both = f"{name} is {plain.a:.4g}, the champion's {plain.b:.4g} on the same {plain.n} rows"
+    if plain.gain is None or strict.gain is None or plain.n < FEWEST:
+        return replace(check, reason=f"{both}: too few rows to tell, give at least {FEWEST} ({RAISE})")
+    gain, low, _ = plain.gain
+    high = strict.gain[2]
+    check = replace(check, value=gain, low=low, high=high, detectable=plain.detectable)
+    what = "an improvement" if margin is None else f"a loss of more than {margin:g}"
+    if low > least:
+        said = "is shown" if margin is None else "is ruled out"
+        return replace(check, outcome="passed", reason=f"{both}: {what} {said} at {level:g}")
+    if high < least:
+        said = "no improvement" if margin is None else f"a loss of more than {margin:g}"
+        return replace(check, outcome="failed", reason=f"{both}: worse, {said} at {level:g}")
+    rows = plain.rows_for(gain - least)
+    needed = rows if rows is not None and plain.n < rows <= MANY else None
+    do = f"about {needed:,} rows would do" if needed else "no number of rows is in reach"
+    detail = f"the smallest detectable difference is {plain.detectable:.2g}"
+    reason = f"{both}: {what} is neither shown nor ruled out; {detail}, {do} ({RAISE})"
+    return replace(check, rows_needed=needed, reason=reason)
+
+
+def _failed(name: str, margin: float | None, reason: str) -> Check:
+    least = 0.0 if margin is None else -margin
+    return Check(f"{name}/champion", None, ">=", least, "failed", reason, margin=margin)

@@ -1,67 +1,195 @@
-"""Summarises samples as metrics, for MLflow, the gate and the bundle."""
+"""Summarises the scores of a system as figures with intervals, for MLflow, the gate, the report and the model card."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
-from mmface.config import Recipe
-from mmface.evaluate.distances import Floats, frechet
-from mmface.evaluate.metric_names import FrechetName
-from mmface.evaluate.metrics import slug
+from mmface.evaluate.estimates import UNCONDITIONAL, Estimate, estimate, names
+from mmface.evaluate.figures import Figure
+from mmface.evaluate.intervals import LEVEL, Intervals, bootstrap, mean_of, unseen
+from mmface.evaluate.scores import Measure, Scores
 
-HAIR = "hair_colour_accuracy"
+HAIR, HAIR_N = "hair_colour_accuracy", "hair_colour_n"
+FID = "fid"
+EXACT = "Clopper-Pearson: every row has the same value"
 
 
-def summarise(samples: pa.Table, recipe: Recipe, extractor: str) -> dict[str, float]:
-    """Means over the samples of each modality, as ``<modality>/<metric>``.
+@dataclass(frozen=True)
+class GroupFigure:
+    """A figure of the photographs that share an attribute, such as ``hair: blond``."""
 
-    - ``<modality>/n``: number of images.
-    - ``<modality>/hair_colour_n``: number of images whose prompt names a hair colour and whose mask shows hair.
-    - ``<modality>/frechet_…``: distance between the CLIP embeddings of generated images and photographs; the name says
-      on which rows (:class:`mmface.evaluate.metric_names.FrechetName`).
-    - ``sketch/edge_agreement_baseline``: edge agreement of the same rows painted without the sketch; ``…_gain`` is the
-      difference to it.
+    attribute: str
+    group: str
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A figure by the groups of one attribute, and the difference between the best and the worst group.
+
+    Attributes:
+        groups: in the order of the groups' names; those with fewer rows than asked are not compared.
+        gap: difference of the figures of the best and the worst compared group; NaN with fewer than two.
+        best, worst: names of these groups.
+    """
+
+    attribute: str
+    metric: str
+    groups: tuple[GroupFigure, ...]
+    gap: float
+    best: str
+    worst: str
+
+
+def summarise(scores: Scores, *, min_frechet_n: int = 2, seed: int = 0) -> list[Figure]:
+    """The figures of a system, by modality.
+
+    - ``<modality>/n``: number of images; ``…/hair_colour_n``: of those whose prompt names a hair colour and whose mask
+      shows hair.
+    - ``<modality>/<metric>``: mean over the images, or the distance between the images and the photographs as sets.
+      The name of a stand-in for the FID says what it was measured with
+      (:class:`mmface.evaluate.metric_names.FrechetName`).
+    - ``mask/iou/<label>`` and ``mask/dataset_miou``: intersection over union from the pixels of all images.
+    - ``sketch/edge_agreement_baseline``: of the same rows painted without the sketch; ``…_gain`` is the difference to
+      it.
 
     Args:
-        samples: rows of :data:`mmface.datasets.records.SAMPLES`.
-        recipe: names the extractors and the resolution.
-        extractor: identity of the CLIP that measured the samples, from their manifest.
+        min_frechet_n: fewest images for the FID (``metrics.min_frechet_n``); with fewer it is unavailable.
+        seed: of the resamples.
     """
-    figures: dict[str, float] = {}
-    rows_by_modality: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    columns = ["id", "image_id", "modality", "metrics", "features_generated", "features_source"]
-    for row in sorted(samples.select(columns).to_pylist(), key=lambda row: str(row["id"])):
-        rows_by_modality[row["modality"]].append(row)
-    for modality, rows in sorted(rows_by_modality.items()):
-        ids = (str(row["image_id"]) for row in rows)
-        name = FrechetName.of(slug(recipe.components.clip), extractor, recipe.phases[-1].resolution, ids)
-        figures.update({f"{modality}/{metric}": value for metric, value in _modality(rows, name).items()})
-    baseline, agreement = (figures.get(f"{kind}/edge_agreement") for kind in ("unconditional", "sketch"))
-    if baseline is not None and agreement is not None:
-        figures["sketch/edge_agreement_baseline"] = baseline
-        figures["sketch/edge_agreement_gain"] = agreement - baseline
+    figures = []
+    for modality in sorted(scores.rows):
+        figures += [_number(scores, modality, "n", len(scores.rows[modality]))]
+        found = [estimate(scores, name) for name in names(scores) if name.startswith(f"{modality}/")]
+        figures += _figures([one for one in found if one is not None], scores, min_frechet_n, seed)
+        hair = scores.values(f"{modality}/{HAIR}")[0]
+        figures += [_number(scores, modality, HAIR_N, len(hair))]
+        figures += [] if modality == UNCONDITIONAL else list(_unavailable(scores, modality))
     return figures
 
 
-def _modality(rows: list[dict[str, Any]], frechet_name: FrechetName) -> dict[str, float]:
-    collected: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in row["metrics"]:
-            collected[name].append(value)
-    figures: dict[str, float] = {"n": len(rows)}
-    # A single value that is not finite makes the mean NaN, which fails the gate.
-    figures.update({name: math.fsum(values) / len(values) for name, values in sorted(collected.items())})
-    figures["hair_colour_n"] = len(collected.get(HAIR, ()))
-    if len(rows) > 1:
-        generated, source = (_features(rows, f"features_{kind}") for kind in ("generated", "source"))
-        figures[str(frechet_name)] = frechet(generated, source)
+def flat(figures: Sequence[Figure]) -> dict[str, float]:
+    """The figures that have a value, as the ``{name: value}`` of ``metrics.json`` and of MLflow."""
+    return {
+        figure.name: math.nan if figure.value is None else figure.value for figure in figures if not figure.unavailable
+    }
+
+
+def by_group(scores: Scores, metric: str, *, least: int = 5, seed: int = 0) -> list[Gap]:
+    """A figure by every attribute of the photographs, with the gap between the best and the worst group.
+
+    Args:
+        metric: with a direction of better, such as ``mask/miou``.
+        least: fewest rows of a group that is compared.
+    """
+    modality = metric.partition("/")[0]
+    members: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in scores.rows.get(modality, []):
+        for attribute, group in row["groups"].items():
+            members[attribute][group].append(row["image_id"])
+    gaps = (_gap(scores, metric, name, dict(groups), least, seed) for name, groups in sorted(members.items()))
+    return [gap for gap in gaps if gap.groups]
+
+
+def figure_of(scores: Scores, one: Estimate, seed: int = 0) -> Figure:
+    """The figure of an estimate with its interval."""
+    return _figures([one], scores, 0, seed)[0]
+
+
+def _gap(scores: Scores, metric: str, attribute: str, members: dict[str, list[str]], least: int, seed: int) -> Gap:
+    figures = []
+    for group, ids in sorted(members.items()):
+        one = estimate(scores, metric, set(ids))
+        if one is not None:
+            figures.append(GroupFigure(attribute, group, figure_of(scores, one, seed)))
+    compared = [one for one in figures if one.figure.n >= least and one.figure.value is not None]
+    if len(compared) < 2 or not figures[0].figure.better:
+        return Gap(attribute, metric, tuple(figures), math.nan, "", "")
+    ordered = sorted(compared, key=lambda one: (one.figure.value or 0.0, one.group))
+    lowest, highest = ordered[0], ordered[-1]
+    worst, best = (lowest, highest) if lowest.figure.better == "higher" else (highest, lowest)
+    gap = (highest.figure.value or 0.0) - (lowest.figure.value or 0.0)
+    return Gap(attribute, metric, tuple(figures), gap, best.group, worst.group)
+
+
+def _figures(estimates: Sequence[Estimate], scores: Scores, min_frechet_n: int, seed: int) -> list[Figure]:
+    """Figures of one modality, in order. The means over the same rows share their resamples, which saves time."""
+    together: dict[tuple[str, ...], list[Estimate]] = defaultdict(list)
+    for one in estimates:
+        if one.rows is not None:
+            together[tuple(one.ids)].append(one)
+    limits: dict[str, tuple[float, float, str]] = {}
+    for means in together.values():
+        rows = np.stack([one.rows for one in means if one.rows is not None], axis=1)
+        found = bootstrap(mean_of(rows), len(rows), method="BCa", seed=seed)
+        for i, one in enumerate(means):
+            limits[one.name] = _limits(one, found, i)
+    figures = []
+    for one in estimates:
+        if _metric(one.name).startswith(FID) and len(one.ids) < min_frechet_n:
+            figures.append(_too_few(one, scores, min_frechet_n))
+            continue
+        figures.append(_figure(one, scores, limits.get(one.name) or _own_limits(one, seed)))
     return figures
 
 
-def _features(rows: list[dict[str, Any]], column: str) -> Floats:
-    return np.stack([np.frombuffer(row[column], "<f4") for row in rows]).astype(np.float64)
+def _own_limits(one: Estimate, seed: int) -> tuple[float, float, str]:
+    found = bootstrap(one.statistic, len(one.ids), method=one.method, resamples=one.resamples, seed=seed)
+    return float(found.low[0]), float(found.high[0]), found.method
+
+
+def _limits(one: Estimate, found: Intervals, i: int) -> tuple[float, float, str]:
+    """Limits of a mean. Resamples of rows that are all 0 or all 1 do not vary, though other rows would."""
+    if one.rates and one.value in (0.0, 1.0):
+        reach = unseen(len(one.ids), (1 + LEVEL) / 2)
+        return (0.0, reach, EXACT) if one.value == 0.0 else (1.0 - reach, 1.0, EXACT)
+    return float(found.low[i]), float(found.high[i]), found.method
+
+
+def _figure(one: Estimate, scores: Scores, limits: tuple[float, float, str]) -> Figure:
+    low, high, method = limits
+    described = _described(one.name, one.measure, scores).model_copy(update={"value": one.value, "n": len(one.ids)})
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return described
+    return described.model_copy(update={"low": low, "high": high, "interval": method})
+
+
+def _described(name: str, measure: Measure, scores: Scores) -> Figure:
+    """A figure without value, with what it is measured with."""
+    return Figure(
+        name=name,
+        value=None,
+        better=measure.better,
+        extractor=measure.extractor,
+        resolution=scores.resolution,
+        preprocessing=measure.preprocessing,
+        unavailable=measure.unavailable,
+    )
+
+
+def _number(scores: Scores, modality: str, metric: str, n: int) -> Figure:
+    return Figure(name=f"{modality}/{metric}", value=float(n), n=n, resolution=scores.resolution)
+
+
+def _too_few(one: Estimate, scores: Scores, least: int) -> Figure:
+    n = len(one.ids)
+    why = (
+        f"{n} images are too few: the distance is biased upwards below {least} (metrics.min_frechet_n); "
+        "read the kernel distance instead, or raise evaluate.n in a new evaluate.set"
+    )
+    return _described(one.name, one.measure, scores).model_copy(update={"n": n, "unavailable": why})
+
+
+def _unavailable(scores: Scores, modality: str) -> Iterator[Figure]:
+    for metric, measure in sorted(scores.measures.items()):
+        if measure.unavailable:
+            yield _described(f"{modality}/{metric}", measure, scores)
+
+
+def _metric(name: str) -> str:
+    return name.partition("/")[2]

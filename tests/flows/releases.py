@@ -10,6 +10,7 @@ from flows.steps.champions import turn
 from flows.steps.line import Run
 from flows.steps.promotion import promote
 from mmface.bundles import registry
+from mmface.bundles.verdicts import record_decision
 from mmface.errors import ServiceError
 
 GOOD, BAD = ({"mask/miou": value, "mask/hair_colour_accuracy": value} for value in (0.9, 0.01))
@@ -35,6 +36,7 @@ def refuses() -> None:
 def release(run: Run, metrics: dict[str, float], version: str, confirm: Callable[[], None] = answers) -> bool:
     """What a scheduled run does with a bundle."""
     decision = gate.fn(run.recipe, metrics, version)
+    record_decision(NAME, version, "passed" if decision.passed else "rejected", decision.reason, "{}")
     if decision.passed:
         with turn(run.home, NAME) as held:
             promote(run, held, version, decision.reason, loads, confirm)
