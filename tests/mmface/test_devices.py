@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.data import conditions, latents, text
-from mmface.evaluate import metrics
+from mmface.evaluate.measuring import metrics
 from mmface.evaluate.measuring.judges import Judges
 from mmface.imaging.labels import mask_to_png
 

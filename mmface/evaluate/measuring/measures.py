@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mmface.config import Recipe
 from mmface.evaluate.measuring import llm_score
-from mmface.evaluate.metrics import MS_SSIM_SIDE, WINDOW, ms_ssim_exponents, short_hash, slug
+from mmface.evaluate.measuring.metrics import MS_SSIM_SIDE, WINDOW, ms_ssim_exponents, short_hash, slug
 from mmface.evaluate.scores import NEAREST, SOURCE_NEAREST, Measure
 from mmface.networks.components import component_identity
 
@@ -36,27 +36,12 @@ def judge(recipe: Recipe) -> str:
 
 
 def measures(recipe: Recipe, *, trained: bool = False) -> dict[str, Measure]:
-    """What each metric of :class:`mmface.evaluate.score.Score` is measured with, the unavailable ones included.
+    """What each metric of the ``scores`` stage is measured with, the unavailable ones included.
 
     Args:
         trained: whether features of the training photographs are given, which memorisation needs.
     """
     return {**_of_parts(recipe), **_of_sets(recipe), **_of_memory(recipe, trained)}
-
-
-def too_few(metric: str, n: int, least: int) -> str:
-    """Why a metric is unavailable for ``n`` images; empty if it is not.
-
-    Args:
-        metric: without its modality.
-        least: ``metrics.min_frechet_n``.
-    """
-    if not metric.startswith(("fid", "frechet")) or n >= least:
-        return ""
-    return (
-        f"a Fréchet distance of {n} images is biased upwards; evaluate at least {least} (evaluate.n), lower "
-        "metrics.min_frechet_n, or use the kernel distance (KID)"
-    )
 
 
 def _of_parts(recipe: Recipe) -> dict[str, Measure]:

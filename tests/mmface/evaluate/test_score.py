@@ -22,9 +22,10 @@ from mmface.datasets.records import SCORES
 from mmface.errors import InputError
 from mmface.evaluate import distances
 from mmface.evaluate.measuring.judges import Judges
-from mmface.evaluate.measuring.measures import extractor, measures, too_few
-from mmface.evaluate.score import Score
+from mmface.evaluate.measuring.measures import extractor, measures
+from mmface.evaluate.measuring.score import Score
 from mmface.evaluate.scores import Scores
+from mmface.evaluate.summary import summarise
 from mmface.imaging.labels import mask_to_png
 from tests import tiny
 
@@ -209,9 +210,13 @@ def test_copies_of_training_photographs_count_as_memorised(tiny_recipe: Recipe) 
 def test_sets_are_compared_by_their_features(plain: Score, tiny_recipe: Recipe) -> None:
     scored = plain(rows(6, painted={i: 255 - draw(i, SIDE).image for i in range(6)}))
     found = Scores(table(scored), measures(tiny_recipe), SIDE, "any")
-    for name in ("kid_clip", "cmmd_clip", "frechet"):
+    figures = {figure.name: figure for figure in summarise(found)}
+    for name, distance in (("kid_clip", distances.kid), ("cmmd_clip", distances.cmmd)):
         _, drawn, real = found.features("mask", found.measures[name].features)
-        assert distances.of(name)[0](drawn, real) > distances.of(name)[0](real, real)
+        assert figures[f"mask/{name}"].value == distance(drawn, real)
+        assert distance(drawn, real) > distance(real, real)
+    assert any(name.startswith("mask/frechet_clip-") for name in figures)
+    assert figures["mask/fid"].unavailable.startswith("set metrics.inception to ")
 
 
 def test_a_parser_that_only_judges_is_named_and_checked(tiny_recipe: Recipe) -> None:
@@ -224,13 +229,3 @@ def test_a_parser_that_only_judges_is_named_and_checked(tiny_recipe: Recipe) -> 
     tree["evaluate"]["parser"] = "zoo:clip"
     with pytest.raises(InputError, match=r"evaluate.parser: cannot use 'zoo:clip' as parser: it is 'clip'"):
         Judges(parse_recipe(tree))
-
-
-@pytest.mark.parametrize(
-    ("metric", "refused"), [("fid", True), ("frechet", True), ("kid_dino", False), ("miou", False)]
-)
-def test_only_frechet_distances_need_many_images(metric: str, refused: bool) -> None:
-    assert bool(too_few(metric, 2047, 2048)) is refused
-    assert not too_few(metric, 2048, 2048)
-    if refused:
-        assert "use the kernel distance (KID)" in too_few(metric, 2047, 2048)
