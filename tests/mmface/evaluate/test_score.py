@@ -14,8 +14,9 @@ import torchvision
 from PIL import Image
 from torchmetrics.functional.multimodal import clip_score
 
+from mmface import plan
 from mmface.config import Recipe
-from mmface.config.load import parse_recipe
+from mmface.config.load import load_recipe, parse_recipe
 from mmface.data.conditions import grey_png
 from mmface.data.portraits import draw
 from mmface.datasets.records import SCORES
@@ -229,3 +230,22 @@ def test_a_parser_that_only_judges_is_named_and_checked(tiny_recipe: Recipe) -> 
     tree["evaluate"]["parser"] = "zoo:clip"
     with pytest.raises(InputError, match=r"evaluate.parser: cannot use 'zoo:clip' as parser: it is 'clip'"):
         Judges(parse_recipe(tree))
+
+
+def test_scores_are_named_by_every_network_that_measures() -> None:
+    """Also the models of the LLM score, and what they are asked with, where there are both."""
+
+    def name(*settings: str) -> str:
+        return plan.scores(load_recipe("demo", list(settings)), "datasets/samples/a", "datasets/evalset/b").fingerprint
+
+    models = ("components.captioner=a/b", "components.rewriter=c/d")
+    names = [
+        name(),
+        name("evaluate.parser=faces/parser"),
+        *(name(f"metrics.{key}=faces/{key}") for key in ("inception", "dino", "lpips")),
+        name(*models),
+        name(*models, "captioning.retries=1"),
+    ]
+    assert len(set(names)) == len(names)
+    assert name("components.captioner=a/b") == name("captioning.retries=1") == names[0]
+    assert name("metrics.min_frechet_n=7") == names[0]  # decides what is shown, not what is measured
