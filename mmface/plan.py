@@ -22,6 +22,7 @@ from mmface.store import Store
 
 FACTS = "facts"  # the captioner without weights
 PORTRAITS = "portraits"
+STANDARD = ("inception", "dino", "lpips")  # networks of the section ``metrics``
 # The components that each stage uses; they are part of its identity.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "conditions": ("parser", "sketcher"),
@@ -214,15 +215,19 @@ def samples_of_pictures(recipe: Recipe, pictures: str, evalset: str) -> Identity
 
 def scores(recipe: Recipe, samples: str, evalset: str) -> Identity:
     """Measurements of samples, with the judges of the recipe."""
-    judges = {"parser": recipe.evaluate.parser} if recipe.evaluate.parser else {}
-    given = {name: getattr(recipe.metrics, name) for name in ("inception", "dino", "lpips")}
+    given = {"parser": recipe.evaluate.parser, **{name: getattr(recipe.metrics, name) for name in STANDARD}}
+    llm: dict[str, Any] = {}
+    if recipe.components.rewriter is not None:  # without one there is no LLM score
+        given |= {role: getattr(recipe.components, role) for role in ("captioner", "rewriter")}
+        settings = {"max_new_tokens", "min_words", "retries"}
+        llm = {"llm_score": recipe.captioning.model_dump(mode="json", include=settings)}
     return Identity(
         stage="scores",
         version=VERSIONS["scores"],
-        config={"resolution": recipe.phases[-1].resolution},
+        config={"resolution": recipe.phases[-1].resolution, **llm},
         inputs={"samples": samples, "evalset": evalset},
         weights=_weights(recipe, "scores")
-        | {name: component_identity(place) for name, place in {**judges, **given}.items() if place},
+        | {name: component_identity(place) for name, place in given.items() if place},
     )
 
 

@@ -24,7 +24,7 @@ class Scorer:
     """Measures the samples of one part."""
 
     def __init__(self, identity: Identity, store: Store, recipe: Recipe) -> None:
-        from mmface.evaluate.score import Score
+        from mmface.evaluate.measuring.score import Score
         from mmface.networks.components import accelerator
 
         self.store = store.child(identity.key)
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     identity = plan.scores(job.recipe, samples, evalset)
 
     def work(publisher: Publisher) -> str:
-        from mmface.evaluate.score import measures
+        from mmface.evaluate.measuring.measures import measures
 
         painted = open_dataset(samples)
         if painted.manifest.inputs["evalset"].rpartition("/")[2] != evalset.rpartition("/")[2]:
