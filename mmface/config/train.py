@@ -126,8 +126,8 @@ class Train(Section):
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
         default=None,
-        description="Seed of initial weights, sample order, dropout and noise; null: the recipe's `seed`. Another value "
-        "trains another model on the same data, and paints the same evaluation rows from the same noise.",
+        description="Seed of initial weights, sample order, dropout and noise; null: the recipe's `seed`. Another "
+        "value trains another model on the same data, and paints the same evaluation rows from the same noise.",
     )
     balance: Balance = Field(
         default="none",
