@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 STEPS, STAGE, BUNDLE_URI, FAILED = "steps", "stage", "bundle", "failed"
 STOPPED_TAG = "mmface.stopped_early"  # of an MLflow run: the optimizer step after which its trial was stopped
 LOST_ACTORS = 2  # restarts of a trial whose process died
+LIGHT = {"memory": 1}  # Tune asks for some resource; CPUs and GPUs are for the jobs of the trial
 STOP_SECONDS = 60.0  # within which a trial on a cluster stops its job
 SHOW_SECONDS = 5.0
 SETTINGS = {
@@ -102,10 +103,10 @@ def run_trials(
     """
     os.environ.update(SETTINGS)
     home = assignments[0].run.home
-    driver = tune.with_parameters(Driver, assignments=list(assignments), surroundings=Surroundings.here(home.uri))
     with _connected(), tempfile.TemporaryDirectory(prefix="mmface-") as unused:  # trials keep nothing there
+        driver = tune.with_parameters(Driver, assignments=list(assignments), surroundings=Surroundings.here(home.uri))
         tuner = tune.Tuner(
-            tune.with_resources(driver, {"CPU": 0}),
+            tune.with_resources(driver, LIGHT),
             param_space={"trial": tune.grid_search(list(range(len(assignments))))},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, scheduler=scheduler or FIFOScheduler()),
             run_config=tune.RunConfig(
