@@ -146,11 +146,11 @@ def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | N
         stage=f"train-{phase}-{here.resolution}",
         version=VERSIONS["train"],
         config={
-            "seed": recipe.seed,
+            "seed": recipe.training_seed,
             "model": recipe.model.model_dump(mode="json"),
             "objective": recipe.objective.model_dump(mode="json"),
             "phase": here.model_dump(mode="json"),
-            "train": recipe.train.model_dump(mode="json", exclude={*ignored, "start"}),
+            "train": recipe.train.model_dump(mode="json", exclude={*ignored, "start", "seed"}),
         },
         inputs=inputs | ({"previous": previous} if previous else {}),
         weights={"start": weights_identity(recipe.train.start)} if first else {},

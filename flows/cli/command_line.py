@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, estimate, evaluate, generate, models, quarantine, recipe, watermark
+from flows.cli import convert, datasets, estimate, evaluate, generate, models, quarantine, recipe, studies, watermark
 from flows.cli.operations import deploy, jobs, stack
 
 Command = Callable[[argparse.Namespace], int]
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "doctor", _doctor, "Report what is installed, reachable and missing, and how to fix it.")
     for group in (datasets, quarantine, jobs, watermark, recipe):
         group.add_command(commands)
-    for one in (evaluate, convert, estimate, stack, deploy):
+    for one in (evaluate, studies, convert, estimate, stack, deploy):
         one.add_command(commands, _add_recipe)
     _add_portraits(commands)
     _add_zoo(commands)

@@ -118,9 +118,13 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
 
 
 @contextmanager
-def tracked(run: Run) -> Iterator[Run]:
-    """Adds an MLflow run to ``run`` and ends it with the context: FINISHED, FAILED, or KILLED after an interrupt."""
-    mlflow_run = open_mlflow_run(run)
+def tracked(run: Run, mlflow_run: str | None = None) -> Iterator[Run]:
+    """Adds an MLflow run to ``run`` and ends it with the context: FINISHED, FAILED, or KILLED after an interrupt.
+
+    Args:
+        mlflow_run: id of an open MLflow run; by default that of :func:`open_mlflow_run`.
+    """
+    mlflow_run = mlflow_run or open_mlflow_run(run)
     run = replace(run, mlflow_run=mlflow_run)
     show_tracking(mlflow_run)
     try:
@@ -141,12 +145,17 @@ def _finish(mlflow_run: str, status: str, *, ignored: type[MMFaceError]) -> None
 
 def open_mlflow_run(run: Run) -> str:
     """Opens the MLflow run of this recipe and these photographs, the same one in a rerun; returns its id."""
+    recipe, key = run.recipe, run_key(run)
+    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # or two flows would open two runs
+        return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
+
+
+def run_key(run: Run) -> str:
+    """Names the work on this recipe and these photographs, the same in a rerun."""
     recipe = run.recipe
     data = plan.images(recipe, run.home) if recipe.sources else plan.portraits(recipe)
     settings = recipe.model_dump(mode="json", exclude={"jobs": True, "data": {"min_matched"}})
-    key = f"{fingerprint(settings)}-{data.fingerprint}"
-    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # or two flows would open two runs
-        return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
+    return f"{fingerprint(settings)}-{data.fingerprint}"
 
 
 def with_collection(run: Run) -> Run:
@@ -198,12 +207,17 @@ def check_rows(recipe: Recipe, images: str, needed: Sequence[str]) -> None:
 
 def train_phases(run: Run, data: Prepared) -> str:
     """Trains each phase from the previous one; returns the URI of the last."""
+    *_, last = each_phase(run, data)
+    return last
+
+
+def each_phase(run: Run, data: Prepared) -> Iterator[str]:
+    """Trains each phase from the previous one; yields the URI of each when it is published."""
     trained: str | None = None
     for i, phase in enumerate(run.recipe.phases):
         identity = plan.train(run.recipe, i, data.latents[phase.resolution], data.text, trained)
         trained = stage(run, identity, "train", i)
-    assert trained is not None, "a recipe has phases"
-    return trained
+        yield trained
 
 
 def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:

@@ -70,7 +70,8 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0,
         description="Seed of drawn portraits, initial weights, sample order, dropout and noise. The same recipe with "
-        "the same seed gives the same model on the same machine and number of workers.",
+        "the same seed gives the same model on the same machine and number of workers. `train.seed` changes training "
+        "alone.",
     )
     sources: tuple[Collection, ...] = Field(
         default=(),
@@ -166,6 +167,11 @@ class Recipe(Section):
         if wanted > depth:
             raise ValueError(f"train.gradient_checkpointing: {wanted} of {depth} blocks; true means all of them")
         return self
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of everything that training draws."""
+        return self.seed if self.train.seed is None else self.train.seed
 
     @property
     def resolutions(self) -> tuple[int, ...]:
