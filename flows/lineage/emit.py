@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect.runtime import flow_run
@@ -28,12 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # https://openlineage.io/docs/client/python/configuration
-DISABLED, URL, FILE, TRANSPORT = (
-    "OPENLINEAGE_DISABLED",
-    "OPENLINEAGE_URL",
-    "OPENLINEAGE_CONFIG",
-    "OPENLINEAGE__TRANSPORT__TYPE",
-)
+DISABLED, URL, FILE = "OPENLINEAGE_DISABLED", "OPENLINEAGE_URL", "OPENLINEAGE_CONFIG"
+TRANSPORT = "OPENLINEAGE__TRANSPORT"  # and variables that begin with it
 CLOSE_SECONDS = 10.0  # for transports that send in the background
 _gave_up: set[str] = set()  # flow runs whose events could not be sent
 
@@ -42,7 +39,7 @@ def configured() -> bool:
     """Whether events are sent."""
     if os.environ.get(DISABLED, "").strip().lower() == "true":
         return False
-    return any(os.environ.get(name) for name in (URL, FILE, TRANSPORT))
+    return any(value for name, value in os.environ.items() if name in (URL, FILE) or name.startswith(TRANSPORT))
 
 
 @contextmanager
@@ -87,6 +84,9 @@ def _send(make: Callable[[], list[RunEvent]]) -> None:
     try:
         from openlineage.client import OpenLineageClient
 
+        file = os.environ.get(FILE)
+        if file and not Path(file).is_file():  # the client would print the events instead
+            raise FileNotFoundError(f"{FILE} names {file}, which is no file")
         client = OpenLineageClient()
         for event in make():
             client.emit(event)

@@ -129,8 +129,8 @@ def _with_datasets(origin: Origin, tree: dict[str, Any], home: Store) -> Origin:
     sources = tuple(
         Source(
             name=entry["dataset"].removeprefix("datasets/"),
-            counts=entry["counts"],
-            weights=entry["weights"],
+            counts=entry.get("counts", {}),
+            weights=entry.get("weights", {}),
             published=home.exists(f"{entry['dataset']}/{MANIFEST}"),
         )
         for entry in made.values()

@@ -113,23 +113,21 @@ def _lineage(name: str, version: str) -> dict[str, Any]:
 
 
 def _input(dataset: Dataset, context: str) -> DatasetInput:
-    from mlflow.data.dataset_source_registry import resolve_dataset_source
+    from mlflow.data.dataset_source_registry import get_dataset_source_from_json
     from mlflow.data.meta_dataset import MetaDataset
     from mlflow.entities import Dataset as DatasetEntity
     from mlflow.entities import DatasetInput, InputTag
     from mlflow.types import ColSpec, Schema
 
-    manifest = dataset.manifest
-    described = MetaDataset(
-        source=resolve_dataset_source(dataset.uri),
+    manifest, place = dataset.manifest, json.dumps({"uri": dataset.uri})
+    described = MetaDataset(  # type: ignore[abstract]  # its ``profile`` is None at run time
+        source=get_dataset_source_from_json(place, "s3" if dataset.uri.startswith("s3://") else "local"),
         name=manifest.stage,
         digest=manifest.fingerprint,
         schema=Schema([ColSpec(_column_type(column.type), column.name) for column in dataset.schema]),
     )
-    profile = json.dumps(manifest.counts)
-    return DatasetInput(
-        DatasetEntity.from_dictionary({**described.to_dict(), "profile": profile}), [InputTag(CONTEXT_TAG, context)]
-    )
+    entity = DatasetEntity(**described.to_dict(), profile=json.dumps(manifest.counts))
+    return DatasetInput(entity, [InputTag(CONTEXT_TAG, context)])
 
 
 def _column_type(kind: pa.DataType) -> DataType | Array | Map:

@@ -61,7 +61,7 @@ def write_model_files(bundle: Path, folder: Path, run_id: str, place: str) -> No
     from mlflow.pyfunc import add_to_model
 
     model = Model(artifact_path=place, run_id=run_id, signature=signature())
-    _save_example(model, pd.DataFrame([example_row(bundle)]), str(folder))  # type: ignore[no-untyped-call]
+    _save_example(model, pd.DataFrame([example_row(bundle)]), str(folder))
     add_to_model(  # type: ignore[no-untyped-call]
         model,
         loader_module=LOADER,
