@@ -11,7 +11,19 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, estimate, evaluate, generate, models, quarantine, recipe, studies, watermark
+from flows.cli import (
+    convert,
+    datasets,
+    estimate,
+    evaluate,
+    generate,
+    lineage,
+    models,
+    quarantine,
+    recipe,
+    studies,
+    watermark,
+)
 from flows.cli.operations import deploy, jobs, stack
 
 Command = Callable[[argparse.Namespace], int]
@@ -54,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_compare(models.add_command(commands, _add_recipe), _add_recipe)
     _add_recipe(_add(commands, "serve", _serve, "Serve the champion over HTTP until interrupted."))
     _add(commands, "doctor", _doctor, "Report what is installed, reachable and missing, and how to fix it.")
-    for group in (datasets, quarantine, jobs, watermark, recipe):
+    for group in (datasets, quarantine, jobs, watermark, recipe, lineage):
         group.add_command(commands)
     for one in (evaluate, studies, convert, estimate, stack, deploy):
         one.add_command(commands, _add_recipe)

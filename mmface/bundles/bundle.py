@@ -1,8 +1,7 @@
 """Writes and reads bundles: a trained model as a folder with a diffusers pipeline, recipe, lineage and metrics (§8).
 
 A bundle can be used without a registry: ``MMFacePipeline.from_pretrained(folder)`` loads it. A registered bundle also
-has an ``MLmodel`` file, so that ``mlflow.pyfunc.load_model`` loads it (:mod:`mmface.bundles.pyfunc`). No file is
-pickled.
+has the files of :mod:`mmface.bundles.mlmodel`, so that MLflow loads and serves it. No file is pickled.
 """
 
 from __future__ import annotations
@@ -28,7 +27,12 @@ from mmface.networks.vae import Autoencoder
 from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 
-RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metrics.json", "README.md", "MLmodel"
+RECIPE, LINEAGE, METRICS, CARD = "recipe.yaml", "lineage.json", "metrics.json", "README.md"
+MLMODEL, CODE, REQUIREMENTS, ENVIRONMENT = "MLmodel", "model.py", "requirements.txt", "python_env.yaml"
+# Written by the registration (:mod:`mmface.bundles.mlmodel`).
+OF_MLFLOW = {MLMODEL, CODE, REQUIREMENTS, ENVIRONMENT, "input_example.json", "serving_input_example.json"}
+# Written by MLflow and Python into a local folder when MLflow loads the model from it.
+_OF_LOADING = {"registered_model_meta", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,14 @@ def require_bundle(folder: Path) -> None:
 
 
 def bundle_fingerprint(folder: Path) -> str:
-    """SHA-256 of the names and contents of the bundle's files, except MLflow's ``MLmodel``."""
+    """SHA-256 of the names and contents of the bundle's files, except those of MLflow's flavor."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MLMODEL:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name.partition("/")[0] not in OF_MLFLOW | _OF_LOADING:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+            digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
 
 
