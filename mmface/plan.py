@@ -29,6 +29,8 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "captions": ("text_encoder", "captioner", "rewriter"),
     "latents": ("vae",),
     "text": ("text_encoder",),
+    "features": ("clip",),
+    "drift": ("clip",),
     "samples": ("vae", "text_encoder"),
     "scores": ("clip", "parser", "sketcher"),
     "bundle": ("vae", "text_encoder"),
@@ -130,6 +132,37 @@ def text(recipe: Recipe, captions: str) -> Identity:
         config=_data(recipe, {"captions_per_image", "text_padding"}),
         inputs={"captions": captions},
         weights=_weights(recipe, "text"),
+    )
+
+
+@_replayable
+def features(recipe: Recipe, images: str) -> Identity:
+    """Embeddings of all photographs, by ``metrics.dino`` if the recipe names it, else by ``components.clip``.
+
+    Made only for what needs them: no stage of a retraining reads them.
+    """
+    return Identity(
+        stage="features",
+        version=VERSIONS["features"],
+        config=_embedded(recipe),
+        inputs={"images": images},
+        weights=_embedder(recipe),
+    )
+
+
+def drift(recipe: Recipe, images: str, training: str) -> Identity:
+    """Embeddings of a sample of the photographs that are new since ``training``, and of a sample of ``training``.
+
+    Args:
+        images: the ``images`` dataset of what the collections hold now.
+        training: the ``images`` dataset that the champion was trained on.
+    """
+    return Identity(
+        stage="drift",
+        version=VERSIONS["drift"],
+        config={"seed": recipe.seed, "rows": recipe.drift.rows, **_embedded(recipe)},
+        inputs={"images": images, "training": training},
+        weights=_embedder(recipe),
     )
 
 
@@ -284,6 +317,16 @@ def _collection(recipe: Recipe, source: Collection) -> dict[str, Any]:
 
 def _drawn(recipe: Recipe) -> dict[str, Any]:
     return {"name": PORTRAITS, "size": recipe.portraits.size, "seed": recipe.seed}
+
+
+def _embedded(recipe: Recipe) -> dict[str, Any]:
+    """What pictures are embedded: as the evaluation sees photographs."""
+    return {"resolution": recipe.phases[-1].resolution, **_data(recipe, {"max_megapixels"}), **_side(recipe)}
+
+
+def _embedder(recipe: Recipe) -> dict[str, str]:
+    dino = recipe.metrics.dino
+    return {"dino": component_identity(dino)} if dino else _weights(recipe, "features")
 
 
 def _side(recipe: Recipe) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mmface.config.model import Model, Objective, ObjectiveConfig
 from mmface.config.section import Section
 from mmface.config.serve import Sampler, Sampling, Serve
 from mmface.config.train import Phase, Precision, Train
-from mmface.config.watch import Watch
+from mmface.config.watch import Drift, Watch
 
 __all__ = [
     "PICTURE_SIDE",
@@ -31,6 +31,7 @@ __all__ = [
     "Comparison",
     "Components",
     "Data",
+    "Drift",
     "Entrypoint",
     "Evaluate",
     "Gate",
@@ -128,6 +129,11 @@ class Recipe(Section):
         default=Gate(),
         description="Limits that a version must meet to become champion (§8). Null leaves a check out; a metric that "
         "is missing fails its check.",
+    )
+    drift: Drift = Field(
+        default=Drift(),
+        description="How the flow `watch` compares new photographs and served prompts with what the champion was "
+        "trained on.",
     )
     serve: Serve = Field(default=Serve(), description="The HTTP service: address, limits, replicas and access (§9).")
     jobs: Jobs = Field(
