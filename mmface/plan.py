@@ -246,8 +246,12 @@ def samples_of_pictures(recipe: Recipe, pictures: str, evalset: str) -> Identity
     )
 
 
-def scores(recipe: Recipe, samples: str, evalset: str) -> Identity:
-    """Measurements of samples, with the judges of the recipe."""
+def scores(recipe: Recipe, samples: str, evalset: str, features: str | None = None) -> Identity:
+    """Measurements of samples, with the judges of the recipe.
+
+    Args:
+        features: of the training photographs, to find memorised images; None does not look for them.
+    """
     given = {"parser": recipe.evaluate.parser, **{name: getattr(recipe.metrics, name) for name in STANDARD}}
     llm: dict[str, Any] = {}
     if recipe.components.rewriter is not None:  # without one there is no LLM score
@@ -258,7 +262,7 @@ def scores(recipe: Recipe, samples: str, evalset: str) -> Identity:
         stage="scores",
         version=VERSIONS["scores"],
         config={"resolution": recipe.phases[-1].resolution, **llm},
-        inputs={"samples": samples, "evalset": evalset},
+        inputs={"samples": samples, "evalset": evalset} | ({"features": features} if features else {}),
         weights=_weights(recipe, "scores")
         | {name: component_identity(place) for name, place in given.items() if place},
     )

@@ -224,7 +224,10 @@ def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
     """Paints and measures the evaluation set and builds the bundle; returns the URI of the bundle."""
     evalset = choose_evalset(run, data)
     samples = stage(run, plan.samples(run.recipe, trained, evalset), "samples")
-    scores = stage(run, plan.scores(run.recipe, samples, evalset), "scores")
+    features = None
+    if run.recipe.gate.max_memorised is not None:
+        features = stage(run, plan.features(run.recipe, data.images), "features")
+    scores = stage(run, plan.scores(run.recipe, samples, evalset, features), "scores")
     return stage(run, plan.bundle(run.recipe, trained, scores), "bundle")
 
 

@@ -20,13 +20,9 @@ from mmface.config import Recipe
 from mmface.data.conditions import square_picture
 from mmface.datasets.records import FEATURES
 from mmface.datasets.stage import Result, Row, map_rows
-from mmface.errors import InputError
 from mmface.imaging.pixels import to_pil, to_tensor
-from mmface.networks.checks import Role, require_model_type, require_weights
 from mmface.networks.components import accelerator, load_clip
-from mmface.networks.places import locate
-
-DINO = Role("dino", ("dinov2",), "a Dinov2Model with its image processor")
+from mmface.networks.standard import load_dino
 
 
 class Embedder:
@@ -80,35 +76,3 @@ class Features:
         (image,) = to_pil(to_tensor(square, self.resolution)[None])
         kept = {name: row[name] for name in self.reads if name != "image"}
         return {**kept, "features": self.embedder([image])[0].tobytes()}
-
-
-def load_dino(name: str) -> tuple[Any, Any]:
-    """``(model, image_processor)`` of a Dinov2Model, in float32 and ready for inference.
-
-    Raises:
-        InputError: it does not exist, is of another class, or lacks files or weights; names ``metrics.dino``.
-    """
-    from transformers import AutoImageProcessor, Dinov2Model
-
-    try:
-        with DINO.refusing(name):
-            place = locate(name)
-            require_model_type(DINO, name, place)
-            model, report = Dinov2Model.from_pretrained(
-                place.path,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # require_weights refuses them
-                **place.options,
-            )
-            require_weights(DINO, name, report)
-            return model.eval().requires_grad_(False), AutoImageProcessor.from_pretrained(place.path, **place.options)
-    except InputError as error:
-        raise InputError(error.message, field="metrics.dino") from error
-
-
-def unpack(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """The column ``features`` of a dataset -> [n, D]."""
-    rows = [np.frombuffer(value, "<f4") for value in column.to_pylist()]
-    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), np.float32)
