@@ -7,6 +7,7 @@ is not used.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ from flows.steps.progress import Status, report
 from flows.steps.tasks import work
 from mmface import plan
 from mmface.bundles import tracking
+from mmface.bundles.aliases import get_alias
+from mmface.bundles.lineage import LINEAGE
+from mmface.bundles.moves import CHAMPION
+from mmface.bundles.registry import read_file
 from mmface.bundles.weights import REGISTERED, pin_start
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
 from mmface.config.environment import prepare_environment
@@ -232,9 +237,29 @@ def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
 
 
 def choose_evalset(run: Run, data: Prepared) -> str:
-    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``."""
+    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``.
+
+    Raises:
+        DatasetError: the champion was measured on a set of this name that is gone; a new one would have other rows.
+    """
+    identity = plan.evalset(run.recipe)
+    if run.plan is None and published(run.home, identity) is None:
+        _require_unused(run, identity)
     reads = {"images": data.images, "conditions": data.conditions, "captions": data.captions}
-    return stage(run, plan.evalset(run.recipe), "evalset", reads=reads)
+    return stage(run, identity, "evalset", reads=reads)
+
+
+def _require_unused(run: Run, identity: Identity) -> None:
+    model = run.recipe.serve.model_name
+    champion = get_alias(model, CHAMPION)
+    lineage = json.loads(read_file(model, champion, LINEAGE)) if champion else {}
+    known = lineage.get("evalset")
+    if isinstance(known, dict) and known.get("dataset") == identity.key:
+        message = (
+            f"version {champion} of {model} was measured on the set {run.recipe.evaluate.set}, which is no longer in "
+            f"{run.home.uri}; restore {identity.key}, or choose other rows under a new name (evaluate.set)"
+        )
+        raise DatasetError(message, field="evaluate.set")
 
 
 def stage(
