@@ -17,7 +17,7 @@ import pytest
 from flows.cluster import leases
 from flows.cluster.leases import Lease, Owner, dead, held, holder, take
 from mmface.errors import StageError
-from mmface.store import Store
+from mmface.store import Entry, Store
 
 ME = Owner.this("run-1")
 ELSEWHERE = Owner("another-host", 7, "1", "run-2")
@@ -55,6 +55,22 @@ def test_one_of_many_takes_a_lease_and_releases_it(store: Store) -> None:
     again = take(store, "work", ME)
     assert isinstance(again, Lease)
     again.release()
+
+
+def test_a_listing_that_shows_neither_the_old_nor_the_new_lease_gives_no_second_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process replaced the lease while the folder was read."""
+    store.write("leases/work/00000007.json", json.dumps(asdict(ELSEWHERE)).encode())
+    whole, calls = Store.list, []
+
+    def first_misses(self: Store, prefix: str = "") -> list[Entry]:
+        calls.append(prefix)
+        return [] if len(calls) == 1 else list(whole(self, prefix))
+
+    monkeypatch.setattr(Store, "list", first_misses)
+    assert take(store, "work", ME) == ELSEWHERE
+    assert [one.key for one in whole(store, "leases/work")] == ["leases/work/00000007.json"]
 
 
 def test_machines_with_the_same_host_name_do_not_declare_each_other_dead(tmp_path: Path) -> None:
