@@ -17,7 +17,6 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from flows.cluster.jobs import Job, save_recipe
-from flows.cluster.leases import Owner, held
 from flows.steps.artifacts import show_tracking
 from flows.steps.preflight import check
 from flows.steps.progress import Status, report
@@ -38,6 +37,7 @@ from mmface.datasets.manifest import Identity
 from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
 from mmface.networks.hub import pin_components
 from mmface.store import Store, home
+from mmface.store.leases import Owner, held
 
 log = logging.getLogger(__name__)
 

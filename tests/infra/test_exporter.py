@@ -26,8 +26,16 @@ def scraped(ray_session: None) -> dict[str, float]:
         """An actor that measures as a replica does."""
 
         def measure(self) -> None:
-            from serve.deploy.gauges import Gauges
+            from mmface.config import Canary
+            from serve.canary.trial import Trial
+            from serve.deploy.gauges import CanaryGauges, Gauges
 
+            self.canary = CanaryGauges()
+            trial = Trial(Canary(alias="challenger", auto=True), "6", "7")
+            trial.add("errors", 0.0, canary=True)
+            self.canary.progress(trial)
+            self.canary.decided("7", "promoted")
+            self.canary.skipped("7", "load")
             self.gauges = Gauges()
             room = SimpleNamespace(limit=2.0**30)
             engine = SimpleNamespace(pending=2, waiting=lambda: 1, room=room)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster import leases
-from flows.cluster.leases import Lease, Owner, dead, held, holder, take
 from mmface.errors import StageError
-from mmface.store import Entry, Store
+from mmface.store import Entry, Store, leases
+from mmface.store.leases import Lease, Owner, dead, held, holder, take
 
 ME = Owner.this("run-1")
 ELSEWHERE = Owner("another-host", 7, "1", "run-2")
@@ -78,7 +77,7 @@ def test_machines_with_the_same_host_name_do_not_declare_each_other_dead(tmp_pat
     code = """
         import json, sys
         from dataclasses import asdict
-        from flows.cluster.leases import Owner
+        from mmface.store.leases import Owner
         print(json.dumps(asdict(Owner.this("run-2"))), flush=True)
         print(Owner(**json.loads(sys.stdin.readline())).is_gone(), flush=True)
         sys.stdin.read()
