@@ -106,9 +106,3 @@ def load_dino(name: str) -> tuple[Any, Any]:
             return model.eval().requires_grad_(False), AutoImageProcessor.from_pretrained(place.path, **place.options)
     except InputError as error:
         raise InputError(error.message, field="metrics.dino") from error
-
-
-def unpack(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """The column ``features`` of a dataset -> [n, D]."""
-    rows = [np.frombuffer(value, "<f4") for value in column.to_pylist()]
-    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), np.float32)

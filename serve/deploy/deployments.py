@@ -43,6 +43,7 @@ class Replica:
         import torch
         from diffusers.utils.logging import disable_progress_bar
 
+        from serve.deploy.drift import DriftExport
         from serve.deploy.gauges import Gauges
         from serve.deploy.models import Models
 
@@ -54,16 +55,20 @@ class Replica:
         self._models = Models(settings, self._gauges.step, self._gauges.swap, device)
         await self._models.look()
         self._following = asyncio.create_task(self._models.follow())
+        self._drift = DriftExport(settings, self._gauges.drift)
+        self._exporting = asyncio.create_task(self._drift.follow())
 
     async def generate(self, job: Job) -> Generated:
         """See :meth:`Generator.generate`."""
         generator = self._models.choose(job)
+        self._drift.count(job.request.prompt)
         with self._gauges.request(job, generator):
             return await generator.generate(job)
 
     async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
         """See :meth:`Generator.stream`."""
         generator = self._models.choose(job)
+        self._drift.count(job.request.prompt)
         with self._gauges.request(job, generator):
             async with aclosing(generator.stream(job)) as events:
                 async for event in events:
