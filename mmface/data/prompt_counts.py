@@ -110,7 +110,7 @@ def group_captions(captions: Iterable[Sequence[str]], rows: int, seed: int) -> C
         captions: those of each photograph.
     """
     random = np.random.default_rng(seed)
-    chosen = [several[random.integers(len(several))] for several in captions if several]
+    chosen = [several[int(random.integers(len(several)))] for several in captions if several]
     order = random.permutation(len(chosen))[: rows * GROUP]
     counts = [count_words(chosen[place]) for place in order]
     whole = len(counts) // GROUP

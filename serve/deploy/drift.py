@@ -32,6 +32,7 @@ class DriftExport:
         self._on_drift = on_drift
         self._counter = PromptCounter() if self._window is not None else None
         self._written = monotonic()
+        self._shown: set[str] = set()  # kinds that have a figure
 
     def count(self, prompt: str) -> None:
         """Counts the prompt of a request; does nothing unless ``serve.prompt_counts_s`` is set."""
@@ -50,10 +51,14 @@ class DriftExport:
             await asyncio.sleep(pause)
 
     async def export(self) -> None:
-        """Exports the latest figures in the home."""
-        for kind, measured in (await asyncio.to_thread(read_measured, home(), self._model)).items():
-            if measured.drift.distance is not None:
-                self._on_drift(kind, measured.drift.distance, measured.drift.verdict == "drifted")
+        """Exports the latest figures in the home; zeros for what is gone because the champion has learnt it."""
+        found = await asyncio.to_thread(read_measured, home(), self._model)
+        latest = {kind: one.drift for kind, one in found.items() if one.drift.distance is not None}
+        for kind in self._shown - latest.keys():
+            self._on_drift(kind, 0.0, False)
+        for kind, drift in latest.items():
+            self._on_drift(kind, drift.distance or 0.0, drift.verdict == "drifted")
+        self._shown = set(latest)
 
     async def write(self) -> None:
         """Writes the whole groups of prompts to the home once the time between two files is over."""
