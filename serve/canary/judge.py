@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
+from mmface.evaluate.metrics import mask_iou
 from PIL import Image
 
 from mmface.data.conditions import Parser
-from mmface.evaluate.metrics import mask_iou
 from serve.canary.observer import Sample
 
 

@@ -56,6 +56,7 @@ class Replica:
         from diffusers.utils.logging import disable_progress_bar
 
         from serve.canary.observer import Observer
+        from serve.deploy.drift import DriftExport
         from serve.deploy.gauges import CanaryGauges, Gauges
         from serve.deploy.models import Models
 
@@ -67,6 +68,8 @@ class Replica:
         self._models = Models(settings, self._gauges.step, self._gauges.swap, device)
         await self._models.look()
         self._following = asyncio.create_task(self._models.follow())
+        self._drift = DriftExport(settings, self._gauges.drift)
+        self._exporting = asyncio.create_task(self._drift.follow())
         self._observer: Observer | None = None
         if watch is not None:
             self._observer = Observer(settings, report_to(watch), CanaryGauges().skipped)
@@ -75,6 +78,7 @@ class Replica:
     async def generate(self, job: Job) -> Generated:
         """See :meth:`Generator.generate`."""
         generator = self._models.choose(job)
+        self._drift.count(job.request.prompt)
         with self._gauges.request(job, generator), self._observed(job, generator) as answered:
             made = await generator.generate(job)
             answered(made)
@@ -83,6 +87,7 @@ class Replica:
     async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
         """See :meth:`Generator.stream`."""
         generator = self._models.choose(job)
+        self._drift.count(job.request.prompt)
         with self._gauges.request(job, generator), self._observed(job, generator, timed=False) as answered:
             async with aclosing(generator.stream(job)) as events:
                 async for event in events:

@@ -30,6 +30,7 @@ class Gauges:
         self._create_step_metrics()
         self._create_request_metrics()
         self._create_version_metrics()
+        self._create_drift_metrics()
 
     def _create_step_metrics(self) -> None:
         self._step = Histogram(
@@ -70,6 +71,21 @@ class Gauges:
             "1 for a version that serves instead of a champion that cannot be loaded, else 0.",
             tag_keys=_BY_VERSION,
         )
+
+    def _create_drift_metrics(self) -> None:
+        self._distance = Gauge(
+            "mmface_drift_distance",
+            "Squared MMD of new photographs or prompts from the training set: 0 for none, at most 2.",
+            tag_keys=("of",),
+        )
+        self._drifted = Gauge(
+            "mmface_drift_detected", "1 if photographs or prompts have drifted, else 0.", tag_keys=("of",)
+        )
+
+    def drift(self, kind: str, distance: float, drifted: bool) -> None:
+        """Records the latest comparison of ``photographs`` or ``prompts`` with the training set."""
+        self._distance.set(distance, tags={"of": kind})
+        self._drifted.set(float(drifted), tags={"of": kind})
 
     def refused(self, version: str, refused: bool) -> None:
         """Records whether ``version`` serves because the champion cannot be loaded."""

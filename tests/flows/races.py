@@ -20,13 +20,12 @@ import mlflow.store.model_registry.sqlalchemy_store
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 from flows.cli.command_line import main
-from flows.cluster import leases
 from flows.steps import promotion
 from flows.steps.champions import turn
 from mmface.bundles import registry
 from mmface.bundles.moves import CHAMPION, MOVING_TAG, PREVIOUS, read_past, version_tags
 from mmface.bundles.verdicts import PASSED, VERDICT_TAG, record_decision
-from mmface.store import Store, home
+from mmface.store import Store, home, leases
 from tests.flows.releases import NAME, loads
 
 GATED, UNGATED = 4, 2

@@ -13,7 +13,7 @@ import pytest
 
 from tests.infra.manifests import INFRA
 
-SAMPLE = re.compile(r'^(ray_mmface_\w+)\{[^}]*version="7"[^}]*\} (\S+)$', re.MULTILINE)
+SAMPLE = re.compile(r'^(ray_mmface_\w+)\{[^}]*(?:version="7"|of="prompts")[^}]*\} (\S+)$', re.MULTILINE)
 IMAGES = (1, 3, 8)
 
 
@@ -45,6 +45,7 @@ def scraped(ray_session: None) -> dict[str, float]:
                 for count in IMAGES:
                     self.gauges.step("7", count, 0.3)
             self.gauges.refused("7", False)
+            self.gauges.drift("prompts", 0.25, True)
             self.gauges.swap("7", "serving")
 
     replica = ray.remote(num_cpus=0)(Replica).remote()
@@ -71,6 +72,11 @@ def test_the_dashboard_asks_by_the_names_that_are_exported(scraped: dict[str, fl
     }
     assert asked
     assert asked <= set(scraped)
+
+
+def test_drift_is_exported_as_it_was_measured(scraped: dict[str, float]) -> None:
+    assert scraped["ray_mmface_drift_distance"] == 0.25
+    assert scraped["ray_mmface_drift_detected"] == 1
 
 
 def test_the_images_of_a_step_are_counted_exactly(scraped: dict[str, float]) -> None:
