@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from threading import Event, Thread, current_thread
 from typing import Any
 
-from mmface.evaluate.chart import histories
+from mmface.evaluate.report.chart import histories
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from ray import tune

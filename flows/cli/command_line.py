@@ -21,10 +21,9 @@ from flows.cli import (
     models,
     quarantine,
     recipe,
-    studies,
     watermark,
 )
-from flows.cli.operations import deploy, jobs, stack
+from flows.cli.operations import deploy, jobs, stack, studies
 
 Command = Callable[[argparse.Namespace], int]
 Commands = argparse._SubParsersAction  # what ``add_subparsers`` returns
