@@ -29,7 +29,8 @@ from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset, open_dataset, upstream
 from mmface.errors import DatasetError, MMFaceError
 from mmface.evaluate.gate import Decision, decide
-from mmface.evaluate.report import Report, grid, render_report
+from mmface.evaluate.report.page import Report, render_report
+from mmface.evaluate.report.pictures import choose, grid
 from mmface.store import Store
 
 log = logging.getLogger(__name__)
@@ -166,8 +167,7 @@ def read_metrics(text: str | bytes) -> dict[str, float]:
 
 def prepare_example(bundle: Dataset, place: Store) -> str:
     """Stores the first mask of the evaluation beside the report, for the curl command; returns its prompt."""
-    samples = open_dataset(bundle.manifest.inputs["samples"]).table(["modality", "prompt", "condition"]).to_pylist()
-    first = next(row for row in samples if row["modality"] == "mask")
+    first = choose(upstream(bundle.uri)["samples"], 1, ["mask"])[0]
     place.write(MASK, first["condition"])
     return str(first["prompt"])
 
@@ -198,7 +198,7 @@ def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
 @task(cache_policy=NO_CACHE)
 def write_report(page: Report, place: Store, mlflow_run: str) -> None:
     """Writes the HTML report and its contact sheet to the store and to MLflow, and its address to Prefect."""
-    samples = page.datasets["samples"].table()
+    samples = page.datasets["samples"]
     with tempfile.TemporaryDirectory() as scratch:
         for name, data in ((REPORT, render_report(page).encode()), (GRID, grid(samples, page.recipe.evaluate.grid))):
             place.write(name, data)

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from mmface.bundles.weights import SCRATCH, weights_identity
-from mmface.config import PICTURE_SIDE, Recipe
+from mmface.config import PICTURE_SIDE, Collection, Recipe
 from mmface.data.sources.files import Listing
 from mmface.data.sources.identity import identify
 from mmface.datasets.dataset import upstream
@@ -21,13 +21,15 @@ from mmface.networks.components import component_identity
 from mmface.store import Store
 
 FACTS = "facts"  # the captioner without weights
+PORTRAITS = "portraits"
 # The components that each stage uses; they are part of its identity.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "conditions": ("parser", "sketcher"),
     "captions": ("text_encoder", "captioner", "rewriter"),
     "latents": ("vae",),
     "text": ("text_encoder",),
-    "samples": ("vae", "text_encoder", "clip", "parser", "sketcher"),
+    "samples": ("vae", "text_encoder"),
+    "scores": ("clip", "parser", "sketcher"),
     "bundle": ("vae", "text_encoder"),
 }
 
@@ -154,25 +156,62 @@ def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | N
     )
 
 
-def samples(recipe: Recipe, train: str, images: str, conditions: str, captions: str) -> Identity:
-    """Images generated for held-out rows, with their metrics."""
+def evalset(recipe: Recipe) -> Identity:
+    """The evaluation set; chosen once, so its identity holds the settings of the evaluation and no dataset (§8)."""
+    return Identity(
+        stage="evalset",
+        version=VERSIONS["evalset"],
+        config={
+            **recipe.evaluate.model_dump(mode="json", include={"set", "n", "n_sketch"}),
+            "sources": [_collection(recipe, source) for source in recipe.sources] or _drawn(recipe),
+            **_data(recipe, {"holdout"}),
+            **_side(recipe),
+        },
+    )
+
+
+def samples(recipe: Recipe, train: str, evalset: str) -> Identity:
+    """Images that a trained transformer paints for an evaluation set."""
     return Identity(
         stage="samples",
         version=VERSIONS["samples"],
-        config={
-            "seed": recipe.seed,
-            "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"grid", "batch_size"}),
-            "sampling": recipe.sampling.model_dump(mode="json"),
-            "resolution": recipe.phases[-1].resolution,
-            **_data(recipe, {"mask_resize", "max_megapixels", "text_padding"}),
-            **_side(recipe),
-        },
-        inputs={"train": train, "images": images, "conditions": conditions, "captions": captions},
+        config=_painting(recipe),
+        inputs={"train": train, "evalset": evalset},
         weights=_weights(recipe, "samples"),
     )
 
 
-def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
+def samples_of_bundle(recipe: Recipe, bundle: str, evalset: str) -> Identity:
+    """Images that a bundle paints for an evaluation set.
+
+    Args:
+        recipe: of the bundle.
+        bundle: from :func:`mmface.bundles.weights.bundle_identity`.
+    """
+    return Identity(
+        stage="samples",
+        version=VERSIONS["samples"],
+        config=_painting(recipe),
+        inputs={"evalset": evalset},
+        weights={"bundle": bundle},
+    )
+
+
+def scores(recipe: Recipe, samples: str, evalset: str) -> Identity:
+    """Measurements of samples, with the judges of the recipe."""
+    judges = {"parser": recipe.evaluate.parser} if recipe.evaluate.parser else {}
+    given = {name: getattr(recipe.metrics, name) for name in ("inception", "dino", "lpips")}
+    return Identity(
+        stage="scores",
+        version=VERSIONS["scores"],
+        config={"resolution": recipe.phases[-1].resolution},
+        inputs={"samples": samples, "evalset": evalset},
+        weights=_weights(recipe, "scores")
+        | {name: component_identity(place) for name, place in {**judges, **given}.items() if place},
+    )
+
+
+def bundle(recipe: Recipe, train: str, scores: str) -> Identity:
     """The trained model as a bundle, with its metrics (§8)."""
     return Identity(
         stage="bundle",
@@ -183,7 +222,7 @@ def bundle(recipe: Recipe, train: str, samples: str) -> Identity:
             "grid": recipe.evaluate.grid,
             "serve": recipe.serve.model_dump(mode="json", include={"model_name"}),
         },
-        inputs={"train": train, "samples": samples},
+        inputs={"train": train, "scores": scores},
         weights=_weights(recipe, "bundle"),
     )
 
@@ -205,6 +244,26 @@ def lineage(uri: str) -> dict[str, dict[str, Any]]:
 
 def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
     return recipe.data.model_dump(mode="json", include=keys)
+
+
+def _painting(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "sampling": recipe.sampling.model_dump(mode="json"),
+        "resolution": recipe.phases[-1].resolution,
+        **_data(recipe, {"mask_resize", "max_megapixels", "text_padding"}),
+        **_side(recipe),
+    }
+
+
+def _collection(recipe: Recipe, source: Collection) -> dict[str, Any]:
+    """The name of a collection, whatever it holds now: another number of drawn portraits lies in another folder."""
+    if f"/datasets/{PORTRAITS}/" in source.images:
+        return _drawn(recipe)
+    return {"name": source.name, "images": source.images}
+
+
+def _drawn(recipe: Recipe) -> dict[str, Any]:
+    return {"name": PORTRAITS, "size": recipe.portraits.size, "seed": recipe.seed}
 
 
 def _side(recipe: Recipe) -> dict[str, Any]:

@@ -1,18 +1,19 @@
-"""Job that generates images for held-out rows with the trained transformer and measures each of them."""
+"""Job that paints the rows of an evaluation set: with a trained transformer, or with a bundle."""
 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmface import plan
+from mmface.bundles.weights import bundle_identity
 from mmface.config import Recipe
 from mmface.datasets.dataset import Publisher, open_dataset
 from mmface.datasets.journal import Journal
 from mmface.datasets.manifest import Identity
-from mmface.datasets.parts import DATA, commit, join_parts, part_names
+from mmface.datasets.parts import DATA, commit
 from mmface.datasets.records import SAMPLES
 from mmface.datasets.stage import Row
 from mmface.datasets.tally import reconcile
@@ -20,79 +21,89 @@ from mmface.errors import StageError
 from mmface.store import Store
 from ray_jobs.shared.job import exactly_once, parse_arguments, run_as_program, run_parts
 
-ROWS = ("images", "conditions", "captions")
-PART_ROWS = 32  # rows per part; all of one modality
+if TYPE_CHECKING:
+    from mmface.pipeline import MMFacePipeline
+
+TRAIN, BUNDLE = "train", "bundle"  # the model is one of these inputs
 
 
 class Painter:
-    """Generates the images of one part."""
+    """Paints the samples of one part: the rows of one part of the evaluation set, from one kind of drawing."""
 
-    def __init__(self, identity: Identity, store: Store, recipe: Recipe, parts: dict[str, list[Row]]) -> None:
+    def __init__(self, identity: Identity, store: Store, recipe: Recipe, model: dict[str, str]) -> None:
         from mmface.evaluate.paint import Paint
         from mmface.networks.components import accelerator
 
         self.store = store.child(identity.key)
-        self.inputs = [open_dataset(identity.inputs[name]) for name in ROWS]
-        self.parts = parts
-        with tempfile.TemporaryDirectory() as folder:
-            open_dataset(identity.inputs["train"]).download("transformer", Path(folder))
-            self.paint = Paint(recipe, folder, accelerator())
+        self.evalset = open_dataset(identity.inputs["evalset"])
+        self.paint = Paint(recipe, load_model(recipe, model), accelerator())
 
     def run(self, part: str) -> int:
-        """Generates the images of ``part``; returns their number."""
-        planned = self.parts[part]
-        wanted, sources = {row["id"] for row in planned}, sorted({row["part"] for row in planned})
-        rows = {row["id"]: row for name in sources for row in join_parts(self.inputs, name) if row["id"] in wanted}
+        """Paints the samples of ``part``; returns their number."""
+        from mmface.evaluate.evalset import requests
+
+        name, modality = split_name(part)
+        rows: list[Row] = self.evalset.part(f"{DATA}/{name}").to_pylist()
+        asked = [one for row in rows for one in requests(row) if one["modality"] == modality]
         with Journal(self.store, part) as journal:
             journal.enter("painting")
-            samples = self.paint([{**rows[row["id"]], "modality": row["modality"]} for row in planned])
+            samples = self.paint(asked)
         commit(self.store, f"{DATA}/{part}", samples, SAMPLES)
         return len(samples)
 
 
 def main(argv: Sequence[str] | None = None) -> str:
-    """Generates the missing parts, publishes the dataset and returns its URI."""
-    job = parse_arguments("samples", argv, needs=["train", *ROWS]).pinned()
-    given = {name: job.inputs[name] for name in ("train", *ROWS)}
-    identity = plan.samples(job.recipe, **given)
+    """Paints the missing parts, publishes the dataset and returns its URI."""
+    job = parse_arguments("samples", argv, needs=["evalset"]).pinned()
+    evalset = job.inputs["evalset"]
+    model = {name: job.inputs[name] for name in (TRAIN, BUNDLE) if name in job.inputs}
+    if not model:
+        raise StageError("missing; name a train dataset, or a bundle", field="--inputs")
+    if TRAIN in model:
+        identity = plan.samples(job.recipe, model[TRAIN], evalset)
+    else:
+        identity = plan.samples_of_bundle(job.recipe, bundle_identity(model[BUNDLE]), evalset)
 
     def work(publisher: Publisher) -> str:
-        parts = _plan(job.recipe, identity)
+        parts = sample_parts(evalset)
 
         def make() -> Painter:
-            return Painter(identity, job.home, job.recipe, parts)
+            return Painter(identity, job.home, job.recipe, model)
 
-        run_parts(publisher, list(parts), make, job.recipe.data.workers)
-        tally = reconcile(publisher, list(parts))
+        run_parts(publisher, parts, make, job.recipe.data.workers)
+        tally = reconcile(publisher, parts)
         return publisher.publish(tally.counts, files=tally.files)
 
     return exactly_once(job.home, identity, work)
 
 
-def _plan(recipe: Recipe, identity: Identity) -> dict[str, list[Row]]:
-    """The parts by name: each at most ``PART_ROWS`` rows {id, part, modality} of one modality.
+def load_model(recipe: Recipe, model: dict[str, str]) -> MMFacePipeline:
+    """The pipeline of the ``train`` dataset, or of the ``bundle``: a registered version or a folder."""
+    from mmface.bundles.bundle import build_pipeline
+    from mmface.bundles.weights import open_bundle
 
-    The parts depend only on the dataset's identity, so an interrupted run can be resumed with any
-    ``evaluate.batch_size``.
-    """
-    from mmface.evaluate.paint import batches, plan
+    if BUNDLE in model:
+        return open_bundle(model[BUNDLE]).pipeline
+    with tempfile.TemporaryDirectory() as folder:
+        open_dataset(model[TRAIN]).download("transformer", Path(folder))
+        return build_pipeline(recipe, folder)
 
-    images, *others = (open_dataset(identity.inputs[name]) for name in ROWS)
-    held_out = [
-        {"id": row["id"], "part": part}
-        for part in part_names(images)
-        for row in join_parts([images, *others], part, columns=[["id", "split"], ["id"], ["id"]])
-        if row["split"] == "test"
-    ]
-    if not held_out:
-        raise StageError("no photograph is held out; raise data.holdout or add photographs", field="data.holdout")
-    parts: dict[str, list[Row]] = {}
-    painted: Counter[str] = Counter()
-    for rows in batches(plan(held_out, recipe.evaluate), PART_ROWS):
-        modality = rows[0]["modality"]
-        first, painted[modality] = painted[modality], painted[modality] + len(rows)
-        parts[f"{modality}-{first:05d}-{painted[modality] - 1:05d}.parquet"] = rows
-    return parts
+
+def sample_parts(evalset: str) -> list[str]:
+    """Names of the parts: one for each part of the evaluation set and each modality that occurs in it."""
+    dataset = open_dataset(evalset)
+    names = []
+    for file in dataset.parts():
+        kinds = dataset.part(file.path, ["modalities"])["modalities"].to_pylist()
+        stem = file.path.removeprefix(f"{DATA}/").removesuffix(".parquet")
+        names += [f"{stem}-{modality}.parquet" for modality in sorted({one for row in kinds for one in row})]
+    return names
+
+
+def split_name(part: str) -> tuple[str, str]:
+    """The part of the evaluation set, and the modality, of a part of samples."""
+    stem, _, modality = part.removesuffix(".parquet").rpartition("-")
+    return f"{stem}.parquet", modality
 
 
 if __name__ == "__main__":

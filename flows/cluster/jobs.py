@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,6 +57,7 @@ class Job:
         mlflow_run: id of the MLflow run that the job logs to.
         flow_run: id of the Prefect flow run.
         settings: the recipe's ``jobs``.
+        reads: inputs by name that are not part of the identity.
     """
 
     stage: Entrypoint
@@ -66,6 +68,7 @@ class Job:
     mlflow_run: str | None = None
     flow_run: str = ""
     settings: Jobs = field(default_factory=Jobs)
+    reads: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -73,10 +76,15 @@ class Job:
         return f"ray_jobs.{self.stage}"
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """Everything that the job reads, by name."""
+        return {**self.identity.inputs, **self.reads}
+
+    @property
     def arguments(self) -> list[str]:
         """The command-line arguments of the entrypoint."""
         arguments = ["--recipe", self.recipe, "--home", self.home.uri, "--phase", str(self.phase)]
-        for name, uri in self.identity.inputs.items():
+        for name, uri in self.inputs.items():
             arguments += ["--inputs", f"{name}={uri}"]
         return arguments + (["--mlflow-run", self.mlflow_run] if self.mlflow_run else [])
 

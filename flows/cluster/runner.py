@@ -48,7 +48,7 @@ def run_job(
         UnreachableError: the cluster, or a service that the stage needs, does not answer.
         MMFaceError: what the stage raised.
     """
-    owner = Owner.this(job.flow_run, job.identity.inputs.values())
+    owner = Owner.this(job.flow_run, job.inputs.values())
     with held(job.home, job.lease, owner, finished=lambda: job.published() is not None) as lease:
         if lease is not None and job.published() is None:
             with slot(), _limited(job):

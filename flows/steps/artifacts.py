@@ -14,9 +14,9 @@ from prefect.artifacts import (
 )
 
 from mmface.bundles import tracking
-from mmface.datasets.dataset import Dataset, open_dataset, upstream
-from mmface.evaluate import chart
+from mmface.datasets.dataset import Dataset, upstream
 from mmface.evaluate.gate import Decision
+from mmface.evaluate.report import chart
 
 COUNTS = ("in", "out", "quarantined", "duplicates", "filtered")
 REASONS = 20
@@ -78,10 +78,9 @@ def show_loss(trained: str) -> None:
 
 def show_grid(bundle: str, rows: int) -> None:
     """Shows ``rows`` held-out rows of each modality: condition, generated image, photograph."""
-    from mmface.evaluate.pictures import grid, inline
+    from mmface.evaluate.report.pictures import grid, inline
 
-    samples = open_dataset(open_dataset(bundle).manifest.inputs["samples"])
-    picture = grid(samples.table(), rows)
+    picture = grid(upstream(bundle)["samples"], rows)
     create_image_artifact(inline(picture, SIDE), "samples", "Condition, generated, photograph")
 
 

@@ -207,14 +207,26 @@ def train_phases(run: Run, data: Prepared) -> str:
 
 
 def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
-    """Generates and measures samples of held-out rows and builds the bundle; returns the URI of the bundle."""
-    identity = plan.samples(run.recipe, trained, data.images, data.conditions, data.captions)
-    samples = stage(run, identity, "samples")
-    return stage(run, plan.bundle(run.recipe, trained, samples), "bundle")
+    """Paints and measures the evaluation set and builds the bundle; returns the URI of the bundle."""
+    evalset = choose_evalset(run, data)
+    samples = stage(run, plan.samples(run.recipe, trained, evalset), "samples")
+    scores = stage(run, plan.scores(run.recipe, samples, evalset), "scores")
+    return stage(run, plan.bundle(run.recipe, trained, scores), "bundle")
 
 
-def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) -> str:
+def choose_evalset(run: Run, data: Prepared) -> str:
+    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``."""
+    reads = {"images": data.images, "conditions": data.conditions, "captions": data.captions}
+    return stage(run, plan.evalset(run.recipe), "evalset", reads=reads)
+
+
+def stage(
+    run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0, *, reads: Mapping[str, str] | None = None
+) -> str:
     """Returns the URI of a stage's dataset: published already, only planned, or made now by a job in its own task.
+
+    Args:
+        reads: further inputs of the job by name, which are not part of the identity.
 
     Raises:
         DatasetError: the dataset is not published, and another flow has to run the stage.
@@ -229,7 +241,17 @@ def stage(run: Run, identity: Identity, entrypoint: Entrypoint, phase: int = 0) 
     if run.looks_up:
         message = f"it is not published for this recipe and these photographs; run the flow {run.looks_up} first"
         raise DatasetError(message, field=identity.stage)
-    job = Job(entrypoint, identity, run.recipe_uri, run.home, phase, run.mlflow_run, run.flow_run, run.recipe.jobs)
+    job = Job(
+        stage=entrypoint,
+        identity=identity,
+        recipe=run.recipe_uri,
+        home=run.home,
+        phase=phase,
+        mlflow_run=run.mlflow_run,
+        flow_run=run.flow_run,
+        settings=run.recipe.jobs,
+        reads=dict(reads or {}),
+    )
     log.info("%s: started", identity.stage)
     report(identity.stage, Status.RUNNING)
     run.made.append(identity.stage)

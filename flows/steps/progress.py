@@ -110,7 +110,7 @@ def stage_names(recipe: Recipe) -> list[str]:
         *("images", "conditions", "captions", "text"),
         *(f"latents-{size}" for size in recipe.resolutions),
         *(f"train-{i}-{phase.resolution}" for i, phase in enumerate(recipe.phases)),
-        *("samples", "bundle", RELEASE),
+        *("evalset", "samples", "scores", "bundle", RELEASE),
     ]
 
 

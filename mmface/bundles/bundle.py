@@ -128,11 +128,7 @@ def read_bundle(folder: Path, version: str = "") -> Bundle:
     Raises:
         RegistryError: the folder is not a complete bundle.
     """
-    missing = [name for name in ("model_index.json", RECIPE, LINEAGE, METRICS) if not (folder / name).is_file()]
-    if missing:
-        raise RegistryError(
-            f"{folder} is not a complete bundle: {', '.join(missing)} missing; register it again", field="bundle"
-        )
+    require_bundle(folder)
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     return Bundle(
         pipeline=MMFacePipeline.from_pretrained(folder, use_safetensors=True),
@@ -142,6 +138,15 @@ def read_bundle(folder: Path, version: str = "") -> Bundle:
         metrics={name: math.nan if value is None else float(value) for name, value in metrics.items()},
         preview=read_preview(folder),
     )
+
+
+def require_bundle(folder: Path) -> None:
+    """Raises RegistryError with the names of missing files if the folder is not a complete bundle."""
+    missing = [name for name in ("model_index.json", RECIPE, LINEAGE, METRICS) if not (folder / name).is_file()]
+    if missing:
+        raise RegistryError(
+            f"{folder} is not a complete bundle: {', '.join(missing)} missing; register it again", field="bundle"
+        )
 
 
 def bundle_fingerprint(folder: Path) -> str:

@@ -6,7 +6,6 @@ The evaluation painted it; it lies in the bundle's folder ``preview``. A replica
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmface.config import Recipe
+from mmface.datasets.dataset import Dataset
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
 
 FOLDER = "preview"
@@ -38,16 +38,21 @@ class Preview:
     seed: int
 
 
-def choose_preview(samples: Iterable[Mapping[str, Any]]) -> Preview | None:
-    """Chooses the first sketch by id from rows of :data:`mmface.datasets.records.SAMPLES`; None if there is none.
+def choose_preview(samples: Dataset) -> Preview | None:
+    """Chooses the first sketch by id of a ``samples`` dataset; None if there is none.
 
     Sketches only: a sample stores the exact sketch that it was painted from, but a resized copy of a mask.
     """
-    sketches = [row for row in samples if row["modality"] == "sketch"]
-    if not sketches:
+    names = [(row["id"], file.path) for file in samples.parts() for row in _sketches(samples, file.path)]
+    if not names:
         return None
-    row = min(sketches, key=lambda row: str(row["id"]))
+    first, path = min(names)
+    row = next(row for row in samples.part(path).to_pylist() if row["id"] == first)
     return Preview(row["condition"], row["generated"], row["modality"], row["prompt"], row["seed"])
+
+
+def _sketches(samples: Dataset, path: str) -> list[dict[str, Any]]:
+    return [row for row in samples.part(path, ["id", "modality"]).to_pylist() if row["modality"] == "sketch"]
 
 
 def write_preview(preview: Preview, bundle: Path) -> None:

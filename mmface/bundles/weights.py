@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmface.bundles.aliases import get_alias
 from mmface.bundles.moves import CHAMPION
@@ -31,6 +31,9 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.networks import hub
 from mmface.networks.components import component_identity
+
+if TYPE_CHECKING:
+    from mmface.bundles.bundle import Bundle
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +98,35 @@ def weights_identity(name: str) -> str:
         return f"hub:{name}"
     with found_weights(name) as found:
         return f"released:{file_hash(found.path)[:16]}" if found.released else component_identity(str(found.path))
+
+
+def bundle_identity(place: str) -> str:
+    """The identity of a bundle in a fingerprint, the same for a registered version and for a folder with its files.
+
+    Args:
+        place: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or a folder.
+
+    Raises:
+        RecipeError, RegistryError, ServiceError: there is no such version, or the folder is not a complete bundle.
+    """
+    if place.startswith(REGISTERED):
+        return weights_identity(place)
+    from mmface.bundles.bundle import bundle_fingerprint, require_bundle
+
+    folder = Path(place).expanduser()
+    require_bundle(folder)
+    return f"bundle:{bundle_fingerprint(folder)[:16]}"
+
+
+def open_bundle(place: str) -> Bundle:
+    """Loads the bundle that :func:`bundle_identity` identifies."""
+    if place.startswith(REGISTERED):
+        from mmface.bundles.registry import load_bundle
+
+        return load_bundle(*registered(place, "model"))
+    from mmface.bundles.bundle import read_bundle
+
+    return read_bundle(Path(place).expanduser())
 
 
 def pin(name: str) -> str:

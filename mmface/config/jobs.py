@@ -10,7 +10,18 @@ from mmface.config.section import PositiveFloat, PositiveInt, Section
 
 # All but the last make a dataset; ``warm`` loads a version before it becomes champion, on a GPU if it is given one.
 Entrypoint = Literal[
-    "portraits", "images", "conditions", "captions", "text", "latents", "train", "samples", "bundle", "warm"
+    "portraits",
+    "images",
+    "conditions",
+    "captions",
+    "text",
+    "latents",
+    "train",
+    "evalset",
+    "samples",
+    "scores",
+    "bundle",
+    "warm",
 ]
 Amount = Annotated[float, Field(ge=0)]
 

@@ -65,7 +65,18 @@ def read_recipe(path: str) -> Recipe:
     Raises:
         RecipeError: see :func:`load_recipe`.
     """
-    tree = _merged(read_layers(path))
+    return _parse_resolved(_merged(read_layers(path)))
+
+
+def read_recipe_text(text: str, field: str) -> Recipe:
+    """The same for the text of a file. Raises RecipeError that names ``field`` when it is not a mapping."""
+    tree = yaml.safe_load(text)
+    if not isinstance(tree, dict):
+        raise RecipeError("its recipe is not a YAML mapping", field=field)
+    return _parse_resolved(tree)
+
+
+def _parse_resolved(tree: Tree) -> Recipe:
     for section, key in RETIRED:
         tree.get(section, {}).pop(key, None)
     return parse_recipe(tree)

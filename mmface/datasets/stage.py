@@ -25,8 +25,10 @@ VERSIONS = {
     "latents": 3,
     "text": 3,
     "train": 1,
-    "samples": 1,
-    "bundle": 2,
+    "evalset": 1,
+    "samples": 2,
+    "scores": 1,
+    "bundle": 3,
 }
 
 

@@ -19,11 +19,11 @@ from mmface.config.load import parse_recipe
 from mmface.data.conditions import grey_png
 from mmface.datasets.dataset import Publisher, upstream
 from mmface.datasets.manifest import Identity
-from mmface.datasets.records import QUARANTINE, SAMPLES
-from mmface.evaluate import chart
+from mmface.datasets.records import QUARANTINE, SAMPLES, SCORES
 from mmface.evaluate.gate import decide
-from mmface.evaluate.pictures import grid
-from mmface.evaluate.report import Report, render_report
+from mmface.evaluate.report import chart
+from mmface.evaluate.report.page import Report, render_report
+from mmface.evaluate.report.pictures import grid
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store
 from mmface.store.tables import to_parquet
@@ -66,8 +66,13 @@ def _sample(i: int, modality: str) -> dict[str, Any]:
         "condition": mask_to_png(pixels) if modality == "mask" else grey_png(pixels),
         "generated": sink.getvalue(),
         "source": sink.getvalue(),
-        "metrics": [("miou", 0.5), ("edge_agreement", 0.25), ("hair_colour_accuracy", float(i % 2))],
     }
+
+
+def _score(sample: dict[str, Any]) -> dict[str, Any]:
+    hair = float(sample["seed"] % 2)
+    metrics = [("miou", 0.5), ("edge_agreement", 0.25), ("hair_colour_accuracy", hair)]
+    return {name: sample[name] for name in ("id", "image_id", "modality")} | {"metrics": metrics}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +108,11 @@ def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
     painted = publish(
         "samples", {"train": trained, "images": images}, {"data/part-0.parquet": to_parquet(samples, SAMPLES)}, {}
     )
+    rows = to_parquet([_score(sample) for sample in samples], SCORES)
+    scored = publish("scores", {"samples": painted}, {"data/part-0.parquet": rows}, {})
     return Report(
         recipe=recipe,
-        datasets=upstream(painted),
+        datasets=upstream(scored),
         metrics=METRICS,
         decision=decide(METRICS, None, Gate(min_mask_miou=0.5, min_hair_colour=0.8)),
         version="4",
@@ -121,7 +128,7 @@ def page(report: Report) -> str:
 
 
 def test_upstream_lists_datasets_after_their_inputs(report: Report) -> None:
-    assert list(report.datasets) == ["images", "train-0-32", "samples"]
+    assert list(report.datasets) == ["images", "train-0-32", "samples", "scores"]
 
 
 def test_the_page_is_self_contained(page: str) -> None:
@@ -202,7 +209,7 @@ def test_rendering_is_deterministic(page: str, report: Report) -> None:
 
 
 def test_the_contact_sheet_shows_the_samples(report: Report) -> None:
-    sheet = Image.open(BytesIO(grid(report.datasets["samples"].table(), 3)))
+    sheet = Image.open(BytesIO(grid(report.datasets["samples"], 3)))
     assert sheet.format == "PNG"
     assert sheet.width > sheet.height  # two lines of three triples each
     colours = {sheet.getpixel((x, 90)) for x in range(sheet.width)}
@@ -228,6 +235,6 @@ def test_ticks_are_round() -> None:
 
 
 def test_the_template_is_part_of_the_package(report: Report) -> None:
-    import mmface.evaluate
+    import mmface.evaluate.report
 
-    assert (Path(mmface.evaluate.__file__).parent / "report.html").is_file()
+    assert (Path(mmface.evaluate.report.__file__).parent / "report.html").is_file()

@@ -12,13 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset
-from mmface.evaluate import chart
 from mmface.evaluate.gate import MASK_FRECHET, Decision
 from mmface.evaluate.metric_names import FrechetName
-from mmface.evaluate.pictures import choose, figures_of, grid, inline, inline_png
+from mmface.evaluate.report import chart
+from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of
 
-__all__ = ["Report", "grid", "render_report"]
-
+DRAWN = ("mask", "sketch")
 # The figures at the top of the report: metric, title, title of the reference, metric of the reference.
 HEADLINES = (
     ("mask/miou", "mask mIoU", "source photographs", "mask/source_miou"),
@@ -37,7 +36,7 @@ class Report:
     Attributes:
         recipe: the resolved recipe.
         datasets: every dataset of the run by stage, in the order of the stages
-            (:func:`mmface.datasets.dataset.upstream`); must contain ``samples``.
+            (:func:`mmface.datasets.dataset.upstream`); must contain ``samples`` and ``scores``.
         metrics: from :func:`mmface.evaluate.summary.summarise`.
         decision: of the gate.
         version: number in the registry.
@@ -64,12 +63,16 @@ def render_report(report: Report) -> str:
     """Renders the HTML page; the same content gives the same bytes.
 
     Raises:
-        KeyError: the datasets do not contain ``samples``.
+        KeyError: the datasets do not contain ``samples`` and ``scores``.
     """
-    samples = report.datasets["samples"].table()
-    chosen = choose(samples, report.recipe.evaluate.grid)
+    chosen = choose(report.datasets["samples"], report.recipe.evaluate.grid)
+    figures = metrics_of(report.datasets["scores"])
+    cards = {kind: [_card(row, figures[row["id"]]) for row in chosen if row["modality"] == kind] for kind in DRAWN}
     environment = Environment(
-        loader=PackageLoader("mmface.evaluate", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("mmface.evaluate.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters |= {"figure": _figure, "seconds": _seconds, "jpeg": inline, "png": inline_png}
     return environment.get_template("report.html").render(
@@ -77,7 +80,7 @@ def render_report(report: Report) -> str:
         manifests=[dataset.manifest for dataset in report.datasets.values()],
         headlines=_headlines(report.metrics),
         curve=_loss_curve(report.datasets),
-        cards={kind: [_card(row) for row in chosen if row["modality"] == kind] for kind in ("mask", "sketch")},
+        cards=cards,
         collections=_collections(report.datasets),
         quarantine=_quarantine(report.datasets),
         example=chosen[0] if chosen else None,
@@ -124,8 +127,7 @@ def _loss_curve(datasets: Mapping[str, Dataset]) -> dict[str, Any]:
     }
 
 
-def _card(row: Mapping[str, Any]) -> dict[str, Any]:
-    figures = figures_of(row)
+def _card(row: Mapping[str, Any], figures: Mapping[str, float]) -> dict[str, Any]:
     if row["modality"] == "mask":
         notes = [f"mIoU {_figure(figures['miou'])}"]
         if "hair_colour_accuracy" in figures:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
+
+from mmface.datasets.dataset import Dataset
 
 TILE = 128  # pixels per image of the contact sheet
 GAP = 8
@@ -16,17 +18,33 @@ HEAD = 20
 COLUMNS = ("condition", "generated", "source")
 
 
-def choose(samples: pa.Table, n: int, modalities: Sequence[str] = ("mask", "sketch")) -> list[dict[str, Any]]:
-    """The first ``n`` samples of each modality by id, so that nobody picks the best ones."""
-    rows = sorted(samples.to_pylist(), key=lambda row: str(row["id"]))
-    return [row for modality in modalities for row in [r for r in rows if r["modality"] == modality][:n]]
+def choose(samples: Dataset, n: int, modalities: Sequence[str] = ("mask", "sketch")) -> list[dict[str, Any]]:
+    """The first ``n`` samples of each modality by id, so that nobody picks the best ones; reads no other pictures."""
+    found = [
+        (modality, row["id"], file.path)
+        for file in samples.parts()
+        for row in samples.part(file.path, ["id", "modality"]).to_pylist()
+        if (modality := row["modality"]) in modalities
+    ]
+    wanted = [one for modality in modalities for one in sorted(one for one in found if one[0] == modality)[:n]]
+    return rows_of(samples, {name: path for _, name, path in wanted})
 
 
-def grid(samples: pa.Table, n: int = 16) -> bytes:
+def rows_of(samples: Dataset, places: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The rows with the ids ``places``, in that order; each id with the path of its part."""
+    rows = {
+        row["id"]: row
+        for path in sorted(set(places.values()))
+        for row in samples.part(path).filter(pc.field("id").isin(list(places))).to_pylist()
+    }
+    return [rows[name] for name in places]
+
+
+def grid(samples: Dataset, n: int = 16) -> bytes:
     """A contact sheet as PNG: triples condition | generated | source, four per line, masks first, then sketches.
 
     Args:
-        samples: rows of :data:`mmface.datasets.records.SAMPLES`.
+        samples: a ``samples`` dataset.
         n: number of samples per modality.
     """
     chosen = choose(samples, n)
@@ -61,10 +79,9 @@ def inline_png(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def figures_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of a sample as a dict; Arrow stores them as pairs."""
-    pairs: Iterable[tuple[str, float]] = row["metrics"]
-    return dict(pairs)
+def metrics_of(scores: Dataset) -> dict[str, dict[str, float]]:
+    """The metrics of every sample by id; Arrow stores them as pairs."""
+    return {row["id"]: dict(row["metrics"]) for row in scores.table(["id", "metrics"]).to_pylist()}
 
 
 def _tile(data: bytes, side: int) -> Image.Image:

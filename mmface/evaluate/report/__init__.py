@@ -1,0 +1,1 @@
+"""Reports: pages with pictures, figures and decisions."""
