@@ -22,7 +22,7 @@ from dataclasses import replace
 from mmface.config import Gate
 from mmface.errors import InputError
 from mmface.evaluate.compare import Difference, check_alike, difference, missing
-from mmface.evaluate.decision import Check, Comparison, Decision, Outcome
+from mmface.evaluate.decision import Check, Comparison, Decision
 from mmface.evaluate.estimates import STAND_IN, estimate
 from mmface.evaluate.intervals import FEWEST
 from mmface.evaluate.metric_names import FRECHET, FrechetName
@@ -142,7 +142,8 @@ def _unlike(name: str, other: str | None) -> str:
     if other is None:
         return "the champion has none"
     measured, its = FrechetName.parse(name), FrechetName.parse(other)
-    assert measured and its, "estimates have long names"
+    assert measured is not None, f"{name} has no long name"
+    assert its is not None, f"{other} has no long name"
     return f"they differ in {measured.differences(its)}" if measured != its else ""
 
 

@@ -77,7 +77,8 @@ def summarise(scores: Scores, *, min_frechet_n: int = 2, seed: int = 0) -> list[
 
 def flat(figures: Sequence[Figure]) -> dict[str, float]:
     """The figures that have a value, as the ``{name: value}`` of ``metrics.json`` and of MLflow."""
-    return {figure.name: math.nan if figure.value is None else figure.value for figure in figures if not figure.unavailable}
+    measured = (figure for figure in figures if not figure.unavailable)
+    return {figure.name: math.nan if figure.value is None else figure.value for figure in measured}
 
 
 def write_figures(figures: Sequence[Figure]) -> str:
@@ -111,9 +112,7 @@ def figure_of(scores: Scores, one: Estimate, seed: int = 0) -> Figure:
     return _figures([one], scores, 0, seed)[0]
 
 
-def _gap(
-    scores: Scores, metric: str, attribute: str, members: dict[str, list[str]], least: int, seed: int
-) -> Gap:
+def _gap(scores: Scores, metric: str, attribute: str, members: dict[str, list[str]], least: int, seed: int) -> Gap:
     figures = []
     for group, ids in sorted(members.items()):
         one = estimate(scores, metric, set(ids))

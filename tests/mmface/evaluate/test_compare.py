@@ -70,7 +70,9 @@ def test_a_difference_is_paired_by_photograph_and_not_by_place() -> None:
 
 def test_the_direction_of_better_is_that_of_the_metric() -> None:
     noise = np.random.default_rng(7).normal(0, 0.01, (2, N))
-    columns = [{"mask/clip_distance": mean + noise[i], "mask/source_miou": mean + noise[i]} for i, mean in ((0, 1), (1, 0))]
+    columns = [
+        {"mask/clip_distance": mean + noise[i], "mask/source_miou": mean + noise[i]} for i, mean in ((0, 1), (1, 0))
+    ]
     a, b = (simulate(one) for one in columns)
     assert difference(a, b, "mask/clip_distance").verdict == "worse"
     assert difference(b, a, "mask/clip_distance").verdict == "better"

@@ -215,7 +215,7 @@ def test_several_metrics_are_all_asked_and_a_loss_is_shown_at_a_stricter_level()
     """A gain that shows a loss for one metric is not decided when it is one of twenty."""
     columns = {f"mask/m{i}": 0.5 + NOISE[0] for i in range(20)}
     measures = {f"m{i}": Measure(better="higher") for i in range(20)}
-    champion = simulate({name: 0.5 + NOISE[1] for name in columns}, measures=measures)
+    champion = simulate(dict.fromkeys(columns, 0.5 + NOISE[1]), measures=measures)
     error = np.std(NOISE[0] - NOISE[1]) / math.sqrt(N)
     shift = float(np.mean(NOISE[1] - NOISE[0])) - 0.02 - 2.1 * error
     challenger = simulate({**columns, "mask/m0": 0.5 + NOISE[0] + shift}, measures=measures)
@@ -274,9 +274,7 @@ def test_the_ratio_of_frechet_distances_is_limited() -> None:
         ({"measures": {}}, "the champion has none"),
     ],
 )
-def test_distances_over_different_rows_or_weights_are_never_compared(
-    champion: dict[str, object], reason: str
-) -> None:
+def test_distances_over_different_rows_or_weights_are_never_compared(champion: dict[str, object], reason: str) -> None:
     decision = decide(far(1.0), far(99.0, **champion), Gate(max_frechet_ratio_to_champion=1.1))
     assert decision.verdict == "rejected"
     assert decision.checks[0].value is None

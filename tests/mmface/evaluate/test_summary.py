@@ -138,7 +138,9 @@ def test_broken_features_make_the_distances_nan() -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_very_few_rows_have_figures(n: int) -> None:
-    found = {figure.name: figure for figure in summarise(simulate({"mask/miou": MIOU[:n]}, features=(FACES[0], FACES[1])))}
+    found = {
+        figure.name: figure for figure in summarise(simulate({"mask/miou": MIOU[:n]}, features=(FACES[0], FACES[1])))
+    }
     assert found["mask/miou"].value == math.fsum(MIOU[:n]) / n
     assert ("mask/kid" in found) == (n > 1)
     if n == 1:
