@@ -28,13 +28,16 @@ def add_command(commands: Any, add_recipe: Callable[[argparse.ArgumentParser], N
 def run(arguments: argparse.Namespace) -> int:
     """``mmface convert``."""
     from mmface.bundles import registry
+    from mmface.bundles.moves import PREVIOUS
     from mmface.config.load import load_recipe
     from mmface.errors import InputError
 
-    if arguments.alias == registry.CHAMPION:
-        raise InputError(f"only the gate makes a {registry.CHAMPION}; choose another alias", field="--alias")
+    if arguments.alias in (registry.CHAMPION, PREVIOUS):
+        raise InputError(f"only a promotion moves {arguments.alias}; choose another alias", field="--alias")
     recipe = load_recipe(arguments.recipe, arguments.set)
+    from flows.steps.champions import turn
     from mmface.bundles.conversion import convert
+    from mmface.store import home
 
     print(convert(arguments.folder, recipe, arguments.out))
     if arguments.alias:
@@ -42,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         mlflow_run = registry.start_run(f"convert-{recipe.name}")
         version = registry.register_bundle(arguments.out, mlflow_run, name)
         registry.finish_run(mlflow_run)
-        registry.set_alias(name, arguments.alias, version)
+        with turn(home(), name) as mine:
+            before = registry.get_alias(name, arguments.alias)
+            mine.move(version, expected=before, kind="set", why="mmface convert", alias=arguments.alias)
         print(f"{name} {version} {arguments.alias}")
     return 0

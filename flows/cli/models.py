@@ -1,107 +1,69 @@
-"""Commands on registered models: generate images, list versions, move the champion alias."""
+"""``mmface models list|show|promote|rollback``: the registered versions of a model, and the moves of its champion."""
 
 from __future__ import annotations
 
-import secrets
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from mmface.errors import InputError
+MOVED = {"runs": "list", "promote": "promote", "rollback": "rollback"}  # the names of earlier releases
 
-MAX_N = 8
-
-
-def add_command(commands: Any, add_recipe: Callable[[ArgumentParser], None]) -> None:
-    """Adds the commands to the command line."""
-    _add_generate(commands)
-    text = "List the registered versions of the recipe's serve.model_name and their aliases."
-    command = commands.add_parser("runs", help=text, description=text)
-    add_recipe(command)
-    command.set_defaults(run=show_versions)
-    text = "Make the previous champion of serve.model_name champion again."
-    command = commands.add_parser("rollback", help=text, description=text)
-    add_recipe(command)
-    text = "version to remove as champion; refused if it is not champion (default: the current champion)"
-    command.add_argument("version", nargs="?", metavar="VERSION", help=text)
-    command.add_argument("--why", default="mmface rollback", metavar="TEXT", help="recorded with the change")
-    command.set_defaults(run=roll_back)
-    text = "Make a version champion by hand, without the gate, after checking that it loads and generates an image."
-    command = commands.add_parser("promote", help=text, description=text)
-    add_recipe(command)
-    command.add_argument("version", metavar="VERSION", help="see mmface runs")
-    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the change")
-    command.set_defaults(run=promote)
+AddRecipe = Callable[[ArgumentParser], None]
 
 
-def generate(arguments: Namespace) -> int:
-    """``mmface generate``: prints the paths of the images."""
-    for path in paint(arguments):
-        print(path)
-    return 0
-
-
-def paint(arguments: Namespace) -> list[Path]:
-    """Writes the images that ``mmface generate`` asks for and returns their paths."""
-    _check_output(arguments.n, arguments.out)
-    modality = "mask" if arguments.mask else "sketch"
-    data = _read(arguments.mask or arguments.sketch, f"--{modality}")
-
-    import numpy as np
-    from diffusers.utils.logging import disable_progress_bar
-
-    from mmface.bundles.registry import load_bundle
-    from mmface.data.sources import open_image
-    from mmface.imaging.labels import mask_from_png
-    from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor
-    from serve.pictures.provenance import Provenance, encode
-
-    disable_progress_bar()  # loading takes only a second
-    drawing = open_image(data, field=f"--{modality}")
-    name, _, version = arguments.model.partition("@")
-    bundle = load_bundle(name, version or "champion")
-    size, sampling = bundle.recipe.phases[-1].resolution, bundle.recipe.sampling
-    steps = sampling.num_inference_steps if arguments.steps is None else arguments.steps
-    guidance = sampling.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
-    if modality == "mask":
-        tensor = mask_to_tensor(mask_from_png(data), size, bundle.pipeline.config["mask_resize"])
-    else:
-        tensor = sketch_to_tensor(drawing, size)
-    painted = bundle.pipeline(
-        arguments.prompt,
-        tensor[None].expand(arguments.n, -1, -1, -1),
-        modality,
-        negative_prompt=arguments.negative_prompt,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        seeds=arguments.seed,
-    )
-    paths = _paths(arguments.n, arguments.out)
-    request_id = secrets.token_hex(8)
-    for path, image, seed in zip(paths, painted.images, painted.seeds, strict=True):
-        made = Provenance(seed, request_id, name, bundle.version, steps, guidance, sampling.sampler)
-        path.write_bytes(encode(np.asarray(image), made))
-    return paths
+def add_command(commands: Any, add_recipe: AddRecipe) -> Any:
+    """Adds the group to the command line, and the names of earlier releases; returns the group, for more actions."""
+    text = "List, show, promote and roll back the registered versions of the recipe's serve.model_name."
+    group = commands.add_parser("models", help=text, description=text).add_subparsers(required=True, metavar="ACTION")
+    _add_list(group, "list", add_recipe)
+    _add_show(group, add_recipe)
+    _add_promote(group, "promote", add_recipe)
+    _add_rollback(group, "rollback", add_recipe)
+    for old, add in (("runs", _add_list), ("promote", _add_promote), ("rollback", _add_rollback)):
+        command = add(commands, old, add_recipe, hidden=True)
+        command.set_defaults(run=_moved(old, command.get_default("run")))
+    return group
 
 
 def show_versions(arguments: Namespace) -> int:
-    """``mmface runs``: every registered version of a model, newest first."""
-    from mmface.bundles.registry import list_versions
+    """``mmface models list``: every registered version of a model, newest first."""
+    from flows.cli.tables import table
+    from flows.cli.version_page import remarks
+    from mmface.bundles.moves import version_tags
+    from mmface.bundles.registry import list_versions, open_tracking
+    from mmface.bundles.tracking import mlflow_errors
+    from mmface.bundles.verdicts import decision_of
 
     name = _model_name(arguments)
     versions = list_versions(name)
     if not versions:
         print(f"no version of {name} is registered yet; run mmface retrain")
+        return 0
+    with mlflow_errors():
+        tags = version_tags(open_tracking(), name)
+    rows = []
     for one in versions:
+        decided = decision_of(tags.get(one.version, {}))
         made = datetime.fromtimestamp(one.created).isoformat(" ", "minutes")
-        print(f"{one.name} {one.version:>4}  {made}  run {one.run_id}  {', '.join(one.aliases)}")
+        rows.append((one.version, made, decided.verdict if decided else "-", one.run_id, ", ".join(one.aliases)))
+    print(table((name, "CREATED", "GATE", "RUN", "ALIASES"), rows, right=(0,)))
+    for line in remarks(name):
+        print(line)
+    return 0
+
+
+def show_version(arguments: Namespace) -> int:
+    """``mmface models show``: one version with its figures, the gate's decision, its lineage and its moves."""
+    from flows.cli.version_page import page
+
+    print(page(_model_name(arguments), arguments.version))
     return 0
 
 
 def roll_back(arguments: Namespace) -> int:
-    """``mmface rollback``: makes the previous champion the champion again; running services follow."""
+    """``mmface models rollback``: makes the previous champion the champion again; running services follow."""
     from flows.steps import champions
     from mmface.store import home
 
@@ -112,54 +74,72 @@ def roll_back(arguments: Namespace) -> int:
 
 
 def promote(arguments: Namespace) -> int:
-    """``mmface promote``: makes a version champion without the gate; running services follow."""
+    """``mmface models promote``: makes a version champion; running services follow."""
     from flows.steps.promotion import promote_by_hand
 
-    before = promote_by_hand(arguments.recipe, tuple(arguments.set), arguments.version, arguments.why)
-    print(f"champion is version {arguments.version}; before it: {before or 'none'}")
+    given = (arguments.recipe, tuple(arguments.set), arguments.version, arguments.why)
+    version, before = promote_by_hand(*given, forced=arguments.force)
+    if version == before:
+        print(f"version {version} is the champion already; nothing was moved")
+    else:
+        print(f"champion is version {version}; before it: {before or 'none'}")
     return 0
 
 
-def _add_generate(commands: Any) -> None:
-    text = "Generate images with a registered model, without a server."
-    command = commands.add_parser("generate", help=text, description=text)
-    drawing = command.add_mutually_exclusive_group(required=True)
-    text = "mask: palette image, label indices, or colours of the palette"
-    drawing.add_argument("--mask", type=Path, metavar="PNG", help=text)
-    drawing.add_argument("--sketch", type=Path, metavar="PNG", help="dark lines on white")
-    command.add_argument("--prompt", required=True)
-    command.add_argument("--negative-prompt", default="")
-    command.add_argument("--seed", type=int, default=0, help="seed of the first image; each further image adds 1")
-    command.add_argument("--n", type=int, default=1, help="number of images, 1 to 8")
-    command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
-    command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
-    command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
-    command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
-    command.set_defaults(run=generate)
+def _add_list(commands: Any, name: str, add_recipe: AddRecipe, *, hidden: bool = False) -> ArgumentParser:
+    text = "List the registered versions, the gate's verdicts, and which version holds which alias."
+    command = _add(commands, name, text, hidden)
+    add_recipe(command)
+    command.set_defaults(run=show_versions)
+    return command
+
+
+def _add_show(commands: Any, add_recipe: AddRecipe) -> None:
+    text = "Show a version: figures with intervals, the gate's decision, lineage, every move of its aliases."
+    command = _add(commands, "show", text, hidden=False)
+    add_recipe(command)
+    command.add_argument("version", metavar="VERSION", help="a number or an alias")
+    command.set_defaults(run=show_version)
+
+
+def _add_promote(commands: Any, name: str, add_recipe: AddRecipe, *, hidden: bool = False) -> ArgumentParser:
+    text = "Make a version that the gate passed champion, after checking that it loads and generates an image."
+    command = _add(commands, name, text, hidden)
+    add_recipe(command)
+    command.add_argument("version", metavar="VERSION", help="a number or an alias; see mmface models list")
+    command.add_argument("--why", required=True, metavar="TEXT", help="recorded with the change")
+    text = "promote a version that the gate rejected, did not decide about or never saw; recorded as forced"
+    command.add_argument("--force", action="store_true", help=text)
+    command.set_defaults(run=promote)
+    return command
+
+
+def _add_rollback(commands: Any, name: str, add_recipe: AddRecipe, *, hidden: bool = False) -> ArgumentParser:
+    command = _add(commands, name, "Make the previous champion champion again.", hidden)
+    add_recipe(command)
+    text = "version to remove as champion; refused if it is not champion (default: the current champion)"
+    command.add_argument("version", nargs="?", metavar="VERSION", help=text)
+    command.add_argument("--why", default="mmface models rollback", metavar="TEXT", help="recorded with the change")
+    command.set_defaults(run=roll_back)
+    return command
+
+
+def _add(commands: Any, name: str, text: str, hidden: bool) -> ArgumentParser:
+    listed = {} if hidden else {"help": text}  # argparse lists only commands that have a help text
+    command: ArgumentParser = commands.add_parser(name, description=text, **listed)
+    return command
+
+
+def _moved(old: str, run: Callable[[Namespace], int]) -> Callable[[Namespace], int]:
+    def warn_and_run(arguments: Namespace) -> int:
+        new = f"mmface models {MOVED[old]}"
+        print(f"mmface: mmface {old} is now {new}; the next release removes the old name", file=sys.stderr)
+        return run(arguments)
+
+    return warn_and_run
 
 
 def _model_name(arguments: Namespace) -> str:
     from mmface.config.load import load_recipe
 
     return load_recipe(arguments.recipe, arguments.set).serve.model_name
-
-
-def _check_output(n: int, out: Path) -> None:
-    if not 1 <= n <= MAX_N:
-        raise InputError(f"{n} images are out of range; ask for 1 to {MAX_N}", field="--n")
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; name a file in it", field="--out")
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"there is no folder {out.absolute().parent}; create it or choose another", field="--out")
-
-
-def _paths(n: int, out: Path) -> list[Path]:
-    """Where ``n`` images are written: ``out``, numbered when there are several."""
-    return [out if n == 1 else out.with_stem(f"{out.stem}-{i}") for i in range(n)]
-
-
-def _read(path: Path, field: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror})", field=field) from None

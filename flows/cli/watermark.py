@@ -8,8 +8,9 @@ from typing import Any
 
 ABOUT = """
 Read the invisible watermark that a service with serve.watermark puts into its images. It tells that MMFace made the
-image, and with which version of which model (mmface runs lists versions and their runs). It survives removed metadata,
-re-encoding and scaling, but not cropping or rotation. Exit code 0: every file has a watermark; 1: some have none.
+image, and with which version of which model (mmface models list shows versions and their runs). It survives removed
+metadata, re-encoding and scaling, but not cropping or rotation. Exit code 0: every file has a watermark; 1: some have
+none.
 """
 
 

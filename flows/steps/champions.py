@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from flows.cluster.leases import Lease, Owner, held
 from mmface.bundles import aliases, registry
 from mmface.bundles.moves import CHALLENGER, CHAMPION, Kind, read_past
+from mmface.errors import ServiceError
 from mmface.store import Store
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,11 @@ class Turn:
         """Reverts a promotion that was not confirmed: ``before`` is champion again, or no version.
 
         Args:
-            refused: mark ``version`` so that no scheduled run promotes it again; ignored when ``before`` is None.
+            refused: no scheduled run promotes ``version`` again; ignored when ``before`` is None.
         """
-        if self.champion() != version:
-            return
-        if refused and before is not None:
-            self.lease.confirm()
-            aliases.mark_rolled_back(self.model, version)
-        self.move(before, expected=version, kind="withdrawn", why=why)
+        if self.champion() == version:
+            kind: Kind = "refused" if refused and before is not None else "withdrawn"
+            self.move(before, expected=version, kind=kind, why=why)
 
 
 @contextmanager
@@ -84,7 +82,10 @@ def roll_back(home: Store, model: str, version: str | None, why: str, flow_run: 
 
 def describe_champion(model: str) -> str:
     """Which version is champion, as the end of a message."""
-    current = registry.get_alias(model, CHAMPION)
+    try:
+        current = registry.get_alias(model, CHAMPION)
+    except ServiceError as error:
+        return f"the registry does not say which version is champion ({error.message}); see mmface models list"
     return f"champion stays version {current}" if current else "there is no champion"
 
 

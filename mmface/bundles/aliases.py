@@ -6,21 +6,42 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mmface.bundles.moves import CHAMPION, ROLLED_BACK_TAG, Kind, Move, alias_holders, read_past, record
+from mmface.bundles.moves import (
+    CHAMPION,
+    CHOSEN,
+    OUTSIDE,
+    PREVIOUS,
+    ROLLED_BACK_TAG,
+    TAKEN,
+    Kind,
+    Move,
+    alias_holders,
+    announce,
+    forget,
+    read_past,
+    record,
+    version_tags,
+)
 from mmface.bundles.tracking import mlflow_errors, open_tracking
-from mmface.errors import RegistryError
+from mmface.bundles.verdicts import require_passed
+from mmface.errors import RegistryError, shown
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
 MODEL = "mmface-dit"
 MAX_WHY = 1000  # characters
+FOUND = "found by the next move; MLflow does not know who made it"
 
 
 def get_alias(name: str, alias: str) -> str | None:
@@ -34,7 +55,7 @@ def require_holder(name: str, alias: str = CHAMPION) -> str:
     """The version that holds ``alias``. Raises RegistryError if no version does."""
     current = get_alias(name, alias)
     if current is None:
-        raise RegistryError(f"{name} has no {alias} to roll back; see mmface runs", field="alias")
+        raise RegistryError(f"{name} has no {alias} to roll back; see mmface models list", field="alias")
     return current
 
 
@@ -52,48 +73,120 @@ def move_alias(
     """Moves ``alias`` from the version ``expected`` to ``to`` and records the move. Does nothing if ``to`` holds it.
 
     MLflow cannot write an alias conditionally. So the current holder is read right before the write, and callers that
-    compete hold a lease; ``fence`` checks in the store that the caller still holds it.
+    compete hold a lease; ``fence`` checks in the store that the caller still holds it. The move is announced before it
+    is made and recorded after it: the next call completes a move whose process was killed in between. A move made on
+    MLflow's own page is recorded first, as such. After a move of ``champion``, ``previous`` moves to the version that
+    a rollback returns to.
 
     Args:
         to: the version that gets the alias; None deletes the alias.
         expected: the version that must hold it now; None if no version must hold it.
+        kind: ``promoted`` to ``champion`` asks for a version that the gate passed.
         who: the process that acts; user and machine are added.
         fence: raises if this process may no longer move the alias.
 
     Raises:
-        RegistryError: the version does not exist, or the version ``expected`` does not hold the alias.
+        RegistryError: the version does not exist, the gate has not passed it, or the version ``expected`` does not hold
+            the alias.
     """
     client = open_tracking()
     if to is not None:
         require_version(client, name, to)
-    past = read_past(name, alias)
-    number = 1 + max((one.number for one in past.moves), default=0)
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    move = Move(number, expected, to, kind, ", ".join(filter(None, (_user(), who))), why[:MAX_WHY], when)
-    fence()
-    with mlflow_errors():
-        current = alias_holders(client, name).get(alias)
-    if current != expected:
-        held = f"version {current} is" if current else "no version is"
-        message = f"{held} now {alias} of {name}, not {expected or 'none'}; nothing was moved, see mmface runs"
-        raise RegistryError(message, field="alias")
-    if current == to:
-        return
-    with mlflow_errors():
-        if to is None:
-            client.delete_registered_model_alias(name, alias)
-        else:
-            client.set_registered_model_alias(name, alias, to)
-            if to in past.rolled_back:  # an explicit move overrides an earlier rollback
-                client.delete_model_version_tag(name, to, ROLLED_BACK_TAG)
-        # Recorded after the move: the record of a move that failed would block promotions forever. A move whose
-        # record is lost still shows as the origin of the next move.
-        record(client, name, alias, move)
+        if alias == CHAMPION:
+            assert kind not in ("set", OUTSIDE), "a champion is promoted, forced or restored"
+            if kind == "promoted":
+                require_passed(name, to)
+    _Mover(client, name, ", ".join(filter(None, (_user(), who))), fence).move(alias, to, expected, kind, why)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """Moves aliases of one model for one process."""
+
+    client: MlflowClient
+    name: str
+    who: str
+    fence: Callable[[], None]
+
+    def move(self, alias: str, to: str | None, expected: str | None, kind: Kind, why: str) -> None:
+        self.settle(alias)
+        past = read_past(self.name, alias)
+        self.require(alias, past.current, expected)
+        if to == expected:
+            return
+        one = Move(past.next_number, expected, to, kind, self.who, shown(why[:MAX_WHY]), _now())
+        with mlflow_errors():
+            announce(self.client, self.name, alias, one)
+            self.fence()
+            current = alias_holders(self.client, self.name).get(alias)
+            if current != expected:
+                forget(self.client, self.name, alias)
+                self.require(alias, current, expected)
+            if to is None:
+                self.client.delete_registered_model_alias(self.name, alias)
+            else:
+                self.client.set_registered_model_alias(self.name, alias, to)
+        self.finish(alias, one)
+
+    def settle(self, alias: str) -> None:
+        """Completes the record: of a move whose process was killed, and of a move outside mmface."""
+        self.fence()
+        past = read_past(self.name, alias)
+        if past.begun is not None:
+            if past.begun in past.moves:
+                self.finish(alias, past.begun)
+            else:
+                log.warning("%s: %s", self.name, interrupted(alias, past.begun))
+                with mlflow_errors():
+                    forget(self.client, self.name, alias)
+        if not past.recorded:
+            one = Move(past.next_number, past.last, past.current, OUTSIDE, "", FOUND, _now())
+            log.warning("%s: alias %s was moved from %s to %s outside mmface", self.name, alias, one.origin, one.to)
+            with mlflow_errors():
+                record(self.client, self.name, alias, one)
+
+    def finish(self, alias: str, move: Move) -> None:
+        """Does what follows a move; can be repeated. The announcement goes last."""
+        with mlflow_errors():
+            tags = version_tags(self.client, self.name)
+            if move.kind in TAKEN and move.origin in tags:
+                self.client.set_model_version_tag(self.name, move.origin, ROLLED_BACK_TAG, alias)
+            # An explicit move overrides an earlier rollback.
+            if move.kind in CHOSEN and tags.get(str(move.to), {}).get(ROLLED_BACK_TAG) == alias:
+                self.client.delete_model_version_tag(self.name, str(move.to), ROLLED_BACK_TAG)
+            record(self.client, self.name, alias, move)
+        if alias == CHAMPION:
+            self.follow()
+        with mlflow_errors():
+            forget(self.client, self.name, alias)
+
+    def follow(self) -> None:
+        """Moves ``previous`` to the version that a rollback of the champion returns to."""
+        past, held = read_past(self.name, CHAMPION), get_alias(self.name, PREVIOUS)
+        if held != past.previous:
+            why = f"champion is version {past.current}" if past.current else "there is no champion"
+            self.move(PREVIOUS, past.previous, held, "follows champion", why)
+
+    def require(self, alias: str, current: str | None, expected: str | None) -> None:
+        if current != expected:
+            held = f"version {current} is" if current else "no version is"
+            message = f"{held} now {alias} of {self.name}, not {expected or 'none'}"
+            raise RegistryError(f"{message}; nothing was moved, see mmface models list", field="alias")
+
+
+def interrupted(alias: str, move: Move) -> str:
+    """Says that a move was announced but not made."""
+    by = f"{move.who}, {move.when}"
+    return f"the move of {alias} from {move.origin} to {move.to} ({by}) was interrupted before it was made"
 
 
 def set_alias(name: str, alias: str, version: str, why: str = "set") -> None:
-    """Moves ``alias`` to ``version`` from any holder, without a fence; for aliases that only one process moves."""
-    move_alias(name, alias, version, expected=get_alias(name, alias), kind="set", why=why)
+    """Moves ``alias`` to ``version`` from any holder, without a fence; for aliases that only one process moves.
+
+    A champion that is set is recorded as forced, since the gate did not decide.
+    """
+    kind: Kind = "forced" if alias == CHAMPION else "set"
+    move_alias(name, alias, version, expected=get_alias(name, alias), kind=kind, why=why)
 
 
 def rollback(
@@ -106,6 +199,8 @@ def rollback(
     fence: Callable[[], None] = lambda: None,
 ) -> str:
     """Moves ``alias`` from ``version`` back to the previous holder; returns the previous holder.
+
+    No schedule promotes ``version`` again until a user moves the alias to it by hand.
 
     Args:
         version: the version that must hold the alias now; by default any.
@@ -120,17 +215,8 @@ def rollback(
     if past.previous is None:
         message = f"version {current} is the first {alias} of {name}: there is no earlier version to roll back to"
         raise RegistryError(message, field="alias")
-    fence()
-    mark_rolled_back(name, current, alias)
     move_alias(name, alias, past.previous, expected=current, kind="rolled back", why=why, who=who, fence=fence)
     return past.previous
-
-
-def mark_rolled_back(name: str, version: str, alias: str = CHAMPION) -> None:
-    """Keeps schedules from promoting ``version`` again until a user moves the alias to it by hand."""
-    client = open_tracking()
-    with mlflow_errors():
-        client.set_model_version_tag(name, version, ROLLED_BACK_TAG, alias)
 
 
 def require_version(client: MlflowClient, name: str, version: str) -> None:
@@ -148,6 +234,10 @@ def known_versions(client: MlflowClient, name: str) -> str:
     with mlflow_errors():
         found = [int(one.version) for one in client.search_model_versions(f"name = '{name}'")]
     return ", ".join(str(one) for one in sorted(found, reverse=True)) or "none yet"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _user() -> str:

@@ -30,7 +30,6 @@ from mmface.store.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import Model
 
     from mmface.bundles.bundle import Bundle
 
@@ -52,7 +51,8 @@ class Version:
 
 def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
     """Stores the bundle with its MLflow run and registers it, unless it already is; returns its version."""
-    from mmface.bundles.bundle import MLMODEL, bundle_fingerprint
+    from mmface.bundles.bundle import bundle_fingerprint
+    from mmface.bundles.mlmodel import write_model_files
 
     client = open_tracking()
     fingerprint = bundle_fingerprint(folder)
@@ -64,8 +64,8 @@ def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
         place = f"{ARTIFACTS}/{fingerprint[:16]}"  # a second bundle of the same run must not overwrite the first
         client.log_artifacts(run_id, str(folder), place)
         with tempfile.TemporaryDirectory() as scratch:
-            _describe(run_id, place).save(str(Path(scratch) / MLMODEL))
-            client.log_artifact(run_id, str(Path(scratch) / MLMODEL), place)
+            write_model_files(folder, Path(scratch), run_id, place)
+            client.log_artifacts(run_id, scratch, place)
         source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
         made = client.create_model_version(model_name, source, run_id, tags={FINGERPRINT_TAG: fingerprint})
         return str(made.version)
@@ -160,6 +160,15 @@ def read_file(name: str, version: str, file: str) -> str:
             raise RegistryError(message, field=file) from None
 
 
+def list_files(name: str, version: str) -> list[str]:
+    """Names of the files and folders at the top of a registered bundle."""
+    from mlflow.artifacts import list_artifacts
+
+    with mlflow_errors():
+        uri = open_tracking().get_model_version_download_uri(name, version)
+        return [one.path.rpartition("/")[2] for one in list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri())]
+
+
 def _servers() -> dict[str, str]:
     return {"tracking_uri": tracking_uri(), "registry_uri": tracking_uri()}
 
@@ -174,16 +183,6 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _describe(run_id: str, place: str) -> Model:
-    """The ``MLmodel`` file of a bundle: a pyfunc model that names our module as its loader."""
-    from mlflow.models import Model
-    from mlflow.pyfunc import add_to_model
-
-    model = Model(artifact_path=place, run_id=run_id)
-    add_to_model(model, loader_module="mmface.bundle")  # type: ignore[no-untyped-call]
-    return model
-
-
 __all__ = [
     "CHAMPION",
     "MODEL",
@@ -192,6 +191,7 @@ __all__ = [
     "find_version",
     "finish_run",
     "get_alias",
+    "list_files",
     "list_versions",
     "load_bundle",
     "log_artifact",

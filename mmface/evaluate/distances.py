@@ -18,8 +18,6 @@ from mmface.errors import InputError
 Floats = NDArray[np.float64]
 Given = NDArray[np.floating[Any]]
 Kernel = Callable[[Floats, Floats], Floats]
-Distance = Callable[[Given, Given], float]
-Resampled = Callable[[Given, Given, NDArray[np.integer[Any]]], Floats]
 
 BLOCK = 1024  # rows of a kernel matrix in memory at the same time
 CMMD_SIGMA = 10.0  # arXiv 2401.09603, section 4
@@ -126,12 +124,6 @@ def memorised(samples: Given, held_out: Given) -> Floats:
     if not len(held_out) or np.isnan(samples).any() or np.isnan(held_out).any():
         raise InputError("needs a held-out photograph, and distances that are numbers", field="memorised")
     return np.asarray(samples < np.percentile(held_out, PERCENTILE), np.float64)
-
-
-def of(metric: str) -> tuple[Distance, Resampled]:
-    """The distance, and the distance of resamples, of a metric such as ``fid``, ``kid_dino`` or ``cmmd_zoo-clip``."""
-    kinds = {"kid": (kid, resampled_kid), "cmmd": (cmmd, resampled_cmmd)}
-    return kinds.get(metric.partition("_")[0], (frechet, resampled_frechet))
 
 
 def _squared_mmd(a: Floats, b: Floats, kernel: Kernel) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmface.config import Evaluate
 from mmface.datasets.stage import Row
-from mmface.evaluate.metrics import prompted_hair
+from mmface.evaluate.measuring.metrics import prompted_hair
 
 UNCONDITIONAL = "unconditional"
 PART_ROWS = 32

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mmface.evaluate.metrics import short_hash
+from mmface.evaluate.measuring.metrics import short_hash
 
 FRECHET = "frechet_"
 _NAME = re.compile(
@@ -24,7 +24,7 @@ class FrechetName:
     """The parts of the name of a Fréchet distance.
 
     Attributes:
-        extractor: :func:`mmface.evaluate.metrics.slug` of the network's name.
+        extractor: :func:`mmface.evaluate.measuring.metrics.slug` of the network's name.
         weights: hash of the network's identity, which depends on its weights.
         resolution: side of the images in pixels, as text like the other parts.
         n: number of images.

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from mmface.datasets.dataset import Dataset
+from mmface.evaluate.distances import memorised
 from mmface.evaluate.figures import Better
 
+# Cosine distance of a generated image, and of its photograph, to the nearest training photograph.
+NEAREST, SOURCE_NEAREST = "nearest_training", "source_nearest_training"
 COLUMNS = ["id", "image_id", "modality", "metrics", "hit", "given", "found", "groups", "features", "source_features"]
 
 
@@ -65,11 +68,19 @@ class Scores:
 
     @cached_property
     def rows(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows of each modality, sorted by the id of the photograph; ``metrics`` and features as dicts."""
+        """The rows of each modality, sorted by the id of the photograph; ``metrics`` and features as dicts.
+
+        Where the distances to training photographs were measured, each row has the metric ``memorised``, 0 or 1.
+        """
         found: dict[str, list[dict[str, Any]]] = {}
         for row in sorted(self.table.to_pylist(), key=lambda row: str(row["image_id"])):
             maps = {name: dict(row[name] or ()) for name in ("metrics", "groups", "features", "source_features")}
             found.setdefault(row["modality"], []).append({**row, **maps})
+        for rows in found.values():
+            if rows and all(NEAREST in row["metrics"] for row in rows):
+                near, known = (np.array([row["metrics"][name] for row in rows]) for name in (NEAREST, SOURCE_NEAREST))
+                for row, value in zip(rows, memorised(near, known), strict=True):
+                    row["metrics"]["memorised"] = float(value)
         return found
 
     def values(self, name: str) -> tuple[list[str], NDArray[np.float64]]:

@@ -6,10 +6,11 @@ A hub id is ``owner/name``, optionally with a folder inside the repository and w
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from mmface.config import Recipe
+from mmface.config.section import Section
 from mmface.errors import RecipeError
 
 log = logging.getLogger(__name__)
@@ -19,7 +20,9 @@ NO_HUB_ID = ("zoo:", "models:/", "/", ".", "~")  # prefixes of names that are no
 
 
 def pin_components(recipe: Recipe, roles: Container[str] | None = None) -> Recipe:
-    """The recipe with every hub id of its components at a revision: the given one, or the newest commit.
+    """The recipe with every hub id of its networks at a revision: the given one, or the newest commit.
+
+    The other networks that measure pictures (``evaluate.parser``, ``metrics.inception``, …) are pinned with ``clip``.
 
     Args:
         roles: the components to pin; all by default.
@@ -29,7 +32,21 @@ def pin_components(recipe: Recipe, roles: Container[str] | None = None) -> Recip
     """
     named = {role: name for role, name in recipe.components if name and name != "facts"}
     pinned = {role: pin(name, f"components.{role}") for role, name in named.items() if roles is None or role in roles}
-    return recipe.model_copy(update={"components": recipe.components.model_copy(update=pinned)})
+    components = recipe.components.model_copy(update=pinned)
+    if roles is not None and "clip" not in roles:
+        return recipe.model_copy(update={"components": components})
+    return recipe.model_copy(
+        update={
+            "components": components,
+            "evaluate": _pinned(recipe.evaluate, "evaluate", ("parser",)),
+            "metrics": _pinned(recipe.metrics, "metrics", ("inception", "dino", "lpips")),
+        }
+    )
+
+
+def _pinned(section: Section, name: str, keys: Sequence[str]) -> Section:
+    given = {key: getattr(section, key) for key in keys}
+    return section.model_copy(update={key: pin(one, f"{name}.{key}") for key, one in given.items() if one})
 
 
 def pin(name: str, field: str) -> str:
@@ -40,7 +57,7 @@ def pin(name: str, field: str) -> str:
     Raises:
         RecipeError: neither hub nor cache has a commit; names ``field``.
     """
-    if name.startswith(NO_HUB_ID) or name.endswith(".safetensors") or "@" in name or Path(name).exists():
+    if name.startswith(NO_HUB_ID) or name.endswith((".safetensors", ".pth")) or "@" in name or Path(name).exists():
         return name
     return f"{name}@{_commit('/'.join(name.split('/')[:2]), field)}"
 

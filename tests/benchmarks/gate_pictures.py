@@ -25,8 +25,9 @@ from mmface.data.conditions import Sketcher, grey_png
 from mmface.data.portraits import draw
 from mmface.datasets.records import SCORES
 from mmface.evaluate.evalset import choose_prompt, requests
+from mmface.evaluate.measuring.measures import measures
+from mmface.evaluate.measuring.score import Score
 from mmface.evaluate.paint import Paint
-from mmface.evaluate.score import Score, measures
 from mmface.evaluate.scores import Scores
 from mmface.imaging.labels import mask_to_png
 from mmface.train.checkpoints.state import TRANSFORMER

@@ -21,6 +21,7 @@ from flows.cluster import leases
 from flows.steps.champions import Turn, turn
 from flows.steps.line import Run
 from mmface.bundles import registry
+from mmface.bundles.verdicts import record_decision
 from mmface.config.load import load_recipe
 from mmface.store import Store
 from tests.faults.lab import Driver
@@ -134,13 +135,14 @@ def registry_home(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def versions(registry_home: Store, tmp_path: Path) -> list[str]:
-    """Two registered versions; there is no champion yet."""
+    """Two registered versions that the gate passed; there is no champion yet."""
     run = registry.start_run("r")
     made = []
     for text in ("one", "two"):
         (tmp_path / text).mkdir()
         (tmp_path / text / "README.md").write_text(text)  # registering needs files, not a loadable model
         made.append(registry.register_bundle(tmp_path / text, run))
+        record_decision(NAME, made[-1], "passed", "passed 2 checks", "{}")
     return made
 
 

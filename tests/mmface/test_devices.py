@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.data import conditions, latents, text
-from mmface.evaluate import metrics
-from mmface.evaluate.judges import Judges
+from mmface.evaluate.measuring import metrics
+from mmface.evaluate.measuring.judges import Judges
 from mmface.imaging.labels import mask_to_png
 
 SIDE = 32
@@ -76,7 +76,7 @@ def test_latents(tiny_recipe: Recipe, device: str) -> None:
 
 
 def test_judges(tiny_recipe: Recipe, device: str) -> None:
-    judges = Judges(tiny_recipe.components, device)
+    judges = Judges(tiny_recipe, device)
     pictures = [Image.new("RGB", (SIDE, SIDE))] * 2
     seen = judges.look(pictures)
     judged = (seen.labels, seen.embeddings, judges.draw(pictures))

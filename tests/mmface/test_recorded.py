@@ -22,6 +22,10 @@ from mmface.store import Store
 
 RECORDED = Path(__file__).parent / "recorded"
 STAGES = sorted(file.stem for file in RECORDED.glob("*.json"))
+# Stages whose results changed since, with the version that made the recorded ones, and stages that came later. A home
+# is painted, measured and bundled again; nothing is prepared or trained again.
+RENEWED = {"samples": 1, "bundle": 2}
+LATER = {"evalset", "scores"}
 SETTINGS = [
     "portraits.n=24",
     "portraits.size=64",
@@ -60,27 +64,26 @@ def address(home: Store, stage: str) -> str:
 
 def planned(recipe: Recipe, home: Store, stage: str) -> Identity:
     """The identity that the plan gives a stage over the recorded datasets."""
-    images, conditions, captions, text, latents, train, samples = (
-        address(home, name)
-        for name in ("images", "conditions", "captions", "text", "latents-64", "train-0-64", "samples")
+    images, conditions, captions, text, latents = (
+        address(home, name) for name in ("images", "conditions", "captions", "text", "latents-64")
     )
     return {
         "portraits": lambda: plan.portraits(recipe),
         "conditions": lambda: plan.conditions(recipe, images),
         "captions": lambda: plan.captions(recipe, images, conditions),
         "text": lambda: plan.text(recipe, captions),
+        "features": lambda: plan.features(recipe, images),
+        "drift": lambda: plan.drift(recipe, images, images),
         "latents-64": lambda: plan.latents(recipe, 64, images, conditions),
         "train-0-64": lambda: plan.train(recipe, 0, latents, text, None),
-        "samples": lambda: plan.samples(recipe, train, images, conditions, captions),
-        "bundle": lambda: plan.bundle(recipe, train, samples),
     }[stage]()
 
 
 def test_every_stage_was_recorded() -> None:
-    assert {stage.partition("-")[0] for stage in STAGES} == VERSIONS.keys()
+    assert {stage.partition("-")[0] for stage in STAGES} | LATER == VERSIONS.keys()
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "images"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in {"images", *RENEWED}])
 def test_the_plan_finds_the_recorded_dataset(home: Store, stage: str) -> None:
     assert published(home, planned(load_recipe("demo", SETTINGS), home, stage)) == address(home, stage)
     assert open_dataset(address(home, stage)).manifest.counts == recorded(stage)["counts"]
@@ -90,7 +93,8 @@ def test_the_plan_finds_the_recorded_dataset(home: Store, stage: str) -> None:
 def test_a_recorded_manifest_still_has_its_fingerprint(stage: str) -> None:
     manifest = recorded(stage)
     fields = {name: manifest[name] for name in ("config", "inputs", "weights")}
-    identity = Identity(stage=stage, version=VERSIONS[stage.partition("-")[0]], **fields)
+    version = RENEWED.get(stage, VERSIONS[stage.partition("-")[0]])
+    identity = Identity(stage=stage, version=version, **fields)
     assert identity.fingerprint == manifest["fingerprint"]
 
 

@@ -50,7 +50,7 @@ def test_help_imports_nothing_heavy():
         (["generate", "--prompt", "x", "--mask", "no-such.png"], "--mask"),
         (["generate", "--prompt", "x", "--mask", "{words}"], "--mask"),
         (["generate", "--prompt", "x", "--mask", "{words}", "--n", "0"], "--n"),
-        (["rollback"], "alias"),
+        (["models", "rollback"], "alias"),
         (["serve", "--set", "serve.port=0"], "serve.port"),
         (["serve"], "serve.alias"),
     ],

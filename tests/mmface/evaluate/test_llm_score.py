@@ -13,7 +13,7 @@ from mmface.config import Recipe
 from mmface.config.load import parse_recipe
 from mmface.config.prompts import AGREE_REMINDER
 from mmface.data.captions.rewrite import Qwen3
-from mmface.evaluate.llm_score import SCORE_TOKENS, LLMScore, instruct, load_llm_score, parse, unavailable
+from mmface.evaluate.measuring.llm_score import SCORE_TOKENS, LLMScore, instruct, load_llm_score, parse, unavailable
 from tests import talkers
 
 SEEN = "An old man with short grey hair, a moustache and round glasses smiles."

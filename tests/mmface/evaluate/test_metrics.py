@@ -18,7 +18,7 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
 from mmface.data.portraits import HAIR_COLOURS
 from mmface.errors import InputError
-from mmface.evaluate import metrics
+from mmface.evaluate.measuring import metrics
 
 PAPER = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 

@@ -115,3 +115,17 @@ def test_names_that_are_not_hub_ids_stay_unchanged(tmp_path: Path, monkeypatch: 
     recipe = load_recipe("demo")
     assert pin_components(recipe) == recipe
     assert weights.pin("scratch") == "scratch"
+
+
+def test_networks_that_only_measure_are_pinned_with_clip() -> None:
+    recipe = load_recipe(
+        "demo", ["evaluate.parser=faces/small/parser", "metrics.dino=faces/small", "metrics.lpips=a.pth"]
+    )
+    pinned = pin_components(recipe)
+    assert pinned.evaluate.parser == f"faces/small/parser@{OLD}"
+    assert (pinned.metrics.dino, pinned.metrics.lpips) == (f"faces/small@{OLD}", "a.pth")
+    assert pin_components(recipe, ("clip",)).metrics == pinned.metrics
+    assert pin_components(recipe, ("vae",)).metrics == recipe.metrics
+    absent = load_recipe("demo", ["metrics.inception=faces/none"])
+    with pytest.raises(RecipeError, match=r"metrics.inception: faces/none is not in the cache"):
+        pin_components(absent)

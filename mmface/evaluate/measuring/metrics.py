@@ -26,6 +26,7 @@ from mmface.imaging.labels import LABELS
 
 MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first
 WINDOW = 11  # pixels of the Gaussian window, sigma 1.5
+MS_SSIM_SIDE = 2 * WINDOW  # fewest pixels for two scales
 
 
 class LabelCounts(NamedTuple):
@@ -134,7 +135,7 @@ def ms_ssim_exponents(side: int) -> tuple[float, ...]:
     """
     fitting = [scales for scales in (2, 3, 4, 5) if min(side // (scales - 1) ** 2, side >> (scales - 1)) >= WINDOW]
     if not fitting:
-        raise InputError(f"multi-scale SSIM needs at least {2 * WINDOW} pixels, not {side}", field="resolution")
+        raise InputError(f"multi-scale SSIM needs at least {MS_SSIM_SIDE} pixels, not {side}", field="resolution")
     chosen = MS_SSIM_EXPONENTS[: fitting[-1]]
     return tuple(one / sum(chosen) for one in chosen)
 

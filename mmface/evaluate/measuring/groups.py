@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmface.data.captions import SEEN
 from mmface.data.colour import to_lab
-from mmface.evaluate.metrics import hair_word
+from mmface.evaluate.measuring.metrics import hair_word
 from mmface.imaging.labels import LABELS
 
 # Bands of the individual typology angle (Del Bino & Bernerd 2013), each with its lower limit in degrees.
