@@ -30,8 +30,8 @@ from mmface.bundles.verdicts import record_decision
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset, open_dataset, upstream
 from mmface.errors import DatasetError, MMFaceError
-from mmface.evaluate.decision import Decision
-from mmface.evaluate.gate import decide
+from mmface.evaluate.deciding.decision import Decision
+from mmface.evaluate.deciding.gate import decide
 from mmface.evaluate.leaks import FILE as LEAKS
 from mmface.evaluate.leaks import read_leaks
 from mmface.evaluate.report.page import Report, render_report

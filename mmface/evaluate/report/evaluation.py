@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.datasets.dataset import Dataset, open_dataset
-from mmface.evaluate.compare import Difference, compare
+from mmface.evaluate.deciding.compare import Difference, compare
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of, rows_of
 from mmface.evaluate.scores import Scores
