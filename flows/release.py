@@ -17,9 +17,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.steps.artifacts import show_decision, show_report
 from flows.steps.champions import Turn, describe_champion, turn
-from flows.steps.contest import evalset_of, scores_of_version
+from flows.steps.evaluation import evalset_of, paint_and_bundle, scores_of_version
 from flows.steps.hooks import HOOKS
-from flows.steps.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.steps.line import Run, begin, prepare_data, tracked, train_phases, with_collection
 from flows.steps.preflight import KEY, SERVICE, check_key
 from flows.steps.promotion import promote
 from flows.steps.tasks import work
