@@ -38,7 +38,7 @@ class Report:
         recipe: the resolved recipe.
         datasets: every dataset of the run by stage, in the order of the stages
             (:func:`mmface.datasets.dataset.upstream`); must contain ``samples`` and ``scores``.
-        metrics: from :func:`mmface.evaluate.summary.summarise`.
+        metrics: from :func:`mmface.evaluate.deciding.summary.summarise`.
         decision: of the gate.
         version: number in the registry.
         champion: whether this version serves now.
