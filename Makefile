@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# These retrainings and kills mostly wait, so that the other tests run beside them.
+WAITING := tests/e2e tests/faults
+
 .PHONY: demo test faults bench-data bench-train bench-serve fuzz docs check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole test suite, in two processes at once
+	log=$$(mktemp); trap 'rm -f '$$log EXIT; failed=0; \
+	$(BIN)/python -m pytest -p no:cacheprovider $(WAITING:%=--ignore=%) >$$log 2>&1 & \
+	echo "== $(WAITING)"; $(BIN)/python -m pytest $(WAITING) || failed=1; \
+	wait $$! || failed=1; echo "== the other tests"; cat $$log; exit $$failed
 
 faults: $(STAMP)  ## kill -9 at twelve moments of every stage and twenty of the whole flow, a faulty S3; prints tables
 	failed=0; \

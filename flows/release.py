@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.steps.artifacts import show_decision, show_report
 from flows.steps.champions import Turn, describe_champion, turn
+from flows.steps.contest import evalset_of, scores_of_version
 from flows.steps.hooks import HOOKS
 from flows.steps.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
 from flows.steps.preflight import KEY, SERVICE, check_key
@@ -25,12 +26,17 @@ from flows.steps.tasks import work
 from flows.steps.trial import try_service
 from mmface.bundles import registry, tracking
 from mmface.bundles.moves import read_past
+from mmface.bundles.verdicts import record_decision
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset, open_dataset, upstream
 from mmface.errors import DatasetError, MMFaceError
-from mmface.evaluate.gate import Decision, decide
+from mmface.evaluate.decision import Decision
+from mmface.evaluate.gate import decide
+from mmface.evaluate.leaks import FILE as LEAKS
+from mmface.evaluate.leaks import read_leaks
 from mmface.evaluate.report.page import Report, render_report
 from mmface.evaluate.report.pictures import choose, grid
+from mmface.evaluate.scores import Scores
 from mmface.store import Store
 
 log = logging.getLogger(__name__)
@@ -49,12 +55,13 @@ class Release:
     metrics: dict[str, float]
     report: str = ""
     curl: str = ""
+    verdict: str = ""
 
     def summary(self) -> str:
         """The last lines that the terminal shows."""
         if not self.report:
             return self.reason
-        title = f"version {self.version} {'is the champion' if self.champion else 'was rejected'}: {self.reason}"
+        title = f"version {self.version} {'is the champion' if self.champion else f'was {self.verdict}'}: {self.reason}"
         shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
         width = max(map(len, shown), default=0)
         figures = [f"  {name:{width}}{value:10.4f}" for name, value in sorted(shown.items())]
@@ -103,6 +110,9 @@ def release_bundle(run: Run, bundle: str) -> Release:
     made = open_dataset(bundle)
     if made.manifest.stage != BUNDLE:
         raise DatasetError(f"{bundle} is a dataset of the stage {made.manifest.stage}, not a bundle", field="bundle")
+    if "scores" not in made.manifest.inputs:
+        message = f"{bundle} was made by an earlier release, without an evaluation set; run mmface retrain again"
+        raise DatasetError(message, field="bundle")
     with turn(run.home, run.recipe.serve.model_name, run.flow_run, [bundle]) as mine:
         return _release(run, made, mine)
 
@@ -112,7 +122,9 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     metrics = read_metrics(made.read(f"{BUNDLE}/{METRICS}"))
     version = register(recipe, made, mlflow_run)
     mine.challenge(version)
-    decision = gate(recipe, metrics, version)
+    leaks = [leak.held_out for leak in read_leaks(made.read(f"{BUNDLE}/{LEAKS}"))]
+    decision = gate(run, version, read_scores(made), champion_scores(run, made, version), leaks)
+    record_decision(recipe.serve.model_name, version, decision.verdict, decision.reason, json.dumps(decision.to_dict()))
     show_decision(version, decision, metrics)
     place = run.home.child(f"reports/{made.manifest.fingerprint}")
     prompt = prepare_example(made, place)
@@ -138,7 +150,8 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     write_report(page, place, mlflow_run)
     if failure:
         raise failure
-    return Release(version, page.champion, decision.reason, metrics, f"{place.uri}/{REPORT}", page.curl)
+    verdict = decision.verdict
+    return Release(version, page.champion, decision.reason, metrics, f"{place.uri}/{REPORT}", page.curl, verdict)
 
 
 def confirm_service(recipe: Recipe, home: Store, place: Store, version: str, prompt: str) -> None:
@@ -179,19 +192,38 @@ def register(recipe: Recipe, made: Dataset, mlflow_run: str) -> str:
         return registry.register_bundle(made.download(BUNDLE, Path(folder)), mlflow_run, recipe.serve.model_name)
 
 
+def read_scores(made: Dataset) -> Scores:
+    """The scores that a bundle was made with."""
+    return Scores.of(open_dataset(made.manifest.inputs["scores"]))
+
+
+def champion_scores(run: Run, made: Dataset, version: str) -> Scores | None:
+    """The champion's scores on the evaluation set of the bundle ``made``, by the judges of its recipe.
+
+    None if the gate compares nothing, or if there is no champion beside ``version``.
+    """
+    name, asked = run.recipe.serve.model_name, run.recipe.gate
+    champion = read_past(name).current
+    compares = asked.compare or asked.better or asked.max_frechet_ratio_to_champion is not None
+    if champion in (None, version) or not compares:
+        return None
+    return Scores.of(open_dataset(scores_of_version(run, name, str(champion), evalset_of(made.uri))))
+
+
 @task(cache_policy=NO_CACHE)
-def gate(recipe: Recipe, metrics: dict[str, float], version: str) -> Decision:
-    """Compares the metrics with the recipe's thresholds. A former champion never passes: promote it by hand."""
-    name = recipe.serve.model_name
-    past = read_past(name)
-    compared = past.current not in (None, version) and recipe.gate.max_frechet_ratio_to_champion is not None
-    champion = read_metrics(registry.read_file(name, str(past.current), METRICS)) if compared else None
-    decision = decide(metrics, champion, recipe.gate)
-    objection = past.objection(version)
+def gate(run: Run, version: str, scores: Scores, champion: Scores | None, leaks: list[str]) -> Decision:
+    """Decides whether ``version`` may become champion. A former champion never passes: promote it by hand.
+
+    Args:
+        leaks: photographs of the evaluation set that the version was trained on.
+    """
+    name = run.recipe.serve.model_name
+    decision = decide(scores, champion, run.recipe.gate, leaks=leaks)
+    objection = read_past(name).objection(version)
     if objection:
-        remedy = f"change the recipe, or bring it back with mmface promote {version} --why TEXT"
-        decision = replace(decision, passed=False, objection=f"{objection}; {describe_champion(name)}; {remedy}")
-    log.info("gate: version %s %s: %s", version, "passed" if decision.passed else "failed", decision.reason)
+        remedy = f"change the recipe, or bring it back with mmface models promote {version} --why TEXT"
+        decision = replace(decision, objection=f"{objection}; {describe_champion(name)}; {remedy}")
+    log.info("gate: version %s: %s: %s", version, decision.verdict, decision.reason)
     return decision
 
 

@@ -29,6 +29,8 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "captions": ("text_encoder", "captioner", "rewriter"),
     "latents": ("vae",),
     "text": ("text_encoder",),
+    "features": ("clip",),
+    "drift": ("clip",),
     "samples": ("vae", "text_encoder"),
     "scores": ("clip", "parser", "sketcher"),
     "bundle": ("vae", "text_encoder"),
@@ -133,6 +135,37 @@ def text(recipe: Recipe, captions: str) -> Identity:
     )
 
 
+@_replayable
+def features(recipe: Recipe, images: str) -> Identity:
+    """Embeddings of all photographs, by ``metrics.dino`` if the recipe names it, else by ``components.clip``.
+
+    Made only for what needs them: no stage of a retraining reads them.
+    """
+    return Identity(
+        stage="features",
+        version=VERSIONS["features"],
+        config=_embedded(recipe),
+        inputs={"images": images},
+        weights=_embedder(recipe),
+    )
+
+
+def drift(recipe: Recipe, images: str, training: str) -> Identity:
+    """Embeddings of a sample of the photographs that are new since ``training``, and of a sample of ``training``.
+
+    Args:
+        images: the ``images`` dataset of what the collections hold now.
+        training: the ``images`` dataset that the champion was trained on.
+    """
+    return Identity(
+        stage="drift",
+        version=VERSIONS["drift"],
+        config={"seed": recipe.seed, "rows": recipe.drift.rows, **_embedded(recipe)},
+        inputs={"images": images, "training": training},
+        weights=_embedder(recipe),
+    )
+
+
 def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | None) -> Identity:
     """The transformer after one phase."""
     here = recipe.phases[phase]
@@ -146,11 +179,11 @@ def train(recipe: Recipe, phase: int, latents: str, text: str, previous: str | N
         stage=f"train-{phase}-{here.resolution}",
         version=VERSIONS["train"],
         config={
-            "seed": recipe.seed,
+            "seed": recipe.training_seed,
             "model": recipe.model.model_dump(mode="json"),
             "objective": recipe.objective.model_dump(mode="json"),
             "phase": here.model_dump(mode="json"),
-            "train": recipe.train.model_dump(mode="json", exclude={*ignored, "start"}),
+            "train": recipe.train.model_dump(mode="json", exclude={*ignored, "start", "seed"}),
         },
         inputs=inputs | ({"previous": previous} if previous else {}),
         weights={"start": weights_identity(recipe.train.start)} if first else {},
@@ -164,7 +197,7 @@ def evalset(recipe: Recipe) -> Identity:
         version=VERSIONS["evalset"],
         config={
             **recipe.evaluate.model_dump(mode="json", include={"set", "n", "n_sketch"}),
-            "sources": [_collection(recipe, source) for source in recipe.sources] or _drawn(recipe),
+            "sources": [_collection(recipe, source) for source in recipe.sources] or [_drawn(recipe)],
             **_data(recipe, {"holdout"}),
             **_side(recipe),
         },
@@ -198,8 +231,27 @@ def samples_of_bundle(recipe: Recipe, bundle: str, evalset: str) -> Identity:
     )
 
 
-def scores(recipe: Recipe, samples: str, evalset: str) -> Identity:
-    """Measurements of samples, with the judges of the recipe."""
+def samples_of_pictures(recipe: Recipe, pictures: str, evalset: str) -> Identity:
+    """Images that another system painted for an evaluation set.
+
+    Args:
+        pictures: digest of the files.
+    """
+    return Identity(
+        stage="samples",
+        version=VERSIONS["samples"],
+        config={"resolution": recipe.phases[-1].resolution, **_data(recipe, {"max_megapixels"}), **_side(recipe)},
+        inputs={"evalset": evalset},
+        weights={"pictures": pictures},
+    )
+
+
+def scores(recipe: Recipe, samples: str, evalset: str, features: str | None = None) -> Identity:
+    """Measurements of samples, with the judges of the recipe.
+
+    Args:
+        features: of the training photographs, to find memorised images; None does not look for them.
+    """
     given = {"parser": recipe.evaluate.parser, **{name: getattr(recipe.metrics, name) for name in STANDARD}}
     llm: dict[str, Any] = {}
     if recipe.components.rewriter is not None:  # without one there is no LLM score
@@ -210,7 +262,7 @@ def scores(recipe: Recipe, samples: str, evalset: str) -> Identity:
         stage="scores",
         version=VERSIONS["scores"],
         config={"resolution": recipe.phases[-1].resolution, **llm},
-        inputs={"samples": samples, "evalset": evalset},
+        inputs={"samples": samples, "evalset": evalset} | ({"features": features} if features else {}),
         weights=_weights(recipe, "scores")
         | {name: component_identity(place) for name, place in given.items() if place},
     )
@@ -269,6 +321,16 @@ def _collection(recipe: Recipe, source: Collection) -> dict[str, Any]:
 
 def _drawn(recipe: Recipe) -> dict[str, Any]:
     return {"name": PORTRAITS, "size": recipe.portraits.size, "seed": recipe.seed}
+
+
+def _embedded(recipe: Recipe) -> dict[str, Any]:
+    """What pictures are embedded: as the evaluation sees photographs."""
+    return {"resolution": recipe.phases[-1].resolution, **_data(recipe, {"max_megapixels"}), **_side(recipe)}
+
+
+def _embedder(recipe: Recipe) -> dict[str, str]:
+    dino = recipe.metrics.dino
+    return {"dino": component_identity(dino)} if dino else _weights(recipe, "features")
 
 
 def _side(recipe: Recipe) -> dict[str, Any]:

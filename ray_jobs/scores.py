@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmface import plan
 from mmface.config import Recipe
-from mmface.datasets.dataset import Publisher, open_dataset
+from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.journal import Journal
 from mmface.datasets.manifest import Identity
 from mmface.datasets.parts import DATA, commit, part_names
@@ -29,7 +33,9 @@ class Scorer:
 
         self.store = store.child(identity.key)
         self.samples, self.evalset = (open_dataset(identity.inputs[name]) for name in ("samples", "evalset"))
-        self.score = Score(recipe, accelerator())
+        features = identity.inputs.get("features")
+        trained = partial(trained_features, open_dataset(features)) if features else None
+        self.score = Score(recipe, accelerator(), trained)
 
     def run(self, part: str) -> int:
         """Measures the samples of ``part``; returns their number."""
@@ -43,11 +49,20 @@ class Scorer:
         return len(scored)
 
 
+def trained_features(features: Dataset) -> Iterator[NDArray[np.float32]]:
+    """The embeddings [m, D] of the training photographs, part by part."""
+    for file in features.parts():
+        rows = features.part(file.path, ["split", "features"]).to_pylist()
+        block = [np.frombuffer(row["features"], "<f4") for row in rows if row["split"] == "train"]
+        if block:
+            yield np.stack(block)
+
+
 def main(argv: Sequence[str] | None = None) -> str:
     """Measures the missing parts, publishes the dataset and returns its URI."""
     job = parse_arguments("scores", argv, needs=["samples", "evalset"]).pinned()
     samples, evalset = job.inputs["samples"], job.inputs["evalset"]
-    identity = plan.scores(job.recipe, samples, evalset)
+    identity = plan.scores(job.recipe, samples, evalset, job.inputs.get("features"))
 
     def work(publisher: Publisher) -> str:
         from mmface.evaluate.measuring.measures import measures
@@ -63,7 +78,10 @@ def main(argv: Sequence[str] | None = None) -> str:
 
         run_parts(publisher, parts, make, job.recipe.data.workers)
         tally = reconcile(publisher, parts)
-        known = {name: measure.model_dump() for name, measure in measures(job.recipe).items()}
+        known = {
+            name: measure.model_dump()
+            for name, measure in measures(job.recipe, trained="features" in identity.inputs).items()
+        }
         extra = {"measures": known, "resolution": job.recipe.phases[-1].resolution}
         return publisher.publish(tally.counts, extra=extra, files=tally.files)
 

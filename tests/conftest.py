@@ -14,6 +14,9 @@ from hypothesis import settings
 settings.register_profile("mmface", deadline=None)  # a slow machine must not fail a test
 settings.load_profile("mmface")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Torch reads these when it is imported. Threads that wait must not take the processors from other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
 PREFECT_START_SECONDS = 180
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(PREFECT_START_SECONDS))

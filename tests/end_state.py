@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from mmface.datasets.dataset import Dataset, open_dataset
 from mmface.datasets.inventory import scan
 from mmface.store import Store, home
@@ -38,6 +40,10 @@ class EndState:
     def nothing_left(self) -> bool:
         """Whether there is no partial dataset, no doubled step and no working file."""
         return not [*self.partial, *self.doubled_steps, *self.leftovers]
+
+
+UNDISTURBED = pytest.StashKey[EndState]()
+"""Of a session: the end state of a retraining of the tiny recipe of :mod:`tests.stack` that nothing disturbed."""
 
 
 def end_state() -> EndState:

@@ -11,7 +11,19 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import convert, datasets, estimate, generate, models, quarantine, recipe, watermark
+from flows.cli import (
+    convert,
+    datasets,
+    estimate,
+    evaluate,
+    generate,
+    lineage,
+    models,
+    quarantine,
+    recipe,
+    studies,
+    watermark,
+)
 from flows.cli.operations import deploy, jobs, stack
 
 Command = Callable[[argparse.Namespace], int]
@@ -51,12 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_retrain(commands)
     generate.add_command(commands)
-    models.add_command(commands, _add_recipe)
+    evaluate.add_compare(models.add_command(commands, _add_recipe), _add_recipe)
     _add_recipe(_add(commands, "serve", _serve, "Serve the champion over HTTP until interrupted."))
     _add(commands, "doctor", _doctor, "Report what is installed, reachable and missing, and how to fix it.")
-    for group in (datasets, quarantine, jobs, watermark, recipe):
+    for group in (datasets, quarantine, jobs, watermark, recipe, lineage):
         group.add_command(commands)
-    for one in (convert, estimate, stack, deploy):
+    for one in (evaluate, studies, convert, estimate, stack, deploy):
         one.add_command(commands, _add_recipe)
     _add_portraits(commands)
     _add_zoo(commands)

@@ -54,6 +54,14 @@ def start_temporary_server() -> None:
         subprocess.Popen(["/bin/sh", "-c", guard], start_new_session=True, **silent)
 
 
+def server_address() -> str:
+    """Address of the API of the server that this process uses, for processes that it starts."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    return str(get_current_settings().api.url or SubprocessASGIServer().api_url)
+
+
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Blocks SIGINT, also in processes started meanwhile, so that Ctrl-C ends this process and not its server."""

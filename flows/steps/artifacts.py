@@ -15,7 +15,7 @@ from prefect.artifacts import (
 
 from mmface.bundles import tracking
 from mmface.datasets.dataset import Dataset, upstream
-from mmface.evaluate.gate import Decision
+from mmface.evaluate.decision import Decision
 from mmface.evaluate.report import chart
 
 COUNTS = ("in", "out", "quarantined", "duplicates", "filtered")
@@ -85,10 +85,17 @@ def show_grid(bundle: str, rows: int) -> None:
 
 
 def show_decision(version: str, decision: Decision, metrics: Mapping[str, float]) -> None:
-    """Shows the decision of the gate and the metrics."""
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items()))
-    title = f"# Version {version} {'passed' if decision.passed else 'did not pass'} the gate: {decision.reason}"
-    create_markdown_artifact(f"{title}\n\n| metric | value |\n| --- | --- |\n{figures}", "gate")
+    """Shows the decision of the gate with each check, and the metrics."""
+    lines = [
+        f"# Version {version} {decision.verdict}: {decision.reason}",
+        "",
+        "| check | outcome | why |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {check.name} | {check.outcome} | {check.reason} |" for check in decision.checks]
+    lines += ["", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items())]
+    create_markdown_artifact("\n".join(lines), "gate")
 
 
 def show_report(uri: str) -> None:

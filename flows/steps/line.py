@@ -7,6 +7,7 @@ is not used.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ from flows.steps.progress import Status, report
 from flows.steps.tasks import work
 from mmface import plan
 from mmface.bundles import tracking
+from mmface.bundles.aliases import get_alias
+from mmface.bundles.lineage import LINEAGE
+from mmface.bundles.moves import CHAMPION
+from mmface.bundles.registry import read_file
 from mmface.bundles.weights import REGISTERED, pin_start
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
 from mmface.config.environment import prepare_environment
@@ -118,9 +123,13 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
 
 
 @contextmanager
-def tracked(run: Run) -> Iterator[Run]:
-    """Adds an MLflow run to ``run`` and ends it with the context: FINISHED, FAILED, or KILLED after an interrupt."""
-    mlflow_run = open_mlflow_run(run)
+def tracked(run: Run, mlflow_run: str | None = None) -> Iterator[Run]:
+    """Adds an MLflow run to ``run`` and ends it with the context: FINISHED, FAILED, or KILLED after an interrupt.
+
+    Args:
+        mlflow_run: id of an open MLflow run; by default that of :func:`open_mlflow_run`.
+    """
+    mlflow_run = mlflow_run or open_mlflow_run(run)
     run = replace(run, mlflow_run=mlflow_run)
     show_tracking(mlflow_run)
     try:
@@ -141,12 +150,17 @@ def _finish(mlflow_run: str, status: str, *, ignored: type[MMFaceError]) -> None
 
 def open_mlflow_run(run: Run) -> str:
     """Opens the MLflow run of this recipe and these photographs, the same one in a rerun; returns its id."""
+    recipe, key = run.recipe, run_key(run)
+    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # or two flows would open two runs
+        return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
+
+
+def run_key(run: Run) -> str:
+    """Names the work on this recipe and these photographs, the same in a rerun."""
     recipe = run.recipe
     data = plan.images(recipe, run.home) if recipe.sources else plan.portraits(recipe)
     settings = recipe.model_dump(mode="json", exclude={"jobs": True, "data": {"min_matched"}})
-    key = f"{fingerprint(settings)}-{data.fingerprint}"
-    with held(run.home, f"mlflow-{key}", Owner.this(run.flow_run)):  # or two flows would open two runs
-        return tracking.start_run(f"retrain-{recipe.name}", {"mmface.recipe": run.recipe_uri}, key=key)
+    return f"{fingerprint(settings)}-{data.fingerprint}"
 
 
 def with_collection(run: Run) -> Run:
@@ -198,26 +212,54 @@ def check_rows(recipe: Recipe, images: str, needed: Sequence[str]) -> None:
 
 def train_phases(run: Run, data: Prepared) -> str:
     """Trains each phase from the previous one; returns the URI of the last."""
+    *_, last = each_phase(run, data)
+    return last
+
+
+def each_phase(run: Run, data: Prepared) -> Iterator[str]:
+    """Trains each phase from the previous one; yields the URI of each when it is published."""
     trained: str | None = None
     for i, phase in enumerate(run.recipe.phases):
         identity = plan.train(run.recipe, i, data.latents[phase.resolution], data.text, trained)
         trained = stage(run, identity, "train", i)
-    assert trained is not None, "a recipe has phases"
-    return trained
+        yield trained
 
 
 def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
     """Paints and measures the evaluation set and builds the bundle; returns the URI of the bundle."""
     evalset = choose_evalset(run, data)
     samples = stage(run, plan.samples(run.recipe, trained, evalset), "samples")
-    scores = stage(run, plan.scores(run.recipe, samples, evalset), "scores")
+    features = None
+    if run.recipe.gate.max_memorised is not None:
+        features = stage(run, plan.features(run.recipe, data.images), "features")
+    scores = stage(run, plan.scores(run.recipe, samples, evalset, features), "scores")
     return stage(run, plan.bundle(run.recipe, trained, scores), "bundle")
 
 
 def choose_evalset(run: Run, data: Prepared) -> str:
-    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``."""
+    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``.
+
+    Raises:
+        DatasetError: the champion was measured on a set of this name that is gone; a new one would have other rows.
+    """
+    identity = plan.evalset(run.recipe)
+    if run.plan is None and published(run.home, identity) is None:
+        _require_unused(run, identity)
     reads = {"images": data.images, "conditions": data.conditions, "captions": data.captions}
-    return stage(run, plan.evalset(run.recipe), "evalset", reads=reads)
+    return stage(run, identity, "evalset", reads=reads)
+
+
+def _require_unused(run: Run, identity: Identity) -> None:
+    model = run.recipe.serve.model_name
+    champion = get_alias(model, CHAMPION)
+    lineage = json.loads(read_file(model, champion, LINEAGE)) if champion else {}
+    known = lineage.get("evalset")
+    if isinstance(known, dict) and known.get("dataset") == identity.key:
+        message = (
+            f"version {champion} of {model} was measured on the set {run.recipe.evaluate.set}, which is no longer in "
+            f"{run.home.uri}; restore {identity.key}, or choose other rows under a new name (evaluate.set)"
+        )
+        raise DatasetError(message, field="evaluate.set")
 
 
 def stage(

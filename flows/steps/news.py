@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import replace
 
-from flows.steps.line import Plan, Run, paint_and_bundle, prepare_data, train_phases, with_collection
+from flows.steps.line import Plan, Run, prepare_data, train_phases, with_collection
 from mmface import plan
 from mmface.bundles.lineage import LINEAGE
 from mmface.bundles.registry import read_file
@@ -21,8 +21,9 @@ def already_learnt(run: Run) -> str | None:
 
     A start that follows an alias changes with each promotion, and with it the fingerprints of what the run would train:
     looked up by fingerprint, nothing would ever be found and the run would train every night. So the fingerprints are
-    computed with the start that the version itself had, and looked up in the lineage of the version. Runs whose start
-    does not follow an alias are not checked: their fingerprints do not change.
+    computed with the start that the version itself had, and looked up in the lineage of the version. Another evaluation
+    set, judge or sampler is nothing to learn. Runs whose start does not follow an alias are not checked: their
+    fingerprints do not change.
     """
     if not run.follows or (not run.recipe.sources and published(run.home, plan.portraits(run.recipe)) is None):
         return None
@@ -30,10 +31,9 @@ def already_learnt(run: Run) -> str | None:
     lineage = json.loads(read_file(model, version, LINEAGE))
     wanted = Plan(lineage)
     planned = replace(with_collection(run), plan=wanted)
-    data = prepare_data(planned)
-    paint_and_bundle(planned, data, train_phases(planned, data))
+    train_phases(planned, prepare_data(planned))
     known = {entry["dataset"] for entry in lineage.values() if isinstance(entry, dict) and "dataset" in entry}
-    new = [key for key in wanted.keys[:-1] if key not in known]  # a bundle's own name is not in its lineage
+    new = [key for key in wanted.keys if key not in known]
     if new:
         log.info("new since version %s of %s: dataset %s", version, model, new[0])
         return None

@@ -36,6 +36,8 @@ LIMITS: dict[Entrypoint, str] = {
     "captions": "mmface-prepare",
     "text": "mmface-prepare",
     "latents": "mmface-prepare",
+    "features": "mmface-prepare",
+    "drift": "mmface-prepare",
     "train": "mmface-train",
 }
 SLOT_LEASE_SECONDS = 60.0  # after which the slot of a killed process is free again

@@ -1,8 +1,7 @@
 """Writes and reads bundles: a trained model as a folder with a diffusers pipeline, recipe, lineage and metrics (§8).
 
 A bundle can be used without a registry: ``MMFacePipeline.from_pretrained(folder)`` loads it. A registered bundle also
-has an ``MLmodel`` file, so that ``mlflow.pyfunc.load_model`` loads it (:mod:`mmface.bundles.pyfunc`). No file is
-pickled.
+has the files of :mod:`mmface.bundles.mlmodel`, so that MLflow loads and serves it. No file is pickled.
 """
 
 from __future__ import annotations
@@ -28,7 +27,12 @@ from mmface.networks.vae import Autoencoder
 from mmface.pipeline import MMFacePipeline
 from mmface.sampling import make_scheduler
 
-RECIPE, LINEAGE, METRICS, CARD, MLMODEL = "recipe.yaml", "lineage.json", "metrics.json", "README.md", "MLmodel"
+RECIPE, LINEAGE, METRICS, CARD = "recipe.yaml", "lineage.json", "metrics.json", "README.md"
+MLMODEL, CODE, REQUIREMENTS, ENVIRONMENT = "MLmodel", "model.py", "requirements.txt", "python_env.yaml"
+# Written by the registration (:mod:`mmface.bundles.mlmodel`).
+OF_MLFLOW = {MLMODEL, CODE, REQUIREMENTS, ENVIRONMENT, "input_example.json", "serving_input_example.json"}
+# Written by MLflow and Python into a local folder when MLflow loads the model from it.
+_OF_LOADING = {"registered_model_meta", "__pycache__"}
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def write_bundle(
     lineage: Mapping[str, Any],
     metrics: Mapping[str, float],
     preview: Preview | None = None,
+    card: str | None = None,
 ) -> Path:
     """Writes a bundle to ``folder``. The same content gives the same :func:`bundle_fingerprint` on any machine.
 
@@ -109,6 +114,7 @@ def write_bundle(
         lineage: plain values that lead back to the data: manifest URIs or fingerprints by stage, code version, run.
         metrics: results of the evaluation; values that are not finite are written as null.
         preview: the reference image, which a replica paints again before it serves the bundle.
+        card: the model card; by default a short one, for a model that was not measured here.
     """
     pipeline.save_pretrained(folder, safe_serialization=True)
     for config in folder.rglob("*.json"):
@@ -116,7 +122,7 @@ def write_bundle(
     (folder / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / LINEAGE).write_text(_json(lineage), encoding="utf-8")
     (folder / METRICS).write_text(_json(_finite(metrics)), encoding="utf-8")
-    (folder / CARD).write_text(model_card(recipe, lineage, metrics), encoding="utf-8")
+    (folder / CARD).write_text(card or model_card(recipe, lineage, metrics), encoding="utf-8")
     if preview is not None:
         write_preview(preview, folder)
     return folder
@@ -150,13 +156,14 @@ def require_bundle(folder: Path) -> None:
 
 
 def bundle_fingerprint(folder: Path) -> str:
-    """SHA-256 of the names and contents of the bundle's files, except MLflow's ``MLmodel``."""
+    """SHA-256 of the names and contents of the bundle's files, except those of MLflow's flavor."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != MLMODEL:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name.partition("/")[0] not in OF_MLFLOW | _OF_LOADING:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+            digest.update(f"{name}\0{content}\n".encode())
     return digest.hexdigest()
 
 

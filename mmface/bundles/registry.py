@@ -30,7 +30,6 @@ from mmface.store.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import Model
 
     from mmface.bundles.bundle import Bundle
 
@@ -52,7 +51,8 @@ class Version:
 
 def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
     """Stores the bundle with its MLflow run and registers it, unless it already is; returns its version."""
-    from mmface.bundles.bundle import MLMODEL, bundle_fingerprint
+    from mmface.bundles.bundle import bundle_fingerprint
+    from mmface.bundles.mlmodel import write_model_files
 
     client = open_tracking()
     fingerprint = bundle_fingerprint(folder)
@@ -64,8 +64,8 @@ def register_bundle(folder: Path, run_id: str, model_name: str = MODEL) -> str:
         place = f"{ARTIFACTS}/{fingerprint[:16]}"  # a second bundle of the same run must not overwrite the first
         client.log_artifacts(run_id, str(folder), place)
         with tempfile.TemporaryDirectory() as scratch:
-            _describe(run_id, place).save(str(Path(scratch) / MLMODEL))
-            client.log_artifact(run_id, str(Path(scratch) / MLMODEL), place)
+            write_model_files(folder, Path(scratch), run_id, place)
+            client.log_artifacts(run_id, scratch, place)
         source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
         made = client.create_model_version(model_name, source, run_id, tags={FINGERPRINT_TAG: fingerprint})
         return str(made.version)
@@ -181,16 +181,6 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _describe(run_id: str, place: str) -> Model:
-    """The ``MLmodel`` file of a bundle: a pyfunc model that names our module as its loader."""
-    from mlflow.models import Model
-    from mlflow.pyfunc import add_to_model
-
-    model = Model(artifact_path=place, run_id=run_id)
-    add_to_model(model, loader_module="mmface.bundle")  # type: ignore[no-untyped-call]
-    return model
 
 
 __all__ = [

@@ -25,6 +25,7 @@ from mmface.store import HOME_VARIABLE, home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ ADDRESSES = (
     ("logged_models", "artifact_location"),
 )
 KEY_TAG = "mmface.key"
+PARENT_TAG = "mlflow.parentRunId"
 REACH_SECONDS = 3.0
 NOT_ALLOWED = ("CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED", "PERMISSION_DENIED")
 REFUSED = "BAD_REQUEST"
@@ -98,18 +100,49 @@ def open_tracking() -> MlflowClient:
     return client
 
 
-def start_run(name: str, tags: Mapping[str, str] | None = None, *, key: str | None = None) -> str:
-    """Starts a run and returns its id. If a run with this ``key`` exists, reopens it instead."""
+def start_run(
+    name: str, tags: Mapping[str, str] | None = None, *, key: str | None = None, parent: str | None = None
+) -> str:
+    """Starts a run and returns its id. If a run with this ``key`` exists, reopens it instead.
+
+    Args:
+        parent: id of the run below which MLflow shows this one.
+    """
     client = open_tracking()
     with mlflow_errors():
         experiment = _experiment(client)
         if key is not None:
-            found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-            if found:
-                client.update_run(found[0].info.run_id, status="RUNNING")
-                return str(found[0].info.run_id)
-        labels = {**(tags or {}), **({KEY_TAG: key} if key is not None else {})}
+            found = _find(client, experiment, key)
+            if found is not None:
+                client.update_run(found.info.run_id, status="RUNNING")
+                return str(found.info.run_id)
+        labels = {**(tags or {}), **({KEY_TAG: key} if key else {}), **({PARENT_TAG: parent} if parent else {})}
         return str(client.create_run(experiment, run_name=name, tags=labels).info.run_id)
+
+
+def read_tags(key: str) -> dict[str, str]:
+    """The tags of the run with this ``key``; empty if there is none."""
+    client = open_tracking()
+    with mlflow_errors():
+        found = _find(client, _experiment(client), key)
+        return dict(found.data.tags) if found is not None else {}
+
+
+def set_tags(run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run."""
+    client = open_tracking()
+    with mlflow_errors():
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+
+def log_parameters(run_id: str, parameters: Mapping[str, object]) -> None:
+    """Records the parameters of a run, which never change."""
+    from mlflow.entities import Param
+
+    client = open_tracking()
+    with mlflow_errors():
+        client.log_batch(run_id, params=[Param(name, str(value)) for name, value in parameters.items()])
 
 
 def experiment_of(run_id: str) -> str:
@@ -199,6 +232,11 @@ def _was_moved(location: str, place: Path) -> bool:
 
 def _artifacts(database: Path) -> Path:
     return database.parent / ARTIFACTS
+
+
+def _find(client: MlflowClient, experiment: str, key: str) -> Run | None:
+    found = client.search_runs([experiment], f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+    return found[0] if found else None
 
 
 def _experiment(client: MlflowClient) -> str:

@@ -22,7 +22,7 @@ from mmface.config.model import Model, Objective, ObjectiveConfig
 from mmface.config.section import Section
 from mmface.config.serve import Sampler, Sampling, Serve
 from mmface.config.train import Phase, Precision, Train
-from mmface.config.watch import Watch
+from mmface.config.watch import Drift, Watch
 
 __all__ = [
     "PICTURE_SIDE",
@@ -31,6 +31,7 @@ __all__ = [
     "Comparison",
     "Components",
     "Data",
+    "Drift",
     "Entrypoint",
     "Evaluate",
     "Gate",
@@ -70,7 +71,8 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0,
         description="Seed of drawn portraits, initial weights, sample order, dropout and noise. The same recipe with "
-        "the same seed gives the same model on the same machine and number of workers.",
+        "the same seed gives the same model on the same machine and number of workers. `train.seed` changes training "
+        "alone.",
     )
     sources: tuple[Collection, ...] = Field(
         default=(),
@@ -128,6 +130,11 @@ class Recipe(Section):
         description="Limits that a version must meet to become champion (§8). Null leaves a check out; a metric that "
         "is missing fails its check.",
     )
+    drift: Drift = Field(
+        default=Drift(),
+        description="How the flow `watch` compares new photographs and served prompts with what the champion was "
+        "trained on.",
+    )
     serve: Serve = Field(default=Serve(), description="The HTTP service: address, limits, replicas and access (§9).")
     jobs: Jobs = Field(
         default=Jobs(),
@@ -166,6 +173,11 @@ class Recipe(Section):
         if wanted > depth:
             raise ValueError(f"train.gradient_checkpointing: {wanted} of {depth} blocks; true means all of them")
         return self
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of everything that training draws."""
+        return self.seed if self.train.seed is None else self.train.seed
 
     @property
     def resolutions(self) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ Entrypoint = Literal[
     "captions",
     "text",
     "latents",
+    "features",
+    "drift",
     "train",
     "evalset",
     "samples",

@@ -107,15 +107,15 @@ def parse_recipe(tree: Tree) -> Recipe:
         raise RecipeError(message + _explained(first["loc"]), field=field) from None
 
 
-def parse_override(override: str) -> tuple[str, Any]:
-    """The dotted key and the value of an override ``key.path=value``.
+def parse_override(override: str, option: str = "--set") -> tuple[str, Any]:
+    """The dotted key and the value of an override ``key.path=value``, which the command line got as ``option``.
 
     Raises:
         RecipeError: it has another form, or the value is not valid YAML.
     """
     key, found, text = override.partition("=")
     if not found or not key:
-        raise RecipeError(f"expected key.path=value, got {override!r}", field="--set")
+        raise RecipeError(f"expected key.path=value, got {override!r}", field=option)
     try:
         return key, yaml.safe_load(text)
     except yaml.YAMLError:

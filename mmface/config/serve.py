@@ -118,6 +118,12 @@ class Serve(Section):
         default=(), description='Origins whose pages may call the service from a browser; `"*"` for all.'
     )
     log_prompts: bool = Field(default=False, description="Write prompts to the access log.")
+    prompt_counts_s: PositiveFloat | None = Field(
+        default=None,
+        description="Time between two files of prompt counts in the home, in seconds, by which the flow `watch` "
+        "measures drift of prompts. They count hashed words of groups of 16 prompts and hold no text. null: nothing "
+        "of a prompt is kept.",
+    )
     traces: str | None = Field(
         default=None,
         description="OTLP address that spans of requests are sent to, such as `http://HOST:4318/v1/traces`; needs "

@@ -124,6 +124,11 @@ class Train(Section):
         "folder or hub id), the folder of a bundle, or `models:/NAME@ALIAS`. Weights of another architecture are "
         "refused before anything is computed.",
     )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
+        default=None,
+        description="Seed of initial weights, sample order, dropout and noise; null: the recipe's `seed`. Another "
+        "value trains another model on the same data, and paints the same evaluation rows from the same noise.",
+    )
     balance: Balance = Field(
         default="none",
         description="Share of each collection in the batches. `none`: every row equally often; `sources`: every "

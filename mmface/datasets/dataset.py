@@ -48,10 +48,15 @@ class Dataset:
             return read_table(file, columns)
 
     @cached_property
+    def schema(self) -> pa.Schema:
+        """The columns in ``data`` with their types."""
+        with self.store.open(self.parts()[0].path) as file:
+            return pq.read_schema(file)
+
+    @property
     def columns(self) -> list[str]:
         """Names of the columns in ``data``."""
-        with self.store.open(self.parts()[0].path) as file:
-            return list(pq.read_schema(file).names)
+        return list(self.schema.names)
 
     def quarantine(self) -> pa.Table:
         """The quarantined rows with their reasons."""

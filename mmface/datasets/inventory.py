@@ -81,6 +81,11 @@ def scan(home: Store) -> list[Held]:
     return sorted(held, key=lambda one: (one.stage, one.modified, one.key))
 
 
+def held_at(home: Store, key: str) -> Held:
+    """The dataset ``datasets/<stage>/<fingerprint>``, without reading the others of the home."""
+    return _held(home, key, home.list(key), {})
+
+
 def find(held: Iterable[Held], name: str) -> Held:
     """The dataset that ``name`` means: a URI, ``stage/fingerprint``, ``stage``, or the first digits of a fingerprint.
 

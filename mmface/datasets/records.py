@@ -135,6 +135,29 @@ SCORES = pa.schema(
     ]
 )
 
+# Embeddings of photographs at the resolution of the evaluation, float32.
+FEATURES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),  # name of the collection
+        ("split", pa.string()),
+        ("perceptual_hash", pa.string()),
+        ("features", pa.binary()),
+        ORIGIN,
+    ]
+)
+
+# A random sample of new photographs, and one of the training photographs that they are compared with.
+DRIFT = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("source", pa.string()),
+        ("new", pa.bool_()),  # false for a training photograph
+        ("features", pa.binary()),
+    ]
+)
+
 QUARANTINE = pa.schema(
     [
         ("id", pa.string()),

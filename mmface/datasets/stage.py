@@ -24,6 +24,8 @@ VERSIONS = {
     "captions": 2,
     "latents": 3,
     "text": 3,
+    "features": 1,
+    "drift": 1,
     "train": 1,
     "evalset": 1,
     "samples": 2,

@@ -109,7 +109,7 @@ def compare(
     """The differences of two systems on the rows that both have.
 
     Args:
-        metrics: such as ``mask/miou``; None for all that have a direction of better and that both have, without baselines.
+        metrics: such as ``mask/miou``; None for all that both have and that have a direction, without baselines.
         level: of the two-sided intervals; a one-sided test at L has the limits of 2 L - 1.
         power: with which ``detectable`` would be detected.
         seed: of the resamples.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Comparison = Literal[">=", "<="]
 Outcome = Literal["passed", "failed", "not decided"]
-Verdict = Literal["promoted", "rejected", "not decided"]
+Verdict = Literal["passed", "rejected", "not decided"]
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,11 @@ class Decision:
     def verdict(self) -> Verdict:
         if self.objection or any(check.outcome == "failed" for check in self.checks):
             return "rejected"
-        return "promoted" if all(check.passed for check in self.checks) else "not decided"
+        return "passed" if all(check.passed for check in self.checks) else "not decided"
 
     @property
     def passed(self) -> bool:
-        return self.verdict == "promoted"
+        return self.verdict == "passed"
 
     @property
     def reason(self) -> str:

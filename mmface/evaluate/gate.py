@@ -142,7 +142,8 @@ def _unlike(name: str, other: str | None) -> str:
     if other is None:
         return "the champion has none"
     measured, its = FrechetName.parse(name), FrechetName.parse(other)
-    assert measured and its, "estimates have long names"
+    assert measured is not None, "estimates have long names"
+    assert its is not None, "estimates have long names"
     return f"they differ in {measured.differences(its)}" if measured != its else ""
 
 

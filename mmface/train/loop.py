@@ -82,7 +82,7 @@ def advance(
     transformer = wrap(state.model, world)
     objective = make_objective(**recipe.objective.model_dump())
     mixture = mix(data.sources, train.balance)
-    draws = Draws(recipe.seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
+    draws = Draws(recipe.training_seed, index, phase.batch_size, train.condition_dropout, train.text_dropout, mixture)
     slots = world.slots(phase.batch_size)
     steps = phase.total_steps(len(data))
     instruments = together(world, lambda: Instruments(recipe, draws, data, held_out, hooks, world, state.step))

@@ -39,7 +39,7 @@ def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) 
         with found_weights(recipe.train.start) as weights:
             return _load(weights, wanted)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(recipe.training_seed)
         fresh: MMFaceDiT = MMFaceDiT(**wanted)
     return fresh
 

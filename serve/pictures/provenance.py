@@ -1,18 +1,20 @@
-"""Encodes generated images as files with metadata that states their origin (§9), never the prompt."""
+"""Encodes generated images as files with metadata that states their origin (§9), never the prompt, and reads it."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from PIL.ExifTags import IFD, Base
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from mmface.imaging.decode import BROKEN
 from serve.http.requests import PictureFormat
 
 MEDIA_TYPES: dict[PictureFormat, str] = {"png": "image/png", "webp": "image/webp", "jpeg": "image/jpeg"}
@@ -26,6 +28,7 @@ _NAMESPACES = {
     "mmface": "urn:mmface:provenance",
 }
 _USER_COMMENT = 0x9286
+_ASCII = b"ASCII\0\0\0"  # Exif 2.32, UserComment: eight bytes name the character code
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,37 @@ def encode(
     return sink.getvalue()
 
 
+def read(data: bytes) -> Provenance | None:
+    """The metadata that :func:`encode` wrote into a file; None if it has none, or was damaged since.
+
+    Anybody can write such metadata: it informs, and proves nothing.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=list(MEDIA_TYPES)) as image:
+            known = _from_text(image) if isinstance(image, PngImageFile) else _from_exif(image)
+            return Provenance(**known) if isinstance(known.get("seed"), int) else None
+    except BROKEN:
+        return None
+
+
+def _from_text(image: PngImageFile) -> dict[str, Any]:
+    known = {name.removeprefix("mmface:"): text for name, text in image.text.items() if name.startswith("mmface:")}
+    if not known:
+        return {}
+    if "model_version" in known:
+        known["version"] = known.pop("model_version")
+    settings = json.loads(known.pop("settings"))
+    return {**known, **settings, "seed": int(known["seed"])}
+
+
+def _from_exif(image: Image.Image) -> dict[str, Any]:
+    comment = image.getexif().get_ifd(IFD.Exif).get(_USER_COMMENT, b"")
+    if not isinstance(comment, bytes) or not comment.startswith(_ASCII):
+        return {}
+    known: dict[str, Any] = json.loads(comment.removeprefix(_ASCII))
+    return known if known.pop("digital_source_type", None) == SOURCE_TYPE else {}
+
+
 def _text(provenance: Provenance, xmp: str) -> PngInfo:
     info = PngInfo()
     info.add_itxt("XML:com.adobe.xmp", xmp)
@@ -84,8 +118,7 @@ def _exif(provenance: Provenance) -> Image.Exif:
     exif[Base.Software] = "MMFace"
     exif[Base.ImageDescription] = "Portrait made by a generative model (MMFace)"
     comment = json.dumps({"digital_source_type": SOURCE_TYPE} | provenance.known())
-    # Exif 2.32, UserComment: eight bytes name the character code.
-    exif.get_ifd(IFD.Exif)[_USER_COMMENT] = b"ASCII\0\0\0" + comment.encode("ascii")
+    exif.get_ifd(IFD.Exif)[_USER_COMMENT] = _ASCII + comment.encode("ascii")
     return exif
 
 

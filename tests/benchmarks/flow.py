@@ -25,7 +25,19 @@ from tests.benchmarks._common import finish, folder, parse, verdict
 
 NO_CHANGE_SECONDS = 20.0
 OVERHEAD = 0.05
-ENTRYPOINTS = ("portraits", "images", "conditions", "captions", "text", "latents", "train", "samples", "bundle")
+ENTRYPOINTS = (
+    "portraits",
+    "images",
+    "conditions",
+    "captions",
+    "text",
+    "latents",
+    "train",
+    "evalset",
+    "samples",
+    "scores",
+    "bundle",
+)
 
 
 class Stopwatch:

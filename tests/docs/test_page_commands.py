@@ -16,7 +16,10 @@ from flows.cli.command_line import _parser
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GUIDES = [DOCS / "get-started.md", *sorted((DOCS / "tutorials").glob("*.md"))]
-OTHERS = [ROOT / "README.md", *sorted((DOCS / "operations").glob("*.md"))]
+OTHERS = [
+    ROOT / "README.md",
+    *(page for folder in ("operations", "how") for page in sorted((DOCS / folder).glob("*.md"))),
+]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]*)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
 RUN, SERVED, PARSED, NOT_RUN = "Run by a test", "Run by a test, against a small model", "Parsed by a test", "Not run"
 PATHS = re.compile(r"\btests(?:/[\w.]+|\.\w+)+")

@@ -8,14 +8,25 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_state import end_state
+from tests.end_state import UNDISTURBED, end_state
 from tests.stack import Stack, ended, first_run, inside, mmface, pause, schedule, stack, upload_photographs, wait_for
 
-STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32", "samples", "bundle"}
+STAGES = {
+    "images",
+    "conditions",
+    "captions",
+    "text",
+    "latents-32",
+    "train-0-32",
+    "evalset",
+    "samples",
+    "scores",
+    "bundle",
+}
 
 
 @pytest.mark.timeout(1800)
-def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path: Path):
+def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path: Path, request: pytest.FixtureRequest):
     with stack(tmp_path / "stack", "--set", "serve.follow_s=1") as up, inside(up.environment):
         check_refusals(up)
         upload_photographs(16, tmp_path / "photos")
@@ -44,6 +55,7 @@ def test_a_schedule_retrains_on_the_cluster_and_the_champion_is_served(tmp_path:
     assert not [one for one in seen if alive(one)]
     assert not holders_of(up.environment["RAY_AUTH_TOKEN"])
     assert not scratch.exists()
+    request.session.stash[UNDISTURBED] = made
     assert "no stack runs in" in mmface("down", "--folder", str(up.folder), environment=up.environment).stdout
 
 

@@ -78,7 +78,7 @@ def check_first_run(home: Store, port: int, capsys: pytest.CaptureFixture[str]) 
     stages = {json.loads(data)["stage"] for data in manifests(home).values()}
     assert stages == {
         *("portraits", "images", "conditions", "captions", "text", "latents-32", "latents-64"),
-        *("train-0-32", "train-1-64", "samples", "bundle"),
+        *("train-0-32", "train-1-64", "evalset", "samples", "scores", "bundle"),
     }
     report = next(entry.key for entry in home.list("reports") if entry.key.endswith("report.html"))
     page = home.read(report).decode()

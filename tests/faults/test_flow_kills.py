@@ -22,7 +22,7 @@ import pytest
 from flows.stack.processes import Family, Process
 from mmface.errors import MMFaceError
 from mmface.store import home
-from tests.end_state import EndState, end_state
+from tests.end_state import UNDISTURBED, EndState, end_state
 from tests.stack import Stack, ended, inside, pause, stack, start, state_of, upload_photographs, wait_for
 
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
@@ -86,7 +86,10 @@ def tiny_stack(folder: Path) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> EndState:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> EndState:
+    """Of the retraining of ``tests/e2e/test_cluster_mode.py`` where that ran before, else of one made here."""
+    if UNDISTURBED in request.session.stash:
+        return request.session.stash[UNDISTURBED]
     with tiny_stack(tmp_path_factory.mktemp("undisturbed")) as up:
         run = start(DEPLOYMENT)
         state = wait_for(lambda: ended(run), 1800, "the undisturbed retraining")

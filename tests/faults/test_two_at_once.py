@@ -14,7 +14,18 @@ import pytest
 
 from tests.stack import Stack, inside, stack, upload_photographs
 
-STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32", "samples", "bundle"}
+STAGES = {
+    "images",
+    "conditions",
+    "captions",
+    "text",
+    "latents-32",
+    "train-0-32",
+    "evalset",
+    "samples",
+    "scores",
+    "bundle",
+}
 TWINS = ("twin", "other twin")
 
 pytestmark = [

@@ -12,8 +12,14 @@ from flows.steps.promotion import promote
 from mmface.bundles import registry
 from mmface.bundles.verdicts import record_decision
 from mmface.errors import ServiceError
+from mmface.evaluate.decision import Decision
+from mmface.evaluate.scores import Scores
+from tests.mmface.evaluate.simulated import simulate
 
-GOOD, BAD = ({"mask/miou": value, "mask/hair_colour_accuracy": value} for value in (0.9, 0.01))
+GOOD, BAD = (
+    simulate({"mask/miou": [value] * 9, "mask/hair_colour_accuracy": [hair] * 9})
+    for value, hair in ((0.9, 1), (0.01, 0))
+)
 NAME = "mmface-dit"
 
 
@@ -33,10 +39,15 @@ def refuses() -> None:
     raise ServiceError("answers 500", field="MMFACE_SERVE_URL")
 
 
-def release(run: Run, metrics: dict[str, float], version: str, confirm: Callable[[], None] = answers) -> bool:
+def decide(run: Run, scores: Scores, version: str) -> Decision:
+    """What the gate says without leaks and without the champion's scores."""
+    return gate.fn(run, version, scores, None, [])
+
+
+def release(run: Run, scores: Scores, version: str, confirm: Callable[[], None] = answers) -> bool:
     """What a scheduled run does with a bundle."""
-    decision = gate.fn(run.recipe, metrics, version)
-    record_decision(NAME, version, "passed" if decision.passed else "rejected", decision.reason, "{}")
+    decision = decide(run, scores, version)
+    record_decision(NAME, version, decision.verdict, decision.reason, "{}")
     if decision.passed:
         with turn(run.home, NAME) as held:
             promote(run, held, version, decision.reason, loads, confirm)

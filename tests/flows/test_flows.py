@@ -42,7 +42,7 @@ from tests.flows.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 ENTRYPOINTS = [
-    *(f"flows.{name}:{name}" for name in ("prepare", "train", "evaluate", "release", "retrain")),
+    *(f"flows.{name}:{name}" for name in ("prepare", "train", "evaluate", "release", "retrain", "study")),
     *("flows.maintenance:rollback", "flows.maintenance:reap"),
 ]
 

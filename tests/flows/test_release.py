@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from flows.cluster.runner import run_job
-from flows.release import gate
 from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
 from flows.steps.promotion import promote
@@ -13,7 +12,7 @@ from flows.steps.warm import warm_up
 from mmface.bundles import registry
 from mmface.bundles.moves import PREVIOUS_TAG, read_past
 from mmface.errors import ServiceError, StageError
-from tests.flows.releases import BAD, GOOD, NAME, answers, champion, loads, refuses, release
+from tests.flows.releases import BAD, GOOD, NAME, answers, champion, decide, loads, refuses, release
 
 
 def test_only_a_version_that_passes_the_gate_becomes_champion_and_never_after_a_rollback(
@@ -29,11 +28,11 @@ def test_only_a_version_that_passes_the_gate_becomes_champion_and_never_after_a_
     assert registry.rollback() == first
 
     # A scheduled run without changes brings the same version to the gate again.
-    again = gate.fn(run.recipe, GOOD, second)
+    again = decide(run, GOOD, second)
     assert not again.passed
     assert again.reason == (
         f"version {second} was rolled back; champion stays version {first}; "
-        f"change the recipe, or bring it back with mmface promote {second} --why TEXT"
+        f"change the recipe, or bring it back with mmface models promote {second} --why TEXT"
     )
     assert champion() == first
 
@@ -44,9 +43,9 @@ def test_a_former_champion_is_not_promoted_by_a_schedule(versions: list[str], ru
     assert release(run, GOOD, second)
     assert not release(run, GOOD, first)  # a weekly run finds the bundle of last week published
     assert champion() == second
-    reason = gate.fn(run.recipe, GOOD, first).reason
+    reason = decide(run, GOOD, first).reason
     assert reason.startswith(f"version {first} was champion before; champion stays version {second}; ")
-    assert gate.fn(run.recipe, GOOD, second).passed
+    assert decide(run, GOOD, second).passed
 
 
 def test_a_former_champion_does_not_become_challenger_again(versions: list[str], run: Run, mine: Turn) -> None:
@@ -99,7 +98,7 @@ def test_a_version_that_cannot_be_loaded_does_not_replace_the_champion(
     with pytest.raises(StageError, match=message):
         promote(run, mine, second, "passed", run_job, answers)
     assert champion() == first
-    assert gate.fn(run.recipe, GOOD, second).passed  # it never was champion, so it may be tried again
+    assert decide(run, GOOD, second).passed  # it never was champion, so it may be tried again
 
 
 def test_on_a_cluster_a_job_loads_the_version(versions: list[str], run: Run) -> None:
@@ -122,7 +121,7 @@ def test_the_previous_champion_is_restored_when_the_service_refuses(versions: li
     assert champion() == first
     last = read_past(NAME).moves[-1]
     assert (last.origin, last.to, last.kind) == (second, first, "withdrawn")
-    assert not gate.fn(run.recipe, GOOD, second).passed  # or a schedule would try it every night
+    assert not decide(run, GOOD, second).passed  # or a schedule would try it every night
 
 
 def test_without_a_previous_champion_a_refused_version_leaves_no_champion(versions: list[str], run: Run) -> None:

@@ -28,7 +28,8 @@ KUBERNETES = "1.37"
 
 
 def test_every_stage_has_a_job() -> None:
-    stages = {"images", "conditions", "captions", "text", "latents", "train-0", "train-1", "samples", "bundle"}
+    stages = {"images", "conditions", "captions", "text", "latents", "train-0", "train-1"}
+    stages |= {"evalset", "samples", "scores", "bundle"}
     for name in ("dev/jobs", "prod/jobs"):
         assert {made["metadata"]["name"].removeprefix("mmface-") for made in overlay(name)} == stages
 

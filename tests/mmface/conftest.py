@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-# A tiny run must not pay for threads; set before torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -72,6 +72,8 @@ def planned(recipe: Recipe, home: Store, stage: str) -> Identity:
         "conditions": lambda: plan.conditions(recipe, images),
         "captions": lambda: plan.captions(recipe, images, conditions),
         "text": lambda: plan.text(recipe, captions),
+        "features": lambda: plan.features(recipe, images),
+        "drift": lambda: plan.drift(recipe, images, images),
         "latents-64": lambda: plan.latents(recipe, 64, images, conditions),
         "train-0-64": lambda: plan.train(recipe, 0, latents, text, None),
     }[stage]()

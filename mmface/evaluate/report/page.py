@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset
-from mmface.evaluate.gate import MASK_FRECHET, Decision
+from mmface.evaluate.decision import Decision
+from mmface.evaluate.gate import MASK_FRECHET
 from mmface.evaluate.metric_names import FrechetName
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of

@@ -178,7 +178,7 @@ def test_fingerprints_of_the_usual_sizes_do_not_change(tiny_recipe: Recipe):
             plan.conditions(recipe, "i"),
             plan.captions(recipe, **made),
             plan.latents(recipe, 32, **made),
-            plan.samples(recipe, "t", **made, captions="d"),
+            plan.evalset(recipe),
         ]
 
     assert all("picture_side" not in one.config for one in identities(tiny_recipe))

@@ -60,7 +60,7 @@ def test_a_gate_that_asks_nothing_promotes_nothing_and_says_what_to_write() -> N
 
 
 def test_an_open_gate_promotes_whatever_the_figures_are() -> None:
-    assert decide(constant(mask__miou=math.nan), None, Gate(open=True)).verdict == "promoted"
+    assert decide(constant(mask__miou=math.nan), None, Gate(open=True)).verdict == "passed"
 
 
 @pytest.mark.parametrize("gate", [Gate(open=True), LIMITS])
@@ -73,7 +73,7 @@ def test_a_leak_of_the_evaluation_set_is_rejected_by_every_gate(gate: Gate) -> N
 
 def test_metrics_within_all_limits_pass() -> None:
     decision = decide(constant(), constant(), LIMITS)
-    assert decision.verdict == "promoted"
+    assert decision.verdict == "passed"
     assert decision.passed
     assert len(decision.checks) == 7
     assert decision.reason == "passed 7 checks"
@@ -128,7 +128,7 @@ def test_a_first_version_is_not_compared_and_the_reason_says_so() -> None:
 def test_a_version_that_is_surely_not_worse_is_promoted() -> None:
     decision = decide(noisy(0.5, 0), noisy(0.5, 1), COMPARE)
     check = decision.checks[0]
-    assert decision.verdict == "promoted"
+    assert decision.verdict == "passed"
     assert check.low is not None
     assert check.low > -0.02
     assert (check.margin, check.level, check.n, check.threshold) == (0.02, 0.95, N, -0.02)
@@ -171,13 +171,13 @@ def test_a_handful_of_rows_decides_nothing_though_all_are_equal(n: int) -> None:
 def test_the_margin_of_a_metric_that_is_better_when_lower_counts_upwards() -> None:
     gate = Gate.model_validate({"compare": {"mask/clip_distance": {"margin": 0.02}}})
     low, high = (simulate({"mask/clip_distance": mean + NOISE[i]}) for i, mean in enumerate((0.2, 0.3)))
-    assert decide(low, high, gate).verdict == "promoted"
+    assert decide(low, high, gate).verdict == "passed"
     assert decide(high, low, gate).verdict == "rejected"
 
 
 def test_better_asks_for_a_shown_improvement() -> None:
     gate = Gate(better="mask/miou")
-    assert decide(noisy(0.6, 0), noisy(0.5, 1), gate).verdict == "promoted"
+    assert decide(noisy(0.6, 0), noisy(0.5, 1), gate).verdict == "passed"
     assert decide(noisy(0.5, 0), noisy(0.5, 1), gate).verdict == "not decided"
     assert decide(noisy(0.4, 0), noisy(0.5, 1), gate).verdict == "rejected"
 
@@ -230,7 +230,7 @@ def test_several_metrics_are_all_asked_and_a_loss_is_shown_at_a_stricter_level()
 def test_a_binary_metric_without_a_differing_row_is_not_certainty() -> None:
     """A loss of 1 % is not ruled out by 128 rows that do not differ: 3 of 100 such samples have none."""
     same = simulate({"mask/hair_colour_accuracy": [1.0] * N})
-    for margin, verdict in ((0.01, "not decided"), (0.03, "promoted")):
+    for margin, verdict in ((0.01, "not decided"), (0.03, "passed")):
         gate = Gate.model_validate({"compare": {"mask/hair_colour_accuracy": {"margin": margin}}})
         assert decide(same, same, gate).verdict == verdict
 

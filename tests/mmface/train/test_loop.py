@@ -173,3 +173,12 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, data, tmp_path):
 def test_more_workers_than_samples_is_refused(recipe, data):
     with pytest.raises(RecipeError, match="fewer than the 5 workers"):
         train_phase(recipe, 0, data, hooks=Recorder(Path()).hooks, world=World(0, 5))
+
+
+def test_the_seed_of_training_replaces_that_of_the_recipe(recipe, data, tmp_path):
+    short = recipe.model_copy(update={"phases": (recipe.phases[1],)})
+    own = train_phase(changed(short, seed=3), 0, data, hooks=Recorder(tmp_path / "a").hooks)
+    meant = train_phase(short.model_copy(update={"seed": 3}), 0, data, hooks=Recorder(tmp_path / "b").hooks)
+    other = train_phase(short, 0, data, hooks=Recorder(tmp_path / "c").hooks)
+    assert_same(own, meant)
+    assert not torch.equal(own.model.x_embedder.proj.weight, other.model.x_embedder.proj.weight)
