@@ -25,7 +25,7 @@ from mmface.evaluate.compare import Difference, check_alike, difference, missing
 from mmface.evaluate.decision import Check, Comparison, Decision
 from mmface.evaluate.estimates import STAND_IN, estimate
 from mmface.evaluate.intervals import FEWEST
-from mmface.evaluate.metric_names import FRECHET, FrechetName
+from mmface.evaluate.measuring.metric_names import FRECHET, FrechetName
 from mmface.evaluate.scores import Scores
 from mmface.evaluate.summary import figure_of
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mmface.evaluate import distances
 from mmface.evaluate.figures import Figure
+from mmface.evaluate.measuring import distances
 from mmface.evaluate.scores import Scores
 from mmface.evaluate.summary import by_group, flat, summarise
 from mmface.imaging.labels import LABELS
