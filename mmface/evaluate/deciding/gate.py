@@ -26,7 +26,7 @@ from mmface.evaluate.deciding.decision import Check, Comparison, Decision
 from mmface.evaluate.deciding.estimates import STAND_IN, estimate
 from mmface.evaluate.deciding.intervals import FEWEST
 from mmface.evaluate.deciding.summary import figure_of
-from mmface.evaluate.metric_names import FRECHET, FrechetName
+from mmface.evaluate.measuring.metric_names import FRECHET, FrechetName
 from mmface.evaluate.scores import Scores
 
 __all__ = ["MASK_FRECHET", "Check", "Decision", "asks", "decide"]

@@ -55,7 +55,7 @@ def summarise(scores: Scores, *, min_frechet_n: int = 2, seed: int = 0) -> list[
       shows hair.
     - ``<modality>/<metric>``: mean over the images, or the distance between the images and the photographs as sets.
       The name of a stand-in for the FID says what it was measured with
-      (:class:`mmface.evaluate.metric_names.FrechetName`).
+      (:class:`mmface.evaluate.measuring.metric_names.FrechetName`).
     - ``mask/iou/<label>`` and ``mask/dataset_miou``: intersection over union from the pixels of all images.
     - ``sketch/edge_agreement_baseline``: of the same rows painted without the sketch; ``…_gain`` is the difference to
       it.

@@ -153,7 +153,7 @@ def table(evaluation: Evaluation, modality: str) -> tuple[list[str], list[tuple[
     """Names of the columns, and for every system its name and its figures, None where it has none."""
     found = [{_column(figure.name): figure for figure in _own(system, modality)} for system in evaluation.systems]
     present = {name for figures in found for name, figure in figures.items() if not figure.unavailable}
-    columns = [name for name in ORDER if name in present]
+    columns = sorted((name for name in present if _place(name) is not None), key=lambda name: (_place(name), name))
     rows = [
         (system.name, [of.get(name) for name in columns]) for system, of in zip(evaluation.systems, found, strict=True)
     ]
@@ -186,12 +186,15 @@ def _own(system: System, modality: str) -> list[Figure]:
 
 
 def _column(name: str) -> str:
-    """The column of a metric: stand-ins are named after the network that measured them."""
+    """The column of a metric: its name, but ``frechet`` for the Fréchet distance with a long name."""
     metric = name.partition("/")[2]
-    for stem in ("frechet", "lpips"):
-        if metric.startswith(f"{stem}_"):
-            return stem
-    return metric
+    return "frechet" if metric.startswith("frechet_") else metric
+
+
+def _place(column: str) -> int | None:
+    """Where a column stands; a stand-in, such as ``kid_zoo-clip``, where the metric stands that it resembles."""
+    known = [name for name in (column, column.partition("_")[0]) if name in ORDER]
+    return ORDER.index(known[0]) if known else None
 
 
 def _extractors(evaluation: Evaluation) -> list[Figure]:

@@ -14,7 +14,7 @@ from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset
 from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.deciding.gate import MASK_FRECHET
-from mmface.evaluate.metric_names import FrechetName
+from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of
 

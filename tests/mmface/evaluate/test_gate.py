@@ -10,7 +10,7 @@ import pytest
 
 from mmface.config import Gate
 from mmface.evaluate.deciding.gate import Decision, decide
-from mmface.evaluate.metric_names import FrechetName
+from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.scores import Measure, Scores
 from tests.mmface.evaluate.simulated import CLIP, MEASURES, Values, name_of, simulate
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmface.evaluate import distances
+from mmface.evaluate.measuring import distances
 from mmface.evaluate.deciding.intervals import Counts, Floats, Method, bootstrap, count, mean_of, unseen
 
 SIMULATED = 1500
