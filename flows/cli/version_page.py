@@ -84,11 +84,11 @@ def _row(one: Figure) -> tuple[str, str, str, str, str]:
 
 
 def _read_figures(name: str, version: str) -> list[Figure]:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
     try:
         return TypeAdapter(list[Figure]).validate_json(registry.read_file(name, version, FIGURES))
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's ValidationError, and bytes that are not UTF-8
         raise _damaged(name, version, FIGURES, str(error).splitlines()[0]) from None
 
 

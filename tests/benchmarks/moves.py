@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def server(folder: Path) -> Iterator[None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
         f"sqlite:///{folder}/server.db",

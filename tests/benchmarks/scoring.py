@@ -150,8 +150,8 @@ def png(pixels: np.ndarray) -> bytes:
 
 def drive(task: dict[str, Any]) -> dict[str, Any]:
     """Runs the job of the stage in this process and its actors; returns seconds and peak memory."""
-    from mmface.evaluate.scores import Scores
     from mmface.evaluate.deciding.summary import summarise
+    from mmface.evaluate.scores import Scores
     from ray_jobs import scores
     from ray_jobs.shared.job import connect_ray
 

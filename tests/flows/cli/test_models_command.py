@@ -114,20 +114,26 @@ def test_an_earlier_bundle_and_an_alias_moved_by_hand_are_shown_as_such(
     assert "moved outside mmface  unknown" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [("figures.json", "[{"), ("figures.json", '[{"name": 3}]'), ("lineage.json", "[]"), ("lineage.json", None)],
-)
 def test_a_corrupt_bundle_is_named_and_the_registry_unchanged(
-    file: str, content: str | None, bundles: list[str], registry_home: Store, capsys: pytest.CaptureFixture[str]
+    bundles: list[str], registry_home: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = registry.open_tracking().get_registered_model(NAME).aliases
-    (path,) = (one for one in Path(str(registry_home.local_path)).rglob(file) if _is_first(one))
-    path.unlink() if content is None else path.write_text(content)
-    assert main(["models", "show", bundles[0]]) == 2
-    said = capsys.readouterr().err
-    assert f"mmface: error: {file}: {file} of {NAME} version 1 is " in said
-    assert "register its bundle again or delete the version" in said
+    (place,) = (one.parent for one in Path(str(registry_home.local_path)).rglob("figures.json"))
+    for file, content in (
+        ("figures.json", b"[{"),
+        ("figures.json", b'[{"name": 3}]'),
+        ("figures.json", b"\xff"),
+        ("lineage.json", b"[]"),
+        ("lineage.json", None),
+    ):
+        path = place / file
+        before = path.read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        assert main(["models", "show", bundles[0]]) == 2
+        said = capsys.readouterr().err
+        assert f"mmface: error: {file}: {file} of {NAME} version 1 is " in said
+        assert "register its bundle again or delete the version" in said
+        path.write_bytes(before)
     assert registry.open_tracking().get_registered_model(NAME).aliases == held
 
 
@@ -157,7 +163,3 @@ def test_a_registry_that_does_not_answer_is_named(
     for words in (["list"], ["show", "1"], ["promote", "1", "--why", "x"], ["rollback"]):
         assert main(["models", *words]) == 2
         assert "mmface: error: MLFLOW_TRACKING_URI: MLflow does not answer" in capsys.readouterr().err
-
-
-def _is_first(path: Path) -> bool:
-    return (path.parent / "README.md").read_text() == "one"

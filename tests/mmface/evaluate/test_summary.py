@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 
-from mmface.evaluate.measuring import distances
 from mmface.evaluate.deciding.summary import by_group, flat, read_figures, summarise, write_figures
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.measuring import distances
