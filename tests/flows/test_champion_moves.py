@@ -15,14 +15,10 @@ from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
 from flows.steps.promotion import promote
 from mmface.bundles import registry
-<<<<<<< HEAD
-from mmface.errors import RegistryError, StageError
-from mmface.store import leases
-from mmface.store.leases import Owner
-=======
 from mmface.bundles.moves import read_past
 from mmface.errors import RegistryError, ServiceError, StageError, UnreachableError
->>>>>>> w-registry
+from mmface.store import leases
+from mmface.store.leases import Owner
 from tests.flows.releases import GOOD, NAME, answers, champion, loads, release
 
 
