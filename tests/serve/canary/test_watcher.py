@@ -67,7 +67,7 @@ def client(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> M
 def watcher(tmp_path: Path, judge: Any = lambda sample: 0.6, **canary: Any) -> tuple[Watcher, Shown]:
     section = {"alias": "challenger", "share": 0.5, "auto": True} | LIMITS | canary
     shown = Shown()
-    return Watcher(tiny_recipe(canary=section).serve, Store(tmp_path), judge, shown), shown
+    return Watcher(tiny_recipe(canary=section, follow_s=1000).serve, Store(tmp_path), judge, shown), shown
 
 
 def answers(**canary: Any) -> Iterator[list[Observation]]:
@@ -128,16 +128,10 @@ def test_a_canary_that_ignores_masks_is_withdrawn(client: MlflowClient, tmp_path
     faces = [draw(seed, 64) for seed in range(2)]
     (mask, right), (_, wrong) = ((np.asarray(one.mask), np.asarray(one.image)) for one in faces)
     judge = Judge("zoo:parser")
-    fine, blind = (judge(Sample(mask, picture, "crop")) for picture in (right, np.roll(wrong, 24, axis=1)))
-    assert fine > blind + 0.2
+    obeys, ignores = (Sample(mask, picture, "crop") for picture in (right, np.roll(wrong, 24, axis=1)))
+    assert judge(obeys) > judge(ignores) + 0.2
     watching, shown = watcher(tmp_path, judge, max_agreement_loss=0.05)
-    seen = (
-        [
-            replace(good, sample=Sample(mask, right, "crop")),
-            replace(bad, sample=Sample(mask, np.roll(wrong, 24, 1), "crop")),
-        ]
-        for good, bad in answers()
-    )
+    seen = ([replace(good, sample=obeys), replace(bad, sample=ignores)] for good, bad in answers())
     feed(watching, shown, seen)
     assert shown.decisions == [("2", "withdrawn")]
     assert "in agreement (" in read_past(NAME, "challenger").moves[-1].why
@@ -186,7 +180,7 @@ def test_a_champion_that_was_moved_in_between_ends_the_trial(client: MlflowClien
     assert not shown.decisions
     assert watching.trial is None
     assert (get_alias(NAME, "champion"), get_alias(NAME, "challenger")) == ("3", "2")
-    watching.step()
+    watching.look()
     assert watching.trial is not None
     assert (watching.trial.champion, watching.trial.requests) == ("3", 0)
 
