@@ -18,7 +18,6 @@ from queue import SimpleQueue
 from threading import Event, Thread, current_thread
 from typing import Any
 
-from mmface.evaluate.chart import histories
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from ray import tune
@@ -27,12 +26,14 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from flows.cluster.reap import reap_jobs
 from flows.cluster.server import server_address
 from flows.release import BUNDLE, METRICS, read_metrics
-from flows.steps.line import Prepared, Run, each_phase, paint_and_bundle, tracked
+from flows.steps.evaluation import paint_and_bundle
+from flows.steps.line import Prepared, Run, each_phase, tracked
 from flows.steps.progress import Figures, Status, listening
 from mmface.bundles import tracking
 from mmface.config.environment import quiet_libraries
 from mmface.datasets.dataset import open_dataset, upstream
 from mmface.errors import MMFaceError, describe
+from mmface.evaluate.report.chart import histories
 from mmface.store import HOME_VARIABLE
 from mmface.store.reach import dashboard_address, ray_address
 from mmface.studies.trials import HELD_OUT, Outcome, Trial

@@ -52,6 +52,7 @@ COLUMNS = (
     Column("edge_agreement", "edge F1", drawing="sketch"),
     Column("clip_score", "CLIP score"),
     Column("clip_distance", "CLIP distance", lower=True),
+    Column("llm_score", "LLM score"),
 )
 
 

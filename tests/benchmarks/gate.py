@@ -13,8 +13,8 @@ from itertools import combinations
 from pathlib import Path
 
 from mmface.config import Gate
-from mmface.evaluate.compare import Difference, compare, difference
-from mmface.evaluate.gate import decide
+from mmface.evaluate.deciding.compare import Difference, compare, difference
+from mmface.evaluate.deciding.gate import decide
 from mmface.evaluate.scores import Scores
 from tests.benchmarks._common import finish, verdict
 from tests.benchmarks.gate_models import WORSE, Trained, find_model, train_model

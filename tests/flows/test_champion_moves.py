@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command_line import main
-from flows.cluster import leases
-from flows.cluster.leases import Owner
 from flows.release import gate
 from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
 from flows.steps.promotion import promote
 from mmface.bundles import registry
 from mmface.errors import RegistryError, StageError
+from mmface.store import leases
+from mmface.store.leases import Owner
 from tests.flows.releases import GOOD, NAME, answers, champion, loads, release
 
 

@@ -1,1 +1,1 @@
-"""Commands for operators: a local stack, deployments, Ray jobs, and what is wrong with a machine."""
+"""Commands for operators: a local stack, deployments, Ray jobs, studies, and what is wrong with a machine."""

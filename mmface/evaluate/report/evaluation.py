@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.datasets.dataset import Dataset, open_dataset
-from mmface.evaluate.compare import Difference, compare
+from mmface.evaluate.deciding.compare import Difference, compare
+from mmface.evaluate.deciding.summary import Gap, by_group, summarise
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of, rows_of
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import Gap, by_group, summarise
 from mmface.imaging.labels import LABELS
 
 TABLES = (("mask", "Text + Mask"), ("sketch", "Text + Sketch"))

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from flows.retrain import retrain
-from flows.steps.line import Plan, begin, paint_and_bundle, prepare_data, train_phases
+from flows.steps.evaluation import paint_and_bundle
+from flows.steps.line import Plan, begin, prepare_data, train_phases
 from flows.steps.news import already_learnt
 from mmface.bundles import registry
 from mmface.errors import StageError

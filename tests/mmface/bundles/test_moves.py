@@ -65,16 +65,17 @@ def withdraw() -> None:
 def die_before(write: int, patch: pytest.MonkeyPatch) -> None:
     """Raises :class:`Killed` instead of the write of that number and of every later one."""
     made = 0
+
+    def counted(real: Callable[..., None], *given: object, **named: object) -> None:
+        nonlocal made
+        made += 1
+        if made >= write:
+            raise Killed
+        real(*given, **named)
+
     for name in WRITES:
-
-        def counted(*given: object, real: Callable[..., object] = getattr(MlflowClient, name), **named: object) -> None:
-            nonlocal made
-            made += 1
-            if made >= write:
-                raise Killed
-            real(*given, **named)
-
-        patch.setattr(MlflowClient, name, counted)
+        real = getattr(MlflowClient, name)
+        patch.setattr(MlflowClient, name, lambda *given, real=real, **named: counted(real, *given, **named))
 
 
 def check_records(past: Past) -> None:
@@ -196,8 +197,7 @@ def test_only_a_version_that_the_gate_passed_becomes_champion(client: MlflowClie
     assert len(read_past(MODEL).moves) == 1
     move_alias(MODEL, CHAMPION, "4", expected="1", kind="forced", why="the judge is broken")
     assert read_past(MODEL).moves[-1].kind == "forced"
-    promote_next_of = read_past(MODEL)
-    assert promote_next_of.previous == "1"
+    assert read_past(MODEL).previous == "1"
 
 
 def test_a_long_decision_is_cut_into_tags_and_read_as_one(client: MlflowClient) -> None:

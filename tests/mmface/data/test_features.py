@@ -15,12 +15,12 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from mmface import plan
 from mmface.config import Recipe
-from mmface.data.embeddings import Features, load_dino, unpack
+from mmface.data.embeddings import Features, load_dino
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
 from mmface.datasets.part_worker import PartWorker
 from mmface.datasets.parts import receipt_of
-from mmface.datasets.records import IMAGES
+from mmface.datasets.records import IMAGES, unpack
 from mmface.datasets.reuse import gather
 from mmface.errors import InputError
 from mmface.imaging.pixels import to_pil, to_tensor

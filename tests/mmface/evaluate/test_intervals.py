@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from mmface.evaluate import distances
-from mmface.evaluate.intervals import Counts, Floats, Method, bootstrap, count, mean_of, unseen
+from mmface.evaluate.deciding.intervals import Counts, Floats, Method, bootstrap, count, mean_of, unseen
 
 SIMULATED = 1500
 

@@ -19,7 +19,7 @@ from mmface.data.conditions import grey_png
 from mmface.datasets.dataset import Publisher, upstream
 from mmface.datasets.manifest import Identity
 from mmface.datasets.records import QUARANTINE, SAMPLES, SCORES
-from mmface.evaluate.gate import decide
+from mmface.evaluate.deciding.gate import decide
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.page import Report, render_report
 from mmface.evaluate.report.pictures import grid

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mmface.evaluate import distances
+from mmface.evaluate.deciding.summary import by_group, flat, read_figures, summarise, write_figures
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import by_group, flat, read_figures, summarise, write_figures
 from mmface.imaging.labels import LABELS
 from tests.mmface.evaluate.simulated import CLIP, simulate
 

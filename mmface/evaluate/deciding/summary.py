@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import TypeAdapter
 
-from mmface.evaluate.estimates import UNCONDITIONAL, Estimate, estimate, names
+from mmface.evaluate.deciding.estimates import UNCONDITIONAL, Estimate, estimate, names
+from mmface.evaluate.deciding.intervals import LEVEL, Intervals, bootstrap, mean_of, unseen
 from mmface.evaluate.figures import Figure
-from mmface.evaluate.intervals import LEVEL, Intervals, bootstrap, mean_of, unseen
 from mmface.evaluate.scores import Measure, Scores
 
 FIGURES = "figures.json"

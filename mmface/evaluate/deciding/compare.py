@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from mmface.errors import InputError
-from mmface.evaluate.estimates import UNCONDITIONAL, Estimate, estimate, measure_of, names
+from mmface.evaluate.deciding.estimates import UNCONDITIONAL, Estimate, estimate, measure_of, names
+from mmface.evaluate.deciding.intervals import LEVEL, Counts, Floats, Method, bootstrap, unseen
 from mmface.evaluate.figures import Better
-from mmface.evaluate.intervals import LEVEL, Counts, Floats, Method, bootstrap, unseen
 from mmface.evaluate.scores import Scores
 
 POWER = 0.8
