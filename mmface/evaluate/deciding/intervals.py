@@ -133,4 +133,5 @@ def _settle(value: Floats, low: Floats, high: Floats, error: Floats, method: str
     still = np.isnan(low) & (error == 0)
     low, high = np.where(still, value, low), np.where(still, value, high)
     bad = ~np.isfinite(value)
-    return Intervals(*(np.where(bad, np.nan, x) for x in (low, high, error)), method)
+    low, high, error = (np.where(bad, np.nan, x) for x in (low, high, error))
+    return Intervals(low, high, error, method)
