@@ -21,6 +21,7 @@ from typing import Any
 from prefect.context import hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from flows.cluster.reap import reap_jobs
@@ -32,7 +33,7 @@ from flows.steps.progress import Figures, Status, listening
 from mmface.bundles import tracking
 from mmface.config.environment import quiet_libraries
 from mmface.datasets.dataset import open_dataset, upstream
-from mmface.errors import MMFaceError, describe
+from mmface.errors import MMFaceError, StageError, describe
 from mmface.evaluate.report.chart import histories
 from mmface.store import HOME_VARIABLE
 from mmface.store.reach import dashboard_address, ray_address
@@ -47,7 +48,9 @@ LIGHT = {"memory": 1}  # Tune asks for some resource; CPUs and GPUs are for the 
 STOP_SECONDS = 60.0  # within which a trial on a cluster stops its job
 SHOW_SECONDS = 5.0
 SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # whose tables `verbose=0` does not silence
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_THRESHOLD_S": "60",  # seconds that a step of Tune may take on a busy machine
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt ends the study, as it ends every flow
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # painting reports no loss
 }
@@ -101,6 +104,9 @@ def run_trials(
 
     Args:
         scheduler: of Ray Tune; by default every trial runs to its end.
+
+    Raises:
+        StageError: Ray Tune could not go on.
     """
     os.environ.update(SETTINGS)
     home = assignments[0].run.home
@@ -119,6 +125,9 @@ def run_trials(
         )
         try:
             results = tuner.fit()
+        except (RayError, RuntimeError) as error:  # Tune ends itself when Ray kills an actor for its memory
+            message = f"Ray Tune ended ({str(error).splitlines()[0]}); run again to resume"
+            raise StageError(message, field="study") from error
         finally:
             reap_jobs(home, flow_run=assignments[0].run.flow_run)  # of trials that did not stop their job in time
     found = {result.config["trial"]: result for result in results}

@@ -47,8 +47,8 @@ def measures(recipe: Recipe, *, trained: bool = False) -> dict[str, Measure]:
 def _of_parts(recipe: Recipe) -> dict[str, Measure]:
     """Metrics with one value per image."""
     parts, side = recipe.components, recipe.phases[-1].resolution
-    parsed = {"extractor": extractor(judge(recipe)), "preprocessing": PARSER_INPUT}
-    seen = {"extractor": extractor(parts.clip), "preprocessing": CLIP_INPUT}
+    parsed: dict[str, Any] = {"extractor": extractor(judge(recipe)), "preprocessing": PARSER_INPUT}
+    seen: dict[str, Any] = {"extractor": extractor(parts.clip), "preprocessing": CLIP_INPUT}
     lpips = recipe.metrics.lpips
     return {
         "miou": Measure(better="higher", **parsed),
