@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -235,7 +235,7 @@ def _compared(scores: Scores, name: str) -> bool:
     return not name.startswith(UNCONDITIONAL) and bool(measure_of(scores, name).better)
 
 
-def _photographs(scores: Scores) -> Collection[str]:
+def _photographs(scores: Scores) -> set[str]:
     return {row["image_id"] for rows in scores.rows.values() for row in rows}
 
 

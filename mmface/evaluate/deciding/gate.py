@@ -155,7 +155,7 @@ def _ratio(value: float, reference: float) -> float:
 
 def _comparisons(challenger: Scores, champion: Scores, gate: Gate, seed: int) -> list[Check]:
     """The checks of ``compare`` and ``better``; all fail if the two were not measured alike."""
-    asked = [(name, one.margin) for name, one in gate.compare.items()]
+    asked: list[tuple[str, float | None]] = [(name, one.margin) for name, one in gate.compare.items()]
     asked += [(gate.better, None)] if gate.better else []
     try:
         check_alike(challenger, champion)
