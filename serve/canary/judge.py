@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from mmface.evaluate.metrics import mask_iou
 from PIL import Image
 
 from mmface.data.conditions import Parser
+from mmface.evaluate.measuring.metrics import label_counts, mask_iou
 from serve.canary.observer import Sample
 
 
@@ -24,4 +24,4 @@ class Judge:
         """Mean intersection over union of the given mask and the parsed picture, from 0 to 1."""
         (found,) = self._parser([Image.fromarray(sample.picture)])
         given = torch.from_numpy(sample.mask.copy())
-        return float(mask_iou(torch.from_numpy(found)[None], given[None])[0])
+        return float(mask_iou(label_counts(torch.from_numpy(found)[None], given[None]))[0])
