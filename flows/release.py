@@ -62,7 +62,8 @@ class Release:
         if not self.report:
             return self.reason
         title = f"version {self.version} {'is the champion' if self.champion else f'was {self.verdict}'}: {self.reason}"
-        shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
+        kinds = ("mask/", "sketch/edge")
+        shown = {name: of for name, of in self.metrics.items() if name.startswith(kinds) and "/iou/" not in name}
         width = max(map(len, shown), default=0)
         figures = [f"  {name:{width}}{value:10.4f}" for name, value in sorted(shown.items())]
         return "\n".join([title, *figures, f"report: {self.report}", "serve:  mmface serve", f"call:   {self.curl}"])
