@@ -130,7 +130,9 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     place = run.home.child(f"reports/{made.manifest.fingerprint}")
     prompt = prepare_example(made, place)
     failure: MMFaceError | None = None
-    if decision.passed:
+    if decision.passed and serves_trial(recipe, mine, version):
+        mine.start_trial(version, str(recipe.serve.canary.alias), decision.reason)
+    elif decision.passed:
         confirm = partial(confirm_service, recipe, run.home, place, version, prompt)
         try:
             promote(run, mine, version, decision.reason, work.with_options(name="warm"), confirm)
@@ -153,6 +155,11 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
         raise failure
     verdict = decision.verdict
     return Release(version, page.champion, decision.reason, metrics, f"{place.uri}/{REPORT}", page.curl, verdict)
+
+
+def serves_trial(recipe: Recipe, mine: Turn, version: str) -> bool:
+    """Whether the service decides about the version as its canary, beside a champion."""
+    return recipe.serve.canary.auto and mine.champion() not in (None, version)
 
 
 def confirm_service(recipe: Recipe, home: Store, place: Store, version: str, prompt: str) -> None:

@@ -39,6 +39,10 @@ class Turn:
         if version not in (past.current, before) and not past.objection(version):
             self.move(version, expected=before, kind="set", why="registered", alias=CHALLENGER)
 
+    def start_trial(self, version: str, alias: str, why: str) -> None:
+        """Makes ``version`` the canary; the service promotes or withdraws it."""
+        self.move(version, expected=registry.get_alias(self.model, alias), kind="set", why=why, alias=alias)
+
     def put_back(self, version: str, before: str | None, why: str, *, refused: bool) -> None:
         """Reverts a promotion that was not confirmed: ``before`` is champion again, or no version.
 

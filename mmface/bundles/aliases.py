@@ -219,6 +219,13 @@ def rollback(
     return past.previous
 
 
+def mark_rolled_back(name: str, version: str, alias: str = CHAMPION) -> None:
+    """Keeps schedules from giving ``alias`` to a version that never held it, until a user moves it there by hand."""
+    client = open_tracking()
+    with mlflow_errors():
+        client.set_model_version_tag(name, version, ROLLED_BACK_TAG, alias)
+
+
 def require_version(client: MlflowClient, name: str, version: str) -> None:
     """Raises RegistryError with the existing versions if ``version`` does not exist."""
     try:

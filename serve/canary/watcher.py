@@ -17,8 +17,9 @@ from time import monotonic
 from typing import Protocol
 
 from mmface.bundles.aliases import get_alias, mark_rolled_back, move_alias
-from mmface.bundles.moves import read_past
+from mmface.bundles.moves import Kind, read_past
 from mmface.bundles.tracking import mlflow_errors, open_tracking
+from mmface.bundles.verdicts import PASSED, VERDICT_TAG
 from mmface.config import Serve
 from mmface.errors import MMFaceError
 from mmface.store import Store
@@ -29,7 +30,6 @@ from serve.canary.trial import Decision, Trial
 log = logging.getLogger(__name__)
 EVENTS = logging.getLogger("serve.events")  # one line of JSON per decision
 
-VERDICT_TAG, PASSED = "mmface.gate.verdict", "promoted"  # what the gate leaves on a version
 DECISION_TAG = "mmface.canary"
 MAX_SAMPLES = 64  # pictures that wait for the parser
 MAX_ARRIVED = 100_000
@@ -190,7 +190,8 @@ class Watcher:
         name, who = self._settings.model_name, f"service, {lease.owner}"
         move = partial(move_alias, name, why=decision.why, who=who, fence=lease.confirm)
         if decision.outcome == "promoted":
-            move(self._settings.alias, trial.canary, expected=trial.champion, kind="promoted")
+            kind: Kind = "promoted" if self._settings.canary.require_gate else "forced"
+            move(self._settings.alias, trial.canary, expected=trial.champion, kind=kind)
         else:
             lease.confirm()
             mark_rolled_back(name, trial.canary, self._settings.alias)
