@@ -8,13 +8,18 @@ from pathlib import Path
 from prefect import flow
 
 from flows.steps.artifacts import show_grid
-from flows.steps.contest import as_model, measured, scores_of_bundle, scores_of_version
+from flows.steps.evaluation import (
+    as_model,
+    choose_evalset,
+    measured,
+    paint_and_bundle,
+    scores_of_bundle,
+    scores_of_version,
+)
 from flows.steps.hooks import HOOKS
 from flows.steps.line import (
     Run,
     begin,
-    choose_evalset,
-    paint_and_bundle,
     prepare_data,
     stage,
     train_phases,

@@ -17,9 +17,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.steps.artifacts import show_decision, show_report
 from flows.steps.champions import Turn, describe_champion, turn
-from flows.steps.contest import evalset_of, scores_of_version
+from flows.steps.evaluation import evalset_of, paint_and_bundle, scores_of_version
 from flows.steps.hooks import HOOKS
-from flows.steps.line import Run, begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.steps.line import Run, begin, prepare_data, tracked, train_phases, with_collection
 from flows.steps.preflight import KEY, SERVICE, check_key
 from flows.steps.promotion import promote
 from flows.steps.tasks import work
@@ -30,8 +30,8 @@ from mmface.bundles.verdicts import record_decision
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset, open_dataset, upstream
 from mmface.errors import DatasetError, MMFaceError
-from mmface.evaluate.decision import Decision
-from mmface.evaluate.gate import decide
+from mmface.evaluate.deciding.decision import Decision
+from mmface.evaluate.deciding.gate import decide
 from mmface.evaluate.leaks import FILE as LEAKS
 from mmface.evaluate.leaks import read_leaks
 from mmface.evaluate.report.page import Report, render_report
@@ -62,7 +62,8 @@ class Release:
         if not self.report:
             return self.reason
         title = f"version {self.version} {'is the champion' if self.champion else f'was {self.verdict}'}: {self.reason}"
-        shown = {name: value for name, value in self.metrics.items() if name.startswith(("mask/", "sketch/edge"))}
+        kinds = ("mask/", "sketch/edge")
+        shown = {name: of for name, of in self.metrics.items() if name.startswith(kinds) and "/iou/" not in name}
         width = max(map(len, shown), default=0)
         figures = [f"  {name:{width}}{value:10.4f}" for name, value in sorted(shown.items())]
         return "\n".join([title, *figures, f"report: {self.report}", "serve:  mmface serve", f"call:   {self.curl}"])

@@ -7,8 +7,9 @@ from prefect.states import Completed
 
 from flows.release import Release, nothing_new, release_bundle
 from flows.steps.artifacts import show_datasets, show_grid, show_loss
+from flows.steps.evaluation import paint_and_bundle
 from flows.steps.hooks import HOOKS
-from flows.steps.line import begin, paint_and_bundle, prepare_data, tracked, train_phases, with_collection
+from flows.steps.line import begin, prepare_data, tracked, train_phases, with_collection
 from flows.steps.news import already_learnt
 from flows.steps.preflight import check_key
 

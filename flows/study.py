@@ -13,7 +13,6 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.cluster.jobs import save_recipe
-from flows.cluster.leases import Owner, held
 from flows.steps.hooks import HOOKS
 from flows.steps.line import Prepared, Run, begin, prepare_data, run_key, tracked, with_collection
 from flows.trials import STOPPED_TAG, Assignment, run_trials, stopping_early
@@ -23,6 +22,7 @@ from mmface.config.load import load_recipe
 from mmface.datasets.dataset import open_dataset
 from mmface.errors import RecipeError, StageError
 from mmface.networks.hub import pin_components
+from mmface.store.leases import Owner, held
 from mmface.studies import table
 from mmface.studies.trials import Outcome, Trial, ablation, sweep
 

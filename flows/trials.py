@@ -27,7 +27,8 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from flows.cluster.reap import reap_jobs
 from flows.cluster.server import server_address
 from flows.release import BUNDLE, METRICS, read_metrics
-from flows.steps.line import Prepared, Run, each_phase, paint_and_bundle, tracked
+from flows.steps.evaluation import paint_and_bundle
+from flows.steps.line import Prepared, Run, each_phase, tracked
 from flows.steps.progress import Figures, Status, listening
 from mmface.bundles import tracking
 from mmface.config.environment import quiet_libraries

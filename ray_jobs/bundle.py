@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> str:
 
     from mmface.bundles.bundle import build_pipeline, write_bundle
     from mmface.bundles.reference import choose_preview
-    from mmface.evaluate import leaks, summary
+    from mmface.evaluate import leaks
+    from mmface.evaluate.deciding import summary
     from mmface.evaluate.report.card import GROUPED, Card, render_card
     from mmface.evaluate.report.evaluation import warnings_of
     from mmface.evaluate.scores import Scores

@@ -27,7 +27,8 @@ def publish_chain(home: Store) -> dict[str, str]:
     filtered = {"in": 3, "out": 2, "quarantined": 0, "duplicates": 0, "filtered": 1}
     inputs = {"images": made["images"]}
     made["conditions"] = _publish(home, "conditions", inputs, CONDITIONS, 2, filtered)
-    made["evalset"] = _publish(home, "evalset", {}, EVALSET, 1, {})
+    origin = {"chosen_from": {"images": "/".join(made["images"].split("/")[-2:])}}
+    made["evalset"] = _publish(home, "evalset", {}, EVALSET, 1, {"out": 1}, origin)
     inputs = {"latents": made["conditions"]}
     made["train-0-32"] = _publish(home, "train-0-32", inputs, None, 0, {"rows": 2, "steps": 7})
     made["bundle"] = _publish(home, "bundle", {"train": made["train-0-32"]}, None, 0, {})

@@ -11,19 +11,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.cli import (
-    convert,
-    datasets,
-    estimate,
-    evaluate,
-    generate,
-    lineage,
-    models,
-    quarantine,
-    recipe,
-    watermark,
-)
-from flows.cli.operations import deploy, jobs, stack, studies
+from flows.cli import convert, datasets, estimate, evaluate, generate, models, quarantine, recipe, watermark
+from flows.cli.operations import deploy, jobs, lineage, stack, studies
 
 Command = Callable[[argparse.Namespace], int]
 Commands = argparse._SubParsersAction  # what ``add_subparsers`` returns

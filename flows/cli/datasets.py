@@ -153,8 +153,8 @@ def collect(arguments: argparse.Namespace) -> int:
 
 def _in_work(place: Store) -> dict[str, str]:
     """What running work refers to, by owner: the datasets of its leases and the arguments of its jobs."""
-    from flows.cluster.leases import taken
     from flows.cluster.ledger import of_flow_runs
+    from mmface.store.leases import taken
 
     named: dict[str, list[str]] = defaultdict(list)
     runs: dict[str, str] = {}

@@ -84,11 +84,11 @@ def _row(one: Figure) -> tuple[str, str, str, str, str]:
 
 
 def _read_figures(name: str, version: str) -> list[Figure]:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
     try:
         return TypeAdapter(list[Figure]).validate_json(registry.read_file(name, version, FIGURES))
-    except ValidationError as error:
+    except ValueError as error:  # pydantic's ValidationError, and bytes that are not UTF-8
         raise _damaged(name, version, FIGURES, str(error).splitlines()[0]) from None
 
 
@@ -104,14 +104,14 @@ def _lineage(name: str, version: str) -> str:
 
 def _moves(name: str, version: str) -> str:
     rows = [
-        (alias, one.when, one.origin or "none", one.to or "none", one.kind, one.why, one.who)
+        (alias, one.when, one.origin or "none", one.to or "none", one.kind, one.who or "unknown", one.why)
         for alias, past in _pasts(name).items()
         for one in past.moves
         if version in (one.origin, one.to)
     ]
     if not rows:
         return "MOVES\nno alias was ever on this version"
-    return table(("ALIAS", "WHEN", "FROM", "TO", "KIND", "WHY", "WHO"), rows)
+    return table(("ALIAS", "WHEN", "FROM", "TO", "KIND", "WHO", "WHY"), rows)
 
 
 def _json(name: str, version: str, file: str) -> dict[str, Any]:

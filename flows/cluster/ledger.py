@@ -19,7 +19,7 @@ class Entry:
         address: of the cluster's dashboard; empty when the stage runs in the flow's process.
         session: the cluster's session; a restarted head has a new one and does not know earlier jobs.
         flow_run: id of the Prefect flow run that submitted it.
-        lease: name of the lease whose owner waits for the job; see :mod:`flows.cluster.leases`.
+        lease: name of the lease whose owner waits for the job; see :mod:`mmface.store.leases`.
     """
 
     submission_id: str

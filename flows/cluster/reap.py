@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator
 from uuid import UUID
 
-from flows.cluster import leases, ledger
-from flows.cluster.leases import Lease, Owner
+from flows.cluster import ledger
 from flows.cluster.server import answering
-from mmface.store import Store
+from mmface.store import Store, leases
+from mmface.store.leases import Lease, Owner
 from mmface.store.reach import dashboard_address
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 With ``RAY_ADDRESS=http(s)://…`` a job is submitted as ``python -m ray_jobs.<stage>`` under an id that depends only on
 stage, fingerprint and attempt. The id is recorded in the ledger first, so that a restarted flow finds the job and
-attaches to it. If two flows want the same dataset, one runs the job and the other waits (:mod:`flows.cluster.leases`);
+attaches to it. If two flows want the same dataset, one runs the job and the other waits (:mod:`mmface.store.leases`);
 if both run it all the same, the Jobs API refuses the second job of one id. A job has succeeded when its dataset is
 published, whatever its log says.
 """
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from flows.cluster import ledger
 from flows.cluster.jobs import Job, Log, Watcher
-from flows.cluster.leases import Lease, Owner, held
 from mmface.config import Resources
 from mmface.errors import ServiceError, StageError
+from mmface.store.leases import Lease, Owner, held
 from mmface.store.reach import dashboard_address
 
 if TYPE_CHECKING:

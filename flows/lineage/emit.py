@@ -78,8 +78,10 @@ def _parent() -> Parent | None:
 
 
 def _send(make: Callable[[], list[RunEvent]]) -> None:
+    if not configured():
+        return
     run = str(flow_run.id or "")
-    if run in _gave_up or not configured():
+    if run in _gave_up:
         return
     try:
         from openlineage.client import OpenLineageClient

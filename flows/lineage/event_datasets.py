@@ -28,7 +28,7 @@ from openlineage.client.facet_v2 import (
 )
 
 from mmface.datasets.dataset import Dataset, open_dataset
-from mmface.datasets.inventory import Held, named_in
+from mmface.datasets.inventory import FOLDER, Held, named_in
 from mmface.datasets.manifest import Manifest
 from mmface.errors import DatasetError
 from mmface.store import Store
@@ -55,7 +55,9 @@ class RowsFacet(OutputDatasetFacet):
 def inputs_of(home: Store, manifest: Manifest) -> list[InputDataset]:
     """The datasets that a stage read; the collections, for the stage that reads photographs."""
     sources = manifest.extra.get("sources", ())
-    found = [(source(uri), _row_count(uri)) for uri in manifest.inputs.values()]
+    # An evaluation set does not depend on the datasets that it was chosen from, so they are not among its inputs.
+    chosen = [f"{home.uri}/{FOLDER}/{name}" for name in manifest.extra.get("chosen_from", {}).values()]
+    found = [(source(uri), _row_count(uri)) for uri in [*manifest.inputs.values(), *chosen]]
     found += [(_collection(home, one), one["pictures"]) for one in sources]
     counts = manifest.counts
     for dataset, rows in found:

@@ -11,10 +11,10 @@ Specification: https://openlineage.io/docs/spec/object-model. Needs the extra ``
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-import attr
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
 from openlineage.client.facet_v2 import (
     JobFacet,
@@ -35,7 +35,7 @@ from mmface.store import Store
 NAMESPACE_VARIABLE, NAMESPACE = "OPENLINEAGE_NAMESPACE", "mmface"
 
 
-@attr.define
+@dataclass(frozen=True)
 class Parent:
     """The flow run that ran a stage.
 

@@ -15,7 +15,7 @@ from prefect.artifacts import (
 
 from mmface.bundles import tracking
 from mmface.datasets.dataset import Dataset, upstream
-from mmface.evaluate.decision import Decision
+from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.report import chart
 
 COUNTS = ("in", "out", "quarantined", "duplicates", "filtered")

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from flows.cluster.leases import Lease, Owner, held
 from mmface.bundles import aliases, registry
 from mmface.bundles.moves import CHALLENGER, CHAMPION, Kind, read_past
 from mmface.errors import ServiceError
 from mmface.store import Store
+from mmface.store.leases import Lease, Owner, held
 
 log = logging.getLogger(__name__)
 

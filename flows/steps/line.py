@@ -16,13 +16,14 @@ from typing import Any
 from prefect.runtime import flow_run
 
 from flows.cluster.jobs import Job, save_recipe
-from flows.cluster.leases import Owner, held
+from flows.lineage.emit import report_found, reported
 from flows.steps.artifacts import show_tracking
 from flows.steps.preflight import check
 from flows.steps.progress import Status, report
 from flows.steps.tasks import work
 from mmface import plan
 from mmface.bundles import tracking
+from mmface.bundles.lineage import log_datasets
 from mmface.bundles.weights import REGISTERED, pin_start
 from mmface.config import Collection, Entrypoint, Recipe, fingerprint
 from mmface.config.environment import prepare_environment
@@ -33,6 +34,7 @@ from mmface.datasets.manifest import Identity
 from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
 from mmface.networks.hub import pin_components
 from mmface.store import Store, home
+from mmface.store.leases import Owner, held
 
 log = logging.getLogger(__name__)
 
@@ -213,6 +215,7 @@ def train_phases(run: Run, data: Prepared) -> str:
 
 def each_phase(run: Run, data: Prepared) -> Iterator[str]:
     """Trains each phase from the previous one; yields the URI of each when it is published."""
+    log_inputs(run, [*data.latents.values(), data.text])
     trained: str | None = None
     for i, phase in enumerate(run.recipe.phases):
         identity = plan.train(run.recipe, i, data.latents[phase.resolution], data.text, trained)
@@ -220,21 +223,10 @@ def each_phase(run: Run, data: Prepared) -> Iterator[str]:
         yield trained
 
 
-def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
-    """Paints and measures the evaluation set and builds the bundle; returns the URI of the bundle."""
-    evalset = choose_evalset(run, data)
-    samples = stage(run, plan.samples(run.recipe, trained, evalset), "samples")
-    features = None
-    if run.recipe.gate.max_memorised is not None:
-        features = stage(run, plan.features(run.recipe, data.images), "features")
-    scores = stage(run, plan.scores(run.recipe, samples, evalset, features), "scores")
-    return stage(run, plan.bundle(run.recipe, trained, scores), "bundle")
-
-
-def choose_evalset(run: Run, data: Prepared) -> str:
-    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``."""
-    reads = {"images": data.images, "conditions": data.conditions, "captions": data.captions}
-    return stage(run, plan.evalset(run.recipe), "evalset", reads=reads)
+def log_inputs(run: Run, datasets: Sequence[str]) -> None:
+    """Records datasets as inputs of the run's MLflow run, with all that they were made from."""
+    if run.mlflow_run and run.plan is None:
+        log_datasets(run.mlflow_run, datasets)
 
 
 def stage(
@@ -252,6 +244,7 @@ def stage(
         return f"{run.home.uri}/{run.plan.name(identity)}"
     found = published(run.home, identity)
     if found:
+        report_found(run.home, identity)
         log.info("%s: published already", identity.stage)
         report(identity.stage, Status.REUSED)
         return found
@@ -273,6 +266,7 @@ def stage(
     report(identity.stage, Status.RUNNING)
     run.made.append(identity.stage)
     # No tags: for a task with tags Prefect requests a slot from its server, which on SQLite often fails at first.
-    uri = str(work.with_options(name=identity.stage)(job))
+    with reported(run.home, identity):
+        uri = str(work.with_options(name=identity.stage)(job))
     report(identity.stage, Status.DONE)
     return uri

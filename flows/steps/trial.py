@@ -76,7 +76,7 @@ def ask(url: str, recipe: Recipe, version: str, prompt: str, mask: bytes) -> byt
             if answer.status_code not in TRANSIENT:
                 raise _refusal(answer.status_code, f"{url} {problem}")
         if time.monotonic() > end:
-            remedy = f"see the log of the service; once it works, run mmface promote {version} --why TEXT"
+            remedy = f"see the log of the service; once it works, run mmface models promote {version} --why TEXT"
             raise ServiceError(
                 f"{url} {problem}, {SWAP_SECONDS:.0f} s after version {version} got the alias; {remedy}", field=SERVICE
             )

@@ -114,7 +114,7 @@ class _Mover:
         self.require(alias, past.current, expected)
         if to == expected:
             return
-        one = Move(past.next_number, expected, to, kind, self.who, shown(why[:MAX_WHY]), _now())
+        one = Move(past.next_number, expected, to, kind, self.who, shown(why)[:MAX_WHY], _now())
         with mlflow_errors():
             announce(self.client, self.name, alias, one)
             self.fence()

@@ -178,11 +178,11 @@ def forget(client: MlflowClient, name: str, alias: str) -> None:
 def _past(held: Held, tags: Mapping[str, Mapping[str, str]], alias: str) -> Past:
     current, key = held.aliases.get(alias), MOVING_TAG.format(alias=alias)
     moves = _moves(tags, alias)
-    rolled_back = {version for version, named in tags.items() if named.get(ROLLED_BACK_TAG) == alias}
+    rolled_back = {str(version) for version, named in tags.items() if named.get(ROLLED_BACK_TAG) == alias}
     begun = _parse(f"{key} of the model", held.tags[key]) if key in held.tags else None
     if begun is not None and begun.to == current and begun not in moves:  # made, but its process was killed
         moves = (*moves, begun)
-        rolled_back |= {begun.origin} & tags.keys() if begun.kind in TAKEN else set()
+        rolled_back |= {str(begun.origin)} & tags.keys() if begun.kind in TAKEN else set()
         rolled_back -= {str(begun.to)} if begun.kind in CHOSEN else set()
     outside = {one.to for one in moves if one.kind == OUTSIDE} - {one.to for one in moves if one.kind != OUTSIDE}
     passed = {version for version, named in tags.items() if named.get(VERDICT_TAG) == PASSED}

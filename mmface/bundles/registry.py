@@ -150,14 +150,13 @@ def read_file(name: str, version: str, file: str) -> str:
     """
     from mlflow.artifacts import download_artifacts
 
+    if file not in list_files(name, version):
+        message = f"{file} of {name} version {version} is missing; register its bundle again or delete the version"
+        raise RegistryError(message, field=file)
     with mlflow_errors(), scratch_folder() as scratch:
         uri = f"{open_tracking().get_model_version_download_uri(name, version)}/{file}"
-        try:
-            path = download_artifacts(artifact_uri=uri, dst_path=str(scratch), **_servers())
-            return Path(path).read_text(encoding="utf-8")
-        except OSError:
-            message = f"{file} of {name} version {version} is missing; register its bundle again or delete the version"
-            raise RegistryError(message, field=file) from None
+        path = download_artifacts(artifact_uri=uri, dst_path=str(scratch), **_servers())
+        return Path(path).read_text(encoding="utf-8")
 
 
 def list_files(name: str, version: str) -> list[str]:

@@ -20,12 +20,13 @@ from mmface.config.evaluation import Comparison, Evaluate, Gate, Metrics
 from mmface.config.jobs import Entrypoint, Jobs, Resources
 from mmface.config.model import Model, Objective, ObjectiveConfig
 from mmface.config.section import Section
-from mmface.config.serve import Sampler, Sampling, Serve
+from mmface.config.serve import Canary, Sampler, Sampling, Serve
 from mmface.config.train import Phase, Precision, Train
 from mmface.config.watch import Drift, Watch
 
 __all__ = [
     "PICTURE_SIDE",
+    "Canary",
     "Captioning",
     "Collection",
     "Comparison",

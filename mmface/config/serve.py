@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,73 @@ class Sampling(Section):
     )
 
 
+class Canary(Section):
+    """Section ``serve.canary``: a second version that answers a share of the requests.
+
+    ``canary: challenger`` stands for ``canary: {alias: challenger}``. With ``auto`` the service itself promotes or
+    withdraws the version, by anytime-valid tests of the live answers (:mod:`serve.canary.evidence`).
+    """
+
+    alias: str | None = Field(default=None, description="Alias of the canary's version; null: no canary.")
+    share: Fraction = Field(
+        default=0.05, description="Share of seeds that the canary answers. The same seeds always go to the canary."
+    )
+    auto: bool = Field(
+        default=False,
+        description="Let the service decide: it moves `serve.alias` to the canary's version once that is shown to be "
+        "no worse than the limits below allow, and deletes `serve.canary.alias` once it is shown to be worse, or "
+        "undecided after `max_requests`.",
+    )
+    min_requests: PositiveInt = Field(
+        default=200, description="Fewest requests that the canary answers before it is promoted."
+    )
+    max_requests: PositiveInt = Field(
+        default=5000, description="Requests of the canary after which it is withdrawn if nothing is decided."
+    )
+    max_error_increase: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.02, description="Largest increase of the share of failed requests over the champion's."
+    )
+    max_slowdown: PositiveFloat = Field(
+        default=0.25,
+        description="Largest slowdown of a typical request against the champion's: 0.25 allows 1.25 times its "
+        "duration. Only requests that meet an idle replica are compared.",
+    )
+    max_agreement_loss: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.05,
+        description="Largest loss against the champion in the mean intersection over union of the given mask and the "
+        "mask that `parser` finds in the picture.",
+    )
+    level: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        default=0.95,
+        description="Confidence level of the decisions: a version beyond a limit is promoted, and one within all "
+        "limits is shown to be worse, with a probability of at most 1 - `level` each.",
+    )
+    parser: str = Field(
+        default="zoo:parser",
+        description="Network that parses pictures for `max_agreement_loss`, as `components.parser` is named.",
+    )
+    require_gate: bool = Field(
+        default=True, description="Decide only about versions that the gate has promoted; false: about any version."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alias_is_enough(cls, given: Any) -> Any:
+        return {"alias": given} if given is None or isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _auto_can_decide(self) -> Canary:
+        if not self.auto:
+            return self
+        if self.alias is None:
+            raise ValueError("auto decides about the version of an alias: set serve.canary.alias too")
+        if not 0 < self.share < 1:
+            raise ValueError("auto compares the answers of both versions: set share above 0 and below 1")
+        if self.max_requests < self.min_requests:
+            raise ValueError("max_requests must not be below min_requests")
+        return self
+
+
 class Serve(Section):
     """Section ``serve``: settings of the HTTP service (§9)."""
 
@@ -59,13 +126,13 @@ class Serve(Section):
         description="Largest mean difference, on the scale 0 to 255, between the preview registered with a version "
         "and the same preview painted by a replica. A version above it is refused.",
     )
-    canary: str | None = Field(
-        default=None,
-        description="A second alias whose version answers `canary_share` of the requests; null: no canary.",
+    canary: Canary = Field(
+        default=Canary(),
+        description="A second version that answers a share of the requests, and whether the service decides about it. "
+        "`canary: NAME` stands for `canary: {alias: NAME}`.",
     )
-    canary_share: Fraction = Field(
-        default=0.05,
-        description="Share of seeds that the canary answers. The same seeds always go to the canary.",
+    canary_share: Fraction | None = Field(
+        default=None, description="`canary.share` by its name in earlier releases; replaces it if it is set."
     )
     max_batch: PositiveInt = Field(
         default=8,
@@ -132,6 +199,22 @@ class Serve(Section):
     watermark: bool = Field(
         default=False, description="Put an invisible mark into every picture; `mmface watermark check` finds it."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_had_another_name(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("canary_share") is None:
+            return given
+        canary = given.get("canary")
+        section = canary if isinstance(canary, dict) else {"alias": canary}
+        return given | {"canary": section | {"share": given["canary_share"]}, "canary_share": None}
+
+    @model_validator(mode="after")
+    def _canary_is_another_alias(self) -> Serve:
+        if self.canary.alias == self.alias:
+            message = f"serve.canary.alias is {self.alias}, as serve.alias: name the alias of another version"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _rate_limits_have_keys(self) -> Serve:

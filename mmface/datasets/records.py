@@ -7,7 +7,9 @@ finds the rows that it can reuse.
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 ORIGIN = ("origin", pa.binary(32))
 ADDED = {"note"}  # nullable columns that are missing in datasets of earlier releases
@@ -167,3 +169,9 @@ QUARANTINE = pa.schema(
         ("message", pa.string()),
     ]
 )
+
+
+def unpack(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """A column of float32 vectors of one length -> [n, D]; [0, 0] without rows."""
+    rows = [np.frombuffer(value, "<f4") for value in column.to_pylist()]
+    return np.stack(rows).astype(np.float32) if rows else np.zeros((0, 0), np.float32)

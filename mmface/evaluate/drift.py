@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +103,7 @@ def compare(new: NDArray[np.floating], reference: NDArray[np.floating], level: f
     ``not drifted`` if it does not and there are enough rows to find such a distance; else ``cannot tell``.
     """
     n, m = len(new), len(reference)
-    facts = {"n": n, "m": m, "level": level, "min_distance": min_distance}
+    facts: dict[str, Any] = {"n": n, "m": m, "level": level, "min_distance": min_distance}
     if min(n, m) < LEAST:
         needed = _needed_without(reference, level, min_distance) if m >= 2 * LEAST else None
         return Drift(verdict="cannot tell", distance=None, p_value=None, critical=None, needed=needed, **facts)

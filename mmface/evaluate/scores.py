@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from mmface.datasets.dataset import Dataset
-from mmface.evaluate.distances import memorised
 from mmface.evaluate.figures import Better
+from mmface.evaluate.measuring.distances import memorised
 
 # Cosine distance of a generated image, and of its photograph, to the nearest training photograph.
 NEAREST, SOURCE_NEAREST = "nearest_training", "source_nearest_training"

@@ -46,7 +46,7 @@ BACKBONES = {  # of LPIPS: the last layer with weights, and torchvision's file
 INCEPTION_SIDE = 299
 
 
-class InceptionFeatures(Inception3):
+class InceptionFeatures(Inception3):  # type: ignore[misc]
     """Inception v3 as TensorFlow's FID computed it; images [B, 3, H, W] in [-1, 1] -> features [B, 2048].
 
     It differs from torchvision's in its weights (1008 classes), in averages that leave the padding out, and in a
@@ -110,7 +110,8 @@ def load_inception(name: str) -> InceptionFeatures:
             model = InceptionFeatures()
         _fill(INCEPTION, name, model, state)
         model.fc = nn.Identity()
-        return model.eval().requires_grad_(False)
+        model.eval().requires_grad_(False)
+        return model
 
 
 def load_dino(name: str) -> tuple[Any, Any]:

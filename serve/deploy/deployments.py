@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
@@ -18,13 +18,16 @@ from ray.serve.handle import DeploymentHandle
 
 from mmface.config import Serve
 from mmface.errors import MMFaceError, ServiceError
+from serve.deploy.watching import bind_watch, report_to
 from serve.http.errors import ApiError
+from serve.http.job import Generated
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from serve.engine.generator import Generator
     from serve.guards.access import Key
-    from serve.http.job import Generated, Job, Progress
+    from serve.http.job import Job, Progress
     from serve.http.requests import Modality
     from serve.http.schemas import ModelInfo, Readiness
 
@@ -36,14 +39,25 @@ class Replica:
     """Serves the versions that the aliases point to (:class:`serve.deploy.models.Models`), and exports metrics.
 
     It starts even if no model can be loaded; until one can, its calls raise a ServiceError that says why.
+
+    Args:
+        watch: gets what there is to know about requests if ``serve.canary.auto`` is set.
     """
 
-    async def __init__(self, settings: Serve, threads: int, environment: dict[str, str]) -> None:
+    async def __init__(
+        self,
+        settings: Serve,
+        threads: int,
+        environment: dict[str, str],
+        watch: DeploymentHandle[Any] | None = None,
+    ) -> None:
         os.environ.update(environment)
         import torch
         from diffusers.utils.logging import disable_progress_bar
 
-        from serve.deploy.gauges import Gauges
+        from serve.canary.observer import Observer
+        from serve.deploy.drift import DriftExport
+        from serve.deploy.gauges import CanaryGauges, Gauges
         from serve.deploy.models import Models
 
         disable_progress_bar()  # loading would fill the log with it
@@ -54,19 +68,31 @@ class Replica:
         self._models = Models(settings, self._gauges.step, self._gauges.swap, device)
         await self._models.look()
         self._following = asyncio.create_task(self._models.follow())
+        self._drift = DriftExport(settings, self._gauges.drift)
+        self._exporting = asyncio.create_task(self._drift.follow())
+        self._observer: Observer | None = None
+        if watch is not None:
+            self._observer = Observer(settings, report_to(watch), CanaryGauges().skipped)
+            self._observing = asyncio.create_task(self._observer.run())
 
     async def generate(self, job: Job) -> Generated:
         """See :meth:`Generator.generate`."""
         generator = self._models.choose(job)
-        with self._gauges.request(job, generator):
-            return await generator.generate(job)
+        self._drift.count(job.request.prompt)
+        with self._gauges.request(job, generator), self._observed(job, generator) as answered:
+            made = await generator.generate(job)
+            answered(made)
+            return made
 
     async def stream(self, job: Job) -> AsyncIterator[Progress | Generated]:
         """See :meth:`Generator.stream`."""
         generator = self._models.choose(job)
-        with self._gauges.request(job, generator):
+        self._drift.count(job.request.prompt)
+        with self._gauges.request(job, generator), self._observed(job, generator, timed=False) as answered:
             async with aclosing(generator.stream(job)) as events:
                 async for event in events:
+                    if isinstance(event, Generated):
+                        answered(event)
                     yield event
 
     async def convert(self, photo: bytes, modality: Modality) -> bytes:
@@ -82,6 +108,13 @@ class Replica:
         """See :meth:`Generator.ready`; ``refused`` names a champion that cannot be loaded."""
         readiness = await self._models.champion().ready()
         return readiness.model_copy(update={"refused": self._models.refused})
+
+    def _observed(
+        self, job: Job, generator: Generator, *, timed: bool = True
+    ) -> AbstractContextManager[Callable[[Generated], None]]:
+        if self._observer is None:
+            return nullcontext(lambda made: None)
+        return self._observer.request(job, generator, self._models.serving(), timed=timed)
 
     async def check_health(self) -> None:
         """See :meth:`Generator.check_health`; a replica without a model is healthy, only not ready."""
@@ -202,7 +235,10 @@ def build(settings: Serve, environment: dict[str, str], keys: tuple[Key, ...] | 
         graceful_shutdown_wait_loop_s=0.5,
     )
     threads = max(1, len(os.sched_getaffinity(0)) // (settings.max_replicas or settings.replicas))
-    application: serve.Application = ingress.bind(replica.bind(settings, threads, environment), settings, keys)
+    watched = (bind_watch(settings, environment),) if settings.canary.auto else ()
+    application: serve.Application = ingress.bind(
+        replica.bind(settings, threads, environment, *watched), settings, keys
+    )
     return application
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ray.util.metrics import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
+    from serve.canary.trial import Trial
     from serve.engine.generator import Generator
     from serve.http.job import Job
 
@@ -29,6 +30,7 @@ class Gauges:
         self._create_step_metrics()
         self._create_request_metrics()
         self._create_version_metrics()
+        self._create_drift_metrics()
 
     def _create_step_metrics(self) -> None:
         self._step = Histogram(
@@ -70,6 +72,21 @@ class Gauges:
             tag_keys=_BY_VERSION,
         )
 
+    def _create_drift_metrics(self) -> None:
+        self._distance = Gauge(
+            "mmface_drift_distance",
+            "Squared MMD of new photographs or prompts from the training set: 0 for none, at most 2.",
+            tag_keys=("of",),
+        )
+        self._drifted = Gauge(
+            "mmface_drift_detected", "1 if photographs or prompts have drifted, else 0.", tag_keys=("of",)
+        )
+
+    def drift(self, kind: str, distance: float, drifted: bool) -> None:
+        """Records the latest comparison of ``photographs`` or ``prompts`` with the training set."""
+        self._distance.set(distance, tags={"of": kind})
+        self._drifted.set(float(drifted), tags={"of": kind})
+
     def refused(self, version: str, refused: bool) -> None:
         """Records whether ``version`` serves because the champion cannot be loaded."""
         self._refused.set(float(refused), tags={"version": version})
@@ -107,3 +124,45 @@ class Gauges:
         self._pending.set(generator.engine.pending, tags=tags)
         self._waiting.set(generator.engine.waiting(), tags=tags)
         self._memory.set(generator.engine.room.limit, tags=tags)
+
+
+class CanaryGauges:
+    """Counters and gauges of the trial of a canary, in replicas and in the process that decides."""
+
+    def __init__(self) -> None:
+        self._requests = Gauge(
+            "mmface_canary_requests", "Requests of a version that the running trial has counted.", tag_keys=_BY_VERSION
+        )
+        self._evidence = Gauge(
+            "mmface_canary_evidence",
+            "Share of the evidence that a decision about the canary needs, for `worse` and for `fine`; 1 is enough.",
+            tag_keys=("version", "measure", "verdict"),
+        )
+        self._decisions = Counter(
+            "mmface_canary_decisions_total",
+            "Canaries by what became of them: promoted, withdrawn or undecided.",
+            tag_keys=_BY_OUTCOME,
+        )
+        self._skipped = Counter(
+            "mmface_canary_skipped_total",
+            "Answers that the trial did not count (a repeated seed) or did not parse (load, full).",
+            tag_keys=("version", "reason"),
+        )
+
+    def progress(self, trial: Trial) -> None:
+        """Shows the counts of a trial."""
+        errors = trial.evidence["errors"]
+        for version, arm in ((trial.canary, errors.canary), (trial.champion, errors.champion)):
+            self._requests.set(arm.n, tags={"version": version})
+        for measure in trial.evidence:
+            for verdict, share in zip(("worse", "fine"), trial.progress(measure), strict=True):
+                tags = {"version": trial.canary, "measure": measure, "verdict": verdict}
+                self._evidence.set(max(share, 0.0), tags=tags)
+
+    def decided(self, version: str, outcome: str) -> None:
+        """Records a decision."""
+        self._decisions.inc(tags={"version": version, "outcome": outcome})
+
+    def skipped(self, version: str, reason: str) -> None:
+        """See :data:`serve.canary.observer.OnSkip`."""
+        self._skipped.inc(tags={"version": version, "reason": reason})

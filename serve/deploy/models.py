@@ -9,7 +9,6 @@ transient (memory, disk, network) are retried at growing intervals.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from mmface.bundles.moves import read_past
 from mmface.bundles.registry import get_alias
 from mmface.config import Serve
 from mmface.errors import MMFaceError, UnhealthyModelError
+from serve.canary.observer import hash_fraction
 from serve.deploy.loader import Loader, OnVersionStep
 from serve.engine.generator import Generator
 from serve.engine.threads import in_own_thread
@@ -60,7 +60,7 @@ class Models:
         self._wanted: dict[str, str | None] = {}  # by alias: the version that it points to
         self._refusals: dict[str, Refusal] = {}  # by version
         self._registry_error: str | None = None  # why the registry could not be read
-        self._aliases = [settings.alias, *([settings.canary] if settings.canary else [])]
+        self._aliases = [one for one in (settings.alias, settings.canary.alias) if one]
 
     def champion(self) -> Generator:
         """The generator that answers by default.
@@ -92,8 +92,8 @@ class Models:
         for generator in self.serving():
             if generator.info.version == job.version:
                 return generator
-        canary = self._serving.get(self.settings.canary or "")
-        if canary is not None and _hash_fraction(job.seeds[0]) < self.settings.canary_share:
+        canary = self._serving.get(self.settings.canary.alias or "")
+        if canary is not None and hash_fraction(job.seeds[0]) < self.settings.canary.share:
             return canary
         return self.champion()
 
@@ -124,14 +124,23 @@ class Models:
         if before is not None and before != version:
             self._refusals.pop(before, None)  # if the alias returns to it, the version may have been repaired
         serving = self._serving.get(alias)
+        if alias != self.settings.alias and version == self._wanted.get(self.settings.alias):
+            version = None  # the canary was promoted; it answers as champion
         if version is None:
             if alias != self.settings.alias:
                 self._replace(alias, None)  # the canary is over; without an alias the champion keeps serving
         elif serving is None or serving.info.version != version:
-            fresh = await self._load(version)
+            fresh = self._take_canary(alias, version) or await self._load(version)
             if fresh is not None:
                 log.info("serve: version %s serves as %s", version, alias)
                 self._replace(alias, fresh)
+
+    def _take_canary(self, alias: str, version: str) -> Generator | None:
+        """The canary's generator if ``alias`` is the champion's and now points to its version: it needs no loading."""
+        canary = self.settings.canary.alias or ""
+        if alias != self.settings.alias or canary not in self._serving:
+            return None
+        return self._serving.pop(canary) if self._serving[canary].info.version == version else None
 
     async def _fall_back(self) -> None:
         """Serves the newest former champion that loads."""
@@ -172,8 +181,3 @@ class Models:
         if old is not None:
             old.engine.close()
             self._on_swap(old.info.version, "retired")
-
-
-def _hash_fraction(seed: int) -> float:
-    """A number in [0, 1) that depends only on the seed, evenly spread even if seeds are consecutive."""
-    return int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big") / 2**64

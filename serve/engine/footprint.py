@@ -153,7 +153,7 @@ def default_limit(pipeline: MMFacePipeline, settings: Serve) -> float:
 
     Memory is kept free for the weights of every served version, and of one more that is loaded to replace another.
     """
-    versions = 2 if settings.canary else 1
+    versions = 2 if settings.canary.alias else 1
     weights = sum(_weights(module) for module in pipeline.components.values() if isinstance(module, nn.Module))
     device = pipeline.transformer.device
     if device.type == "cuda":

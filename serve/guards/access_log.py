@@ -17,15 +17,15 @@ log = logging.getLogger("serve.access")
 CLIENT_LEFT = 499
 
 
-def log_to_stdout() -> None:
-    """Prints the access log on stdout, unless its logger has handlers already."""
-    if log.handlers:
+def log_to_stdout(lines: logging.Logger = log) -> None:
+    """Prints the access log, or other lines of JSON, on stdout, unless their logger has handlers already."""
+    if lines.handlers:
         return
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    log.propagate = False  # the command line's handler of the logger "serve" would print every line a second time
+    lines.addHandler(handler)
+    lines.setLevel(logging.INFO)
+    lines.propagate = False  # the command line's handler of the logger "serve" would print every line a second time
 
 
 class AccessLog:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from mmface.config import Recipe
 from mmface.config.load import load_recipe
@@ -74,29 +76,31 @@ def shuffled(source: Dataset, columns: tuple[str, ...], work: Store) -> str:
     return publisher.publish({"in": len(table), "out": len(table)}, extra=manifest.extra)
 
 
-def train_models(base: Trained, work: Path) -> dict[str, Path]:
-    """Trains the worse models unless ``work`` has them; returns the folders that hold ``transformer/``."""
-    home = Store(work)
-    last = base.recipe.phases[-1]
+def train_model(name: str, base: Trained, work: Path) -> Path:
+    """Trains one of the worse models unless ``work`` has it; returns the folder that holds ``transformer/``."""
+    folder, home = work / "models" / name.replace(" ", "-"), Store(work)
+    latents, text, last = base.latents.uri, base.text.uri, base.recipe.phases[-1]
+    captions, masks, fewer = WORSE
+    if name == fewer:
+        steps = (f"phases.1.steps={round((last.steps or 0) * FEWER)}",)
+        return _train(base, folder, steps, latents, text, Path(base.previous.uri))
     phase = (
         f"phases=[{{resolution: {last.resolution}, steps: {STEPS}, batch_size: {last.batch_size}, "
         f"learning_rate: {last.learning_rate}, warmup_steps: 10}}]"
     )
     tuned = (phase, f"train.start={base.folder / TRANSFORMER}", "train.ema_decay=0.9")
-    fewer = (f"phases.1.steps={round((last.steps or 0) * FEWER)}",)
-    captions, masks = shuffled(base.text, CAPTIONS, home), shuffled(base.latents, ("mask_mean",), home)
-    made = {name: work / "models" / name.replace(" ", "-") for name in WORSE}
-    _train(base, made["shuffled captions"], tuned, base.latents.uri, captions)
-    _train(base, made["shuffled masks"], tuned, masks, base.text.uri)
-    _train(base, made["fewer steps"], fewer, base.latents.uri, base.text.uri, Path(base.previous.uri))
-    return made
+    if name == captions:
+        return _train(base, folder, tuned, latents, shuffled(base.text, CAPTIONS, home))
+    assert name == masks
+    return _train(base, folder, tuned, shuffled(base.latents, ("mask_mean",), home), text)
 
 
 def _train(
     base: Trained, folder: Path, settings: tuple[str, ...], latents: str, text: str, previous: Path | None = None
-) -> None:
+) -> Path:
     if (folder / TRANSFORMER / "config.json").exists():
-        return
+        return folder
+    torch.set_num_threads(os.cpu_count() or 1)
     recipe = load_recipe(str(base.folder / "recipe.yaml"), settings)
     rows, _ = load_sets(open_dataset(latents), open_dataset(text), 0)
     hooks = Hooks(lambda entry: None, lambda state: None)
@@ -104,3 +108,4 @@ def _train(
     state = train_phase(recipe, 1 if previous else 0, rows, hooks=hooks, held_out=None, previous=previous)
     state.ema.module.save_pretrained(folder / TRANSFORMER)
     print(f"     {folder.name}: {state.step} steps in {time.monotonic() - start:.0f} s", flush=True)
+    return folder

@@ -61,6 +61,7 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert len(list_versions()) == 1
 
     check_generate(home.read(report.replace("report.html", "mask.png")), tmp_path)
+    check_evaluate(tmp_path, capsys)
     check_nothing_new(port, capsys)
     assert set(manifests(home)) == set(made)
     check_service_that_refuses(home, port, capsys)
@@ -101,6 +102,33 @@ def check_generate(mask: bytes, folder: Path) -> None:
     first = painted.read_bytes()
     assert main(given) == 0
     assert Image.open(BytesIO(first)).tobytes() == Image.open(painted).tobytes()
+
+
+def check_evaluate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another system that paints the photographs themselves is measured on the same rows as the champion."""
+    settings = [part for one in SMALL for part in ("--set", one)]
+    capsys.readouterr()
+    assert main(["evaluate", *settings, "--rows", str(folder / "rows")]) == 0
+    assert "4 rows of " in capsys.readouterr().out
+    rows = [json.loads(line) for line in (folder / "rows" / "rows.jsonl").read_text().splitlines()]
+    for row in rows:
+        painted = folder / "painted" / "mask" / f"{row['id']}.png"
+        painted.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (row["seed"] % 256, 90, 60)).save(painted)
+    system = f"images:{folder / 'painted'}"
+    assert main(["compare", *settings, "champion", system, "--out", str(folder / "report")]) == 0
+    out = capsys.readouterr().out
+    assert f"## models:/mmface-dit@champion - {system}" in out
+    report = json.loads((folder / "report" / "report.json").read_text())
+    champion, other = ({one["name"]: one for one in system["figures"]} for system in report["systems"])
+    assert champion["mask/miou"]["n"] == other["mask/miou"]["n"] == 4
+    assert champion["mask/miou"]["low"] <= champion["mask/miou"]["value"] <= champion["mask/miou"]["high"]
+    assert "sketch/miou" in champion
+    assert "sketch/miou" not in other
+    assert any(one["name"] == "mask/miou" and one["n"] == 4 for one in report["differences"])
+    assert "data:image/" in (folder / "report" / "report.html").read_text()
+    assert main(["evaluate", *settings, "--images", str(folder / "report")]) == 2
+    assert "--images: holds no image" in capsys.readouterr().err
 
 
 def check_nothing_new(port: int, capsys: pytest.CaptureFixture[str]) -> None:

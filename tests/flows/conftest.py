@@ -17,13 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.cluster import leases
 from flows.steps.champions import Turn, turn
 from flows.steps.line import Run
 from mmface.bundles import registry
 from mmface.bundles.verdicts import record_decision
 from mmface.config.load import load_recipe
-from mmface.store import Store
+from mmface.store import Store, leases
 from tests.faults.lab import Driver
 from tests.flows.releases import NAME
 

@@ -12,7 +12,7 @@ from flows.steps.promotion import promote
 from mmface.bundles import registry
 from mmface.bundles.verdicts import record_decision
 from mmface.errors import ServiceError
-from mmface.evaluate.decision import Decision
+from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.scores import Scores
 from tests.mmface.evaluate.simulated import simulate
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command_line import main
-from flows.cluster import leases
-from flows.cluster.leases import Owner
 from flows.release import gate
 from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
 from flows.steps.promotion import promote
 from mmface.bundles import registry
-from mmface.errors import RegistryError, StageError
+from mmface.bundles.moves import read_past
+from mmface.errors import RegistryError, ServiceError, StageError, UnreachableError
+from mmface.store import leases
+from mmface.store.leases import Owner
 from tests.flows.releases import GOOD, NAME, answers, champion, loads, release
 
 
@@ -91,18 +92,37 @@ def test_an_alias_that_was_moved_meanwhile_is_not_moved(versions: list[str], min
     assert champion() == second
 
 
+def test_a_registry_that_goes_down_during_a_promotion_is_named(
+    versions: list[str], run: Run, mine: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service refuses the version, and the registry does not answer when the former champion is put back."""
+    first, _ = versions
+
+    def goes_down() -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+        raise ServiceError("answers 500", field="MMFACE_SERVE_URL")
+
+    message = "MLflow does not answer at .*; the registry does not say which version is champion"
+    with pytest.raises(UnreachableError, match=message):
+        promote(run, mine, first, "passed", loads, goes_down)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert champion() == first
+    assert read_past(NAME).recorded
+    promote(run, mine, first, "passed", loads, answers)  # the next run asks the service again
+
+
 def test_a_manual_rollback_names_the_version_that_it_removes(
     versions: list[str], run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = versions
     release(run, GOOD, first)
     release(run, GOOD, second)
-    assert main(["rollback", first]) == 2
+    assert main(["models", "rollback", first]) == 2
     assert f"version {second} is now champion of {NAME}, not {first}" in capsys.readouterr().err
-    assert main(["rollback", second, "--why", "blurred hair"]) == 0
+    assert main(["models", "rollback", second, "--why", "blurred hair"]) == 0
     assert capsys.readouterr().out == (
         f"version {second} of {NAME} was rolled back; champion is version {first} again\n"
     )
-    assert main(["promote", second, "--why", " "]) == 2
-    assert main(["promote", "7", "--why", "mended"]) == 2
+    assert main(["models", "promote", second, "--why", " "]) == 2
+    assert main(["models", "promote", "7", "--why", "mended"]) == 2
     assert champion() == first

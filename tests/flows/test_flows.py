@@ -27,7 +27,6 @@ from prefect.states import Running, exception_to_failed_state
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from flows.cluster.jobs import Job
-from flows.cluster.leases import Owner
 from flows.maintenance import reap, rollback
 from flows.retrain import retrain
 from flows.steps.progress import Figures, listening
@@ -38,6 +37,7 @@ from mmface.bundles import registry
 from mmface.config.load import load_recipe
 from mmface.errors import RecipeError, StageError, UnreachableError
 from mmface.store import Store
+from mmface.store.leases import Owner
 from tests.flows.conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

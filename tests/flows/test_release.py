@@ -120,7 +120,7 @@ def test_the_previous_champion_is_restored_when_the_service_refuses(versions: li
         release(run, GOOD, second, refuses)
     assert champion() == first
     last = read_past(NAME).moves[-1]
-    assert (last.origin, last.to, last.kind) == (second, first, "withdrawn")
+    assert (last.origin, last.to, last.kind) == (second, first, "refused")
     assert not decide(run, GOOD, second).passed  # or a schedule would try it every night
 
 

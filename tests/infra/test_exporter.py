@@ -13,7 +13,7 @@ import pytest
 
 from tests.infra.manifests import INFRA
 
-SAMPLE = re.compile(r'^(ray_mmface_\w+)\{[^}]*version="7"[^}]*\} (\S+)$', re.MULTILINE)
+SAMPLE = re.compile(r'^(ray_mmface_\w+)\{[^}]*(?:version="7"|of="prompts")[^}]*\} (\S+)$', re.MULTILINE)
 IMAGES = (1, 3, 8)
 
 
@@ -26,8 +26,16 @@ def scraped(ray_session: None) -> dict[str, float]:
         """An actor that measures as a replica does."""
 
         def measure(self) -> None:
-            from serve.deploy.gauges import Gauges
+            from mmface.config import Canary
+            from serve.canary.trial import Trial
+            from serve.deploy.gauges import CanaryGauges, Gauges
 
+            self.canary = CanaryGauges()
+            trial = Trial(Canary(alias="challenger", auto=True), "6", "7")
+            trial.add("errors", 0.0, canary=True)
+            self.canary.progress(trial)
+            self.canary.decided("7", "promoted")
+            self.canary.skipped("7", "load")
             self.gauges = Gauges()
             room = SimpleNamespace(limit=2.0**30)
             engine = SimpleNamespace(pending=2, waiting=lambda: 1, room=room)
@@ -37,6 +45,7 @@ def scraped(ray_session: None) -> dict[str, float]:
                 for count in IMAGES:
                     self.gauges.step("7", count, 0.3)
             self.gauges.refused("7", False)
+            self.gauges.drift("prompts", 0.25, True)
             self.gauges.swap("7", "serving")
 
     replica = ray.remote(num_cpus=0)(Replica).remote()
@@ -63,6 +72,11 @@ def test_the_dashboard_asks_by_the_names_that_are_exported(scraped: dict[str, fl
     }
     assert asked
     assert asked <= set(scraped)
+
+
+def test_drift_is_exported_as_it_was_measured(scraped: dict[str, float]) -> None:
+    assert scraped["ray_mmface_drift_distance"] == 0.25
+    assert scraped["ray_mmface_drift_detected"] == 1
 
 
 def test_the_images_of_a_step_are_counted_exactly(scraped: dict[str, float]) -> None:

@@ -33,8 +33,8 @@ def add_command(commands: Any) -> None:
 def show_jobs(arguments: argparse.Namespace) -> int:
     """``mmface jobs list``."""
     from flows.cli.tables import age, table
-    from flows.cluster import leases, ledger
-    from mmface.store import home
+    from flows.cluster import ledger
+    from mmface.store import home, leases
 
     store, rows = home(), []
     for job in sorted(_cluster().jobs(), key=lambda job: -(job.start_time or 0)):

@@ -6,6 +6,8 @@ one carry its name, such as ``kid_zoo-clip``.
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmface.config import Recipe
 from mmface.evaluate.measuring import llm_score
 from mmface.evaluate.measuring.metrics import MS_SSIM_SIDE, WINDOW, ms_ssim_exponents, short_hash, slug
@@ -47,8 +49,8 @@ def measures(recipe: Recipe, *, trained: bool = False) -> dict[str, Measure]:
 def _of_parts(recipe: Recipe) -> dict[str, Measure]:
     """Metrics with one value per image."""
     parts, side = recipe.components, recipe.phases[-1].resolution
-    parsed = {"extractor": extractor(judge(recipe)), "preprocessing": PARSER_INPUT}
-    seen = {"extractor": extractor(parts.clip), "preprocessing": CLIP_INPUT}
+    parsed: dict[str, Any] = {"extractor": extractor(judge(recipe)), "preprocessing": PARSER_INPUT}
+    seen: dict[str, Any] = {"extractor": extractor(parts.clip), "preprocessing": CLIP_INPUT}
     lpips = recipe.metrics.lpips
     return {
         "miou": Measure(better="higher", **parsed),
@@ -96,7 +98,7 @@ def _of_sets(recipe: Recipe) -> dict[str, Measure]:
 def _of_memory(recipe: Recipe, trained: bool) -> dict[str, Measure]:
     """Nearness to training photographs, in DINOv2 features where the recipe names one, else in those of the CLIP."""
     dino = recipe.metrics.dino
-    with_what = {
+    with_what: dict[str, Any] = {
         "extractor": extractor(dino or recipe.components.clip),
         "preprocessing": DINO_INPUT if dino else CLIP_INPUT,
         "unavailable": "" if trained else "the features of the training photographs were not given",

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mmface.config import Recipe
 from mmface.errors import InputError
-from mmface.evaluate.distances import Given, nearest
 from mmface.evaluate.inputs import Row, batches, read_drawings
 from mmface.evaluate.measuring import metrics
+from mmface.evaluate.measuring.distances import Given, nearest
 from mmface.evaluate.measuring.groups import groups_of
 from mmface.evaluate.measuring.judges import Judges, Seen
 from mmface.evaluate.measuring.measures import measures, stand_in

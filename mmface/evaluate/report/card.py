@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.config import Recipe
+from mmface.evaluate.deciding.summary import Gap
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.leaks import Leak
-from mmface.evaluate.summary import Gap
 
 GROUPED = ("mask/miou", "mask/hair_colour_accuracy", "mask/clip_score")  # the figures given by group
 MEMORISED = "mask/memorised"
@@ -24,7 +24,7 @@ class Card:
 
     Attributes:
         lineage: from :func:`mmface.plan.lineage`.
-        gaps: figures by group, from :func:`mmface.evaluate.summary.by_group`.
+        gaps: figures by group, from :func:`mmface.evaluate.deciding.summary.by_group`.
         parameters: number of trained weights.
         steps, images: optimizer steps and images of training, over all phases.
         warnings: why figures may be too good.

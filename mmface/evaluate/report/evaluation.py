@@ -10,11 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.datasets.dataset import Dataset, open_dataset
-from mmface.evaluate.compare import Difference, compare
+from mmface.evaluate.deciding.compare import Difference, compare
+from mmface.evaluate.deciding.summary import Gap, by_group, summarise
 from mmface.evaluate.figures import Figure
+from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of, rows_of
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import Gap, by_group, summarise
 from mmface.imaging.labels import LABELS
 
 TABLES = (("mask", "Text + Mask"), ("sketch", "Text + Sketch"))
@@ -153,11 +154,9 @@ def table(evaluation: Evaluation, modality: str) -> tuple[list[str], list[tuple[
     """Names of the columns, and for every system its name and its figures, None where it has none."""
     found = [{_column(figure.name): figure for figure in _own(system, modality)} for system in evaluation.systems]
     present = {name for figures in found for name, figure in figures.items() if not figure.unavailable}
-    columns = [name for name in ORDER if name in present]
-    rows = [
-        (system.name, [of.get(name) for name in columns]) for system, of in zip(evaluation.systems, found, strict=True)
-    ]
-    return columns, rows
+    columns = sorted((name for name in present if _rank(name) < len(ORDER)), key=lambda name: (_rank(name), name))
+    both = zip(evaluation.systems, found, strict=True)
+    return columns, [(system.name, [of.get(name) for name in columns]) for system, of in both]
 
 
 def label_table(evaluation: Evaluation) -> list[tuple[str, list[Figure | None]]]:
@@ -186,12 +185,15 @@ def _own(system: System, modality: str) -> list[Figure]:
 
 
 def _column(name: str) -> str:
-    """The column of a metric: stand-ins are named after the network that measured them."""
+    """The column of a metric; a Fréchet distance is named after its extractor alone."""
     metric = name.partition("/")[2]
-    for stem in ("frechet", "lpips"):
-        if metric.startswith(f"{stem}_"):
-            return stem
-    return metric
+    known = FrechetName.parse(name)
+    return f"frechet_{known.extractor}" if known else metric
+
+
+def _rank(column: str) -> int:
+    """Place of a column: a stand-in, whose name ends in its extractor, stands where the standard metric would."""
+    return next((i for i, one in enumerate(ORDER) if column == one or column.startswith(f"{one}_zoo")), len(ORDER))
 
 
 def _extractors(evaluation: Evaluation) -> list[Figure]:

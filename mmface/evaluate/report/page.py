@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset
-from mmface.evaluate.decision import Decision
-from mmface.evaluate.gate import MASK_FRECHET
-from mmface.evaluate.metric_names import FrechetName
+from mmface.evaluate.deciding.decision import Decision
+from mmface.evaluate.deciding.gate import MASK_FRECHET
+from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of
 
@@ -38,7 +38,7 @@ class Report:
         recipe: the resolved recipe.
         datasets: every dataset of the run by stage, in the order of the stages
             (:func:`mmface.datasets.dataset.upstream`); must contain ``samples`` and ``scores``.
-        metrics: from :func:`mmface.evaluate.summary.summarise`.
+        metrics: from :func:`mmface.evaluate.deciding.summary.summarise`.
         decision: of the gate.
         version: number in the registry.
         champion: whether this version serves now.

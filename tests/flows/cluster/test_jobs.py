@@ -15,7 +15,7 @@ import pytest
 from ray.job_submission import JobStatus
 
 from flows.cli.command_line import main
-from flows.cluster import leases, ledger
+from flows.cluster import ledger
 from flows.cluster.client import Cluster, State
 from flows.cluster.jobs import Job, save_recipe
 from flows.cluster.reap import reap_jobs
@@ -25,7 +25,7 @@ from mmface import plan
 from mmface.config import Jobs, Resources
 from mmface.config.load import load_recipe
 from mmface.errors import CredentialsError, RecipeError, StageError, UnreachableError
-from mmface.store import HOME_VARIABLE, Store
+from mmface.store import HOME_VARIABLE, Store, leases
 from tests.flows.conftest import ROOT, Head
 
 DRIVER = """

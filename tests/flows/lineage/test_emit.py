@@ -79,6 +79,24 @@ def test_the_run_of_a_stage_is_sent_when_it_ends(
     assert [event for _, _, event in received[2:]] == [event for _, _, event in received[:2]]
 
 
+def test_the_flow_run_is_the_parent_of_the_stages_that_it_ran(
+    home: Store, receiver: tuple[str, Received], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, received = receiver
+    run = "6f1d5f0e-0c5b-4d8e-9f2e-0a4f6f1f2a3b"
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", run)
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__FLOW_NAME", "retrain")
+    monkeypatch.setenv("OPENLINEAGE_NAMESPACE", "faces")
+    monkeypatch.setenv(emit.URL, address)
+    with emit.reported(home, identity("images", {})):
+        publish_chain(home)
+    emit.report_found(home, identity("evalset", {}))
+    facets = {event["job"]["name"]: event["run"]["facets"] for _, _, event in received}
+    assert facets["images"]["parent"]["run"]["runId"] == run
+    assert facets["images"]["parent"]["job"] == {"namespace": "faces", "name": "retrain", "facets": {}}
+    assert "parent" not in facets["evalset"]  # nobody knows which flow run made it
+
+
 def test_a_failed_stage_is_sent_and_its_error_raised(
     home: Store, receiver: tuple[str, Received], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,14 @@ def test_stages_are_connected_by_the_names_of_their_datasets(home: Store) -> Non
     assert made["images"].endswith(read["facets"]["version"]["datasetVersion"])
 
 
+def test_an_evaluation_set_leads_to_the_photographs_that_it_was_chosen_from(home: Store) -> None:
+    made = publish_chain(home)
+    (_, event) = events(home, made["evalset"])
+    (read,) = event["inputs"]
+    assert read["name"] == f"{home.uri}/datasets/images"
+    assert made["images"].endswith(read["facets"]["version"]["datasetVersion"])
+
+
 def test_collections_are_inputs_with_their_licences(home: Store) -> None:
     (_, event) = events(home, publish_chain(home)["images"])
     found = [

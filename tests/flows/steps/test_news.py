@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from flows.retrain import retrain
-from flows.steps.line import Plan, begin, paint_and_bundle, prepare_data, train_phases
+from flows.steps.evaluation import paint_and_bundle
+from flows.steps.line import Plan, begin, prepare_data, train_phases
 from flows.steps.news import already_learnt
 from mmface.bundles import registry
 from mmface.errors import StageError
@@ -71,9 +72,9 @@ def test_the_same_photographs_and_recipe_are_nothing_new(
 
 def test_a_setting_or_photograph_that_changes_training_is_new(home: Store, photographs: Path, tmp_path: Path) -> None:
     register(tmp_path / "bundle", settings(photographs), {})
-    for change in ("data.holdout=0.25", "train.weight_decay=0.02", "phases.1.steps=7", "evaluate.n=5"):
+    for change in ("data.holdout=0.25", "train.weight_decay=0.02", "phases.1.steps=7"):
         assert already_learnt(begin("demo", settings(photographs, FOLLOWS, change))) is None
-    for same in ("jobs.attempts=1", "train.checkpoint_every=7", "serve.port=8001"):
+    for same in ("jobs.attempts=1", "train.checkpoint_every=7", "serve.port=8001", "evaluate.n=5", "evaluate.set=v2"):
         assert already_learnt(begin("demo", settings(photographs, FOLLOWS, same))) is not None
     photograph(photographs, 3)
     assert already_learnt(begin("demo", settings(photographs, FOLLOWS))) is None

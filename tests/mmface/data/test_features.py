@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmface.evaluate.judges import Judges
 from PIL import Image
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from mmface import plan
 from mmface.config import Recipe
-from mmface.data.embeddings import Features, load_dino, unpack
+from mmface.data.embeddings import Features, load_dino
 from mmface.datasets.dataset import Dataset, Publisher, open_dataset
 from mmface.datasets.manifest import Identity
 from mmface.datasets.part_worker import PartWorker
 from mmface.datasets.parts import receipt_of
-from mmface.datasets.records import IMAGES
+from mmface.datasets.records import IMAGES, unpack
 from mmface.datasets.reuse import gather
 from mmface.errors import InputError
+from mmface.evaluate.measuring.judges import Judges
 from mmface.imaging.pixels import to_pil, to_tensor
 from mmface.store import Store
 from mmface.store.tables import to_parquet
@@ -68,7 +68,7 @@ def test_a_photograph_is_embedded_as_the_judges_embed_it(tiny_recipe: Recipe) ->
     made = Features(tiny_recipe)([row(1)]).rows[0]
     square = Image.open(io.BytesIO(photograph(1))).crop((4, 0, 44, 40))
     (seen,) = to_pil(to_tensor(square, tiny.SIDE)[None])
-    expected = Judges(tiny_recipe.components).look([seen]).embeddings[0].numpy()
+    expected = Judges(tiny_recipe).look([seen]).embeddings[0].numpy()
     assert np.frombuffer(made["features"], "<f4") == pytest.approx(expected, abs=1e-6)
     assert {name: made[name] for name in ("id", "split", "source", "perceptual_hash")} == {
         "id": row(1)["id"],

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmface.errors import InputError
-from mmface.evaluate.compare import Difference, Row, compare, difference
-from mmface.evaluate.intervals import Floats, bootstrap, mean_of
+from mmface.evaluate.deciding.compare import Difference, Row, compare, difference
+from mmface.evaluate.deciding.intervals import Floats, bootstrap, mean_of
 from mmface.evaluate.scores import Measure, Scores
 from tests.mmface.evaluate.simulated import MEASURES, name_of, simulate
 

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from torchmetrics.image.kid import poly_mmd
 
 from mmface.errors import InputError
-from mmface.evaluate import distances
-from mmface.evaluate.distances import Floats, cmmd, frechet, kid, memorised, nearest, resampled_cmmd, resampled_kid
+from mmface.evaluate.measuring import distances
+from mmface.evaluate.measuring.distances import (
+    Floats,
+    cmmd,
+    frechet,
+    kid,
+    memorised,
+    nearest,
+    resampled_cmmd,
+    resampled_kid,
+)
 
 DISTANCES = (frechet, kid, cmmd)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmface.config import Gate
-from mmface.evaluate.gate import Decision, decide
-from mmface.evaluate.metric_names import FrechetName
+from mmface.evaluate.deciding.gate import Decision, decide
+from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.scores import Measure, Scores
 from tests.mmface.evaluate.simulated import CLIP, MEASURES, Values, name_of, simulate
 

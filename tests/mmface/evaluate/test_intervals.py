@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmface.evaluate import distances
-from mmface.evaluate.intervals import Counts, Floats, Method, bootstrap, count, mean_of, unseen
+from mmface.evaluate.deciding.intervals import Counts, Floats, Method, bootstrap, count, mean_of, unseen
+from mmface.evaluate.measuring import distances
 
 SIMULATED = 1500
 

@@ -17,12 +17,12 @@ from mmface.bundles.bundle import build_pipeline
 from mmface.config import Evaluate, Recipe
 from mmface.data.conditions import grey_png
 from mmface.datasets.records import SAMPLES, SCORES
+from mmface.evaluate.deciding.summary import flat, summarise
 from mmface.evaluate.evalset import choose_prompt, choose_rows, pin_row, requests, seed_of
 from mmface.evaluate.measuring.measures import measures
 from mmface.evaluate.measuring.score import Score
 from mmface.evaluate.paint import Paint
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import flat, summarise
 from mmface.imaging.labels import mask_from_png, mask_to_png
 
 

@@ -19,13 +19,14 @@ from mmface.data.conditions import grey_png
 from mmface.datasets.dataset import Publisher, upstream
 from mmface.datasets.manifest import Identity
 from mmface.datasets.records import QUARANTINE, SAMPLES, SCORES
-from mmface.evaluate.gate import decide
+from mmface.evaluate.deciding.gate import decide
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.page import Report, render_report
 from mmface.evaluate.report.pictures import grid
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store
 from mmface.store.tables import to_parquet
+from tests.mmface.evaluate.simulated import simulate
 
 METRICS = {
     "mask/miou": 0.512,
@@ -38,6 +39,7 @@ METRICS = {
     "sketch/edge_agreement_gain": 0.3,
     "mask/ssim": float("nan"),
 }
+MEASURED = simulate({"mask/miou": [0.512], "mask/hair_colour_accuracy": [0.75]})
 SIDECAR = {"uri": "s3://b/texts", "matched": 9, "unmatched_pictures": 1, "unmatched_entries": 3}
 NEW = {
     "name": "ours",
@@ -113,7 +115,7 @@ def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
         recipe=recipe,
         datasets=upstream(scored),
         metrics=METRICS,
-        decision=decide(METRICS, None, Gate(min_mask_miou=0.5, min_hair_colour=0.8)),
+        decision=decide(MEASURED, None, Gate(min_mask_miou=0.5, min_hair_colour=0.8)),
         version="4",
         champion=False,
         curl="curl -F 'prompt=x' http://127.0.0.1:8000/v1/generate/mask",

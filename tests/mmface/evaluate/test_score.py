@@ -21,12 +21,12 @@ from mmface.data.conditions import grey_png
 from mmface.data.portraits import draw
 from mmface.datasets.records import SCORES
 from mmface.errors import InputError
-from mmface.evaluate import distances
+from mmface.evaluate.deciding.summary import summarise
+from mmface.evaluate.measuring import distances
 from mmface.evaluate.measuring.judges import Judges
 from mmface.evaluate.measuring.measures import extractor, measures
 from mmface.evaluate.measuring.score import Score
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import summarise
 from mmface.imaging.labels import mask_to_png
 from tests import tiny
 

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from mmface.evaluate import distances
+from mmface.evaluate.deciding.summary import by_group, flat, read_figures, summarise, write_figures
 from mmface.evaluate.figures import Figure
+from mmface.evaluate.measuring import distances
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import by_group, flat, summarise
 from mmface.imaging.labels import LABELS
 from tests.mmface.evaluate.simulated import CLIP, simulate
 
@@ -116,10 +116,15 @@ def test_unavailable_metrics_say_why_and_are_no_metrics(figures: dict[str, Figur
     assert metrics["mask/miou"] == figures["mask/miou"].value
 
 
+def test_figures_are_read_as_they_were_written(figures: dict[str, Figure]) -> None:
+    assert read_figures(write_figures(list(figures.values()))) == list(figures.values())
+
+
 def test_a_row_that_is_not_a_number_makes_the_figure_nan_without_interval() -> None:
     broken = simulate({"mask/miou": [0.5, math.nan, 0.6]})
     figure = next(figure for figure in summarise(broken) if figure.name == "mask/miou")
-    assert math.isnan(flat([figure])["mask/miou"])
+    for one in (figure, *read_figures(write_figures([figure]))):
+        assert math.isnan(flat([one])["mask/miou"])
     assert (figure.low, figure.high, figure.interval) == (None, None, "")
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmface.bundles.bundle import Bundle
-from mmface.bundles.registry import rollback
+from mmface.bundles.registry import rollback, set_alias
 from mmface.errors import ServiceError
 from mmface.networks.precision import keep_in_bf16
 from serve.deploy.app import _environment
@@ -126,6 +126,20 @@ async def test_a_canary_gets_its_share_of_the_seeds(register: Register) -> None:
     assert chosen == [following.choose(job(seed)).info.version for seed in range(2000)]
     assert chosen[0] == "1"  # the most frequent seed, 0, goes to the champion
     assert [one.info.version for one in following.serving()] == ["1", "2"]
+
+
+async def test_a_promoted_canary_answers_on_without_being_loaded_again(register: Register) -> None:
+    following, outcomes = models(tiny_recipe(canary={"alias": "challenger", "share": 0.25}).serve)
+    register(1)
+    version = register(2, "challenger")
+    await following.look()
+    canary = following.serving()[1]
+    set_alias(NAME, "champion", version)  # the alias of the canary still points to it
+    await following.look()
+    await following.look()
+    assert following.serving() == [canary]
+    assert canary.engine.alive
+    assert outcomes[2:] == [("2", "serving"), ("1", "retired")]
 
 
 async def test_a_restarted_replica_takes_the_newest_former_champion_that_loads(register: Register) -> None:

@@ -37,8 +37,8 @@ def frechet(a: Given, b: Given) -> float:
     a, b = _checked(a), _checked(b)
     centred_a = (a - a.mean(0)) / (len(a) - 1) ** 0.5
     centred_b = (b - b.mean(0)) / (len(b) - 1) ** 0.5
-    root_a, root_b = np.linalg.qr(centred_a, mode="r"), np.linalg.qr(centred_b, mode="r")
-    overlap = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
+    root_a, root_b = (np.asarray(np.linalg.qr(one, mode="r")) for one in (centred_a, centred_b))
+    overlap = np.linalg.svdvals(root_a @ root_b.T).sum()
     spread = np.square(centred_a).sum() + np.square(centred_b).sum()
     return max(0.0, float(np.square(a.mean(0) - b.mean(0)).sum() + spread - 2 * overlap))
 
@@ -163,16 +163,17 @@ def _off_diagonal(block: Floats, start: int) -> Floats:
 
 
 def _cubic(a: Floats, b: Floats) -> Floats:
-    return (a @ b.T / a.shape[1] + 1) ** 3
+    return np.asarray((a @ b.T / a.shape[1] + 1) ** 3)
 
 
 def _gaussian(a: Floats, b: Floats) -> Floats:
     squared = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
-    return np.exp(-np.maximum(squared, 0) / (2 * CMMD_SIGMA**2))
+    return np.asarray(np.exp(-np.maximum(squared, 0) / (2 * CMMD_SIGMA**2)))
 
 
 def _unit(features: Floats) -> Floats:
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return np.asarray(features / np.maximum(lengths, np.finfo(np.float64).tiny))
 
 
 def _checked(features: Given, least: int = 2) -> Floats:

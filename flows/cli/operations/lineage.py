@@ -68,7 +68,7 @@ def _show(arguments: argparse.Namespace, place: Store, claim: Claim | None, mode
     try:
         origin = origin_of(model, version, place)
     finally:  # an error is printed after what is known
-        if arguments.openlineage != "-":
+        if arguments.openlineage != "-" and (claim or origin):
             known = {"image": claim and asdict(claim), "origin": origin and asdict(origin)}
             text = json.dumps(known, indent=2) if arguments.json else "\n".join(_lines(arguments.source, claim, origin))
             print(text, flush=True)

@@ -1,4 +1,4 @@
-"""The champion's scores on the evaluation set of a challenger: found, or painted and measured now (§8)."""
+"""The evaluation of a trained model and of registered versions: sets, samples and scores, found or made now (§8)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,57 @@ from dataclasses import replace
 from typing import Any
 
 from flows.cluster.jobs import save_recipe
-from flows.steps.line import Run, stage
+from flows.steps.line import Prepared, Run, log_inputs, stage
 from mmface import plan
 from mmface.bundles.lineage import LINEAGE
-from mmface.bundles.registry import read_file
+from mmface.bundles.moves import CHAMPION
+from mmface.bundles.registry import get_alias, read_file
 from mmface.bundles.weights import REGISTERED, bundle_identity
 from mmface.config import Recipe
 from mmface.config.load import read_recipe_text
-from mmface.datasets.dataset import open_dataset
-from mmface.datasets.manifest import MANIFEST
+from mmface.datasets.dataset import open_dataset, published
+from mmface.datasets.manifest import MANIFEST, Identity
+from mmface.errors import DatasetError
 
 log = logging.getLogger(__name__)
+
+
+def paint_and_bundle(run: Run, data: Prepared, trained: str) -> str:
+    """Paints and measures the evaluation set and builds the bundle; returns the URI of the bundle."""
+    evalset = choose_evalset(run, data)
+    log_inputs(run, [evalset])
+    samples = stage(run, plan.samples(run.recipe, trained, evalset), "samples")
+    features = None
+    if run.recipe.gate.max_memorised is not None:
+        features = stage(run, plan.features(run.recipe, data.images), "features")
+    scores = stage(run, plan.scores(run.recipe, samples, evalset, features), "scores")
+    return stage(run, plan.bundle(run.recipe, trained, scores), "bundle")
+
+
+def choose_evalset(run: Run, data: Prepared) -> str:
+    """The evaluation set: the published one whatever was collected since, or a new one chosen from ``data``.
+
+    Raises:
+        DatasetError: the champion was measured on a set of this name that is gone; a new one would have other rows.
+    """
+    identity = plan.evalset(run.recipe)
+    if run.plan is None and published(run.home, identity) is None:
+        _require_unused(run, identity)
+    reads = {"images": data.images, "conditions": data.conditions, "captions": data.captions}
+    return stage(run, identity, "evalset", reads=reads)
+
+
+def _require_unused(run: Run, identity: Identity) -> None:
+    model = run.recipe.serve.model_name
+    champion = get_alias(model, CHAMPION)
+    lineage = json.loads(read_file(model, champion, LINEAGE)) if champion else {}
+    known = lineage.get("evalset")
+    if isinstance(known, dict) and known.get("dataset") == identity.key:
+        message = (
+            f"version {champion} of {model} was measured on the set {run.recipe.evaluate.set}, which is no longer in "
+            f"{run.home.uri}; restore {identity.key}, or choose other rows under a new name (evaluate.set)"
+        )
+        raise DatasetError(message, field="evaluate.set")
 
 
 def scores_of_version(run: Run, model: str, version: str, evalset: str) -> str:

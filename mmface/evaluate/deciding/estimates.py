@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from mmface.errors import InputError
-from mmface.evaluate import distances
-from mmface.evaluate.intervals import RESAMPLES, Counts, Floats, Method, Statistic, mean_of
-from mmface.evaluate.metric_names import FRECHET, FrechetName
+from mmface.evaluate.deciding.intervals import RESAMPLES, Counts, Floats, Method, Statistic, mean_of
+from mmface.evaluate.measuring import distances
+from mmface.evaluate.measuring.metric_names import FRECHET, FrechetName
 from mmface.evaluate.scores import Measure, Scores
 from mmface.imaging.labels import LABELS
 

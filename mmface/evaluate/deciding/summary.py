@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from mmface.evaluate.estimates import UNCONDITIONAL, Estimate, estimate, names
+from mmface.evaluate.deciding.estimates import UNCONDITIONAL, Estimate, estimate, names
+from mmface.evaluate.deciding.intervals import LEVEL, Intervals, bootstrap, mean_of, unseen
 from mmface.evaluate.figures import Figure
-from mmface.evaluate.intervals import LEVEL, Intervals, bootstrap, mean_of, unseen
 from mmface.evaluate.scores import Measure, Scores
 
+FIGURES = "figures.json"
 HAIR, HAIR_N = "hair_colour_accuracy", "hair_colour_n"
 FID = "fid"
 EXACT = "Clopper-Pearson: every row has the same value"
@@ -53,7 +55,7 @@ def summarise(scores: Scores, *, min_frechet_n: int = 2, seed: int = 0) -> list[
       shows hair.
     - ``<modality>/<metric>``: mean over the images, or the distance between the images and the photographs as sets.
       The name of a stand-in for the FID says what it was measured with
-      (:class:`mmface.evaluate.metric_names.FrechetName`).
+      (:class:`mmface.evaluate.measuring.metric_names.FrechetName`).
     - ``mask/iou/<label>`` and ``mask/dataset_miou``: intersection over union from the pixels of all images.
     - ``sketch/edge_agreement_baseline``: of the same rows painted without the sketch; ``…_gain`` is the difference to
       it.
@@ -75,9 +77,18 @@ def summarise(scores: Scores, *, min_frechet_n: int = 2, seed: int = 0) -> list[
 
 def flat(figures: Sequence[Figure]) -> dict[str, float]:
     """The figures that have a value, as the ``{name: value}`` of ``metrics.json`` and of MLflow."""
-    return {
-        figure.name: math.nan if figure.value is None else figure.value for figure in figures if not figure.unavailable
-    }
+    measured = (figure for figure in figures if not figure.unavailable)
+    return {figure.name: math.nan if figure.value is None else figure.value for figure in measured}
+
+
+def write_figures(figures: Sequence[Figure]) -> str:
+    """The figures as JSON; a value that is not finite is written as null."""
+    return TypeAdapter(list[Figure]).dump_json(list(figures), indent=1).decode() + "\n"
+
+
+def read_figures(text: str | bytes) -> list[Figure]:
+    """The figures from the JSON of :func:`write_figures`."""
+    return TypeAdapter(list[Figure]).validate_json(text)
 
 
 def by_group(scores: Scores, metric: str, *, least: int = 5, seed: int = 0) -> list[Gap]:

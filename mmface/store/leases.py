@@ -130,6 +130,11 @@ def take(store: Store, name: str, owner: Owner) -> Lease | Owner:
     key = f"{folder}/{generation:08d}.json"
     if not store.write(key, _written(owner), if_absent=True):
         return take(store, name, owner)
+    # A listing made while another process replaces a lease can show neither the old nor the new one.
+    latest = _newest(store, folder)
+    if latest is None or latest.key != key:
+        store.delete(key)
+        return take(store, name, owner)
     for entry in store.list(folder):
         if entry.key < key:
             store.delete(entry.key)

@@ -21,13 +21,13 @@ from dataclasses import replace
 
 from mmface.config import Gate
 from mmface.errors import InputError
-from mmface.evaluate.compare import Difference, check_alike, difference, missing
-from mmface.evaluate.decision import Check, Comparison, Decision
-from mmface.evaluate.estimates import STAND_IN, estimate
-from mmface.evaluate.intervals import FEWEST
-from mmface.evaluate.metric_names import FRECHET, FrechetName
+from mmface.evaluate.deciding.compare import Difference, check_alike, difference, missing
+from mmface.evaluate.deciding.decision import Check, Comparison, Decision
+from mmface.evaluate.deciding.estimates import STAND_IN, estimate
+from mmface.evaluate.deciding.intervals import FEWEST
+from mmface.evaluate.deciding.summary import figure_of
+from mmface.evaluate.measuring.metric_names import FRECHET, FrechetName
 from mmface.evaluate.scores import Scores
-from mmface.evaluate.summary import figure_of
 
 __all__ = ["MASK_FRECHET", "Check", "Decision", "asks", "decide"]
 
@@ -155,7 +155,7 @@ def _ratio(value: float, reference: float) -> float:
 
 def _comparisons(challenger: Scores, champion: Scores, gate: Gate, seed: int) -> list[Check]:
     """The checks of ``compare`` and ``better``; all fail if the two were not measured alike."""
-    asked = [(name, one.margin) for name, one in gate.compare.items()]
+    asked: list[tuple[str, float | None]] = [(name, one.margin) for name, one in gate.compare.items()]
     asked += [(gate.better, None)] if gate.better else []
     try:
         check_alike(challenger, champion)

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster import leases
-from flows.cluster.leases import Lease, Owner, dead, held, holder, take
 from mmface.errors import StageError
-from mmface.store import Store
+from mmface.store import Entry, Store, leases
+from mmface.store.leases import Lease, Owner, dead, held, holder, take
 
 ME = Owner.this("run-1")
 ELSEWHERE = Owner("another-host", 7, "1", "run-2")
@@ -57,12 +56,28 @@ def test_one_of_many_takes_a_lease_and_releases_it(store: Store) -> None:
     again.release()
 
 
+def test_a_listing_that_shows_neither_the_old_nor_the_new_lease_gives_no_second_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process replaced the lease while the folder was read."""
+    store.write("leases/work/00000007.json", json.dumps(asdict(ELSEWHERE)).encode())
+    whole, calls = Store.list, []
+
+    def first_misses(self: Store, prefix: str = "") -> list[Entry]:
+        calls.append(prefix)
+        return [] if len(calls) == 1 else list(whole(self, prefix))
+
+    monkeypatch.setattr(Store, "list", first_misses)
+    assert take(store, "work", ME) == ELSEWHERE
+    assert [one.key for one in whole(store, "leases/work")] == ["leases/work/00000007.json"]
+
+
 def test_machines_with_the_same_host_name_do_not_declare_each_other_dead(tmp_path: Path) -> None:
     """A container has its own process ids: here pid 1 is alive as well, but is another process."""
     code = """
         import json, sys
         from dataclasses import asdict
-        from flows.cluster.leases import Owner
+        from mmface.store.leases import Owner
         print(json.dumps(asdict(Owner.this("run-2"))), flush=True)
         print(Owner(**json.loads(sys.stdin.readline())).is_gone(), flush=True)
         sys.stdin.read()

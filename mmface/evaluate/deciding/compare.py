@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from mmface.errors import InputError
-from mmface.evaluate.estimates import UNCONDITIONAL, Estimate, estimate, measure_of, names
+from mmface.evaluate.deciding.estimates import UNCONDITIONAL, Estimate, estimate, measure_of, names
+from mmface.evaluate.deciding.intervals import LEVEL, Counts, Floats, Method, bootstrap, unseen
 from mmface.evaluate.figures import Better
-from mmface.evaluate.intervals import LEVEL, Counts, Floats, Method, bootstrap, unseen
 from mmface.evaluate.scores import Scores
 
 POWER = 0.8
@@ -235,7 +235,7 @@ def _compared(scores: Scores, name: str) -> bool:
     return not name.startswith(UNCONDITIONAL) and bool(measure_of(scores, name).better)
 
 
-def _photographs(scores: Scores) -> Collection[str]:
+def _photographs(scores: Scores) -> set[str]:
     return {row["image_id"] for rows in scores.rows.values() for row in rows}
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.integer[Any]]
@@ -78,7 +79,8 @@ def bootstrap(
     def of_rows(rows: NDArray[np.int64], axis: int = -1) -> Floats:
         return statistic(count(rows, n)).reshape(len(value), *rows.shape[:-1])
 
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+    # The matrices of a resample are small: threads on them cost more than they bring.
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"), threadpool_limits(1):
         # Figures that do not vary have no BCa interval; `_settle` gives theirs.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
@@ -131,4 +133,5 @@ def _settle(value: Floats, low: Floats, high: Floats, error: Floats, method: str
     still = np.isnan(low) & (error == 0)
     low, high = np.where(still, value, low), np.where(still, value, high)
     bad = ~np.isfinite(value)
-    return Intervals(*(np.where(bad, np.nan, x) for x in (low, high, error)), method)
+    low, high, error = (np.where(bad, np.nan, x) for x in (low, high, error))
+    return Intervals(low, high, error, method)

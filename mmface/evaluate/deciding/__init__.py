@@ -1,0 +1,1 @@
+"""Deciding: figures with intervals, paired comparisons, and the gate."""
