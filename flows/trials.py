@@ -120,6 +120,7 @@ def run_trials(
                 storage_path=unused,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=LOST_ACTORS),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # datasets are what is kept
                 callbacks=[Narrator([one.trial.name for one in assignments])],
             ),
         )
