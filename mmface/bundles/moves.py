@@ -184,7 +184,8 @@ def _past(held: Held, tags: Mapping[str, Mapping[str, str]], alias: str) -> Past
         moves = (*moves, begun)
         rolled_back |= {str(begun.origin)} & tags.keys() if begun.kind in TAKEN else set()
         rolled_back -= {str(begun.to)} if begun.kind in CHOSEN else set()
-    outside = {one.to for one in moves if one.kind == OUTSIDE} - {one.to for one in moves if one.kind != OUTSIDE}
+    outside = {str(one.to) for one in moves if one.kind == OUTSIDE}
+    outside -= {str(one.to) for one in moves if one.kind != OUTSIDE}
     passed = {version for version, named in tags.items() if named.get(VERDICT_TAG) == PASSED}
     holders = tuple(one for one in _replay(moves) if one in tags)
     return Past(current, moves, holders, frozenset(rolled_back), frozenset(outside & tags.keys() - passed), begun)

@@ -138,8 +138,8 @@ class Arena:
         assert (past.current, past.moves[-1].why) == (version, one.why)
         for alias in (CHAMPION, PREVIOUS):
             check_chain(alias)
+        assert registry.get_alias(NAME, PREVIOUS) == past.previous
         held = registry.open_tracking().get_registered_model(NAME)
-        assert held.aliases.get(PREVIOUS) == (None if past.previous is None else int(past.previous))
         assert not [key for key in held.tags if key.startswith(MOVING_TAG.format(alias=""))]
         check_gated()
 
