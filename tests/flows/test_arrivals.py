@@ -29,6 +29,7 @@ def test_an_event_is_emitted_once_for_new_content_and_never_for_prepared_content
     s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MMFACE_HOME", f"{s3_bucket}/home")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")  # no registry yet: no champion
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     write_collection(tmp_path, 3, 64, 0)
     photos = Store(f"{s3_bucket}/photos")
