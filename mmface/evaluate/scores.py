@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from mmface.datasets.dataset import Dataset
+from mmface.errors import InputError
 from mmface.evaluate.figures import Better
-from mmface.evaluate.measuring.distances import memorised
 
 # Cosine distance of a generated image, and of its photograph, to the nearest training photograph.
 NEAREST, SOURCE_NEAREST = "nearest_training", "source_nearest_training"
+PERCENTILE = 1.0  # of the distances of held-out photographs; a nearer sample counts as memorised
 COLUMNS = ["id", "image_id", "modality", "metrics", "hit", "given", "found", "groups", "features", "source_features"]
 
 
@@ -97,3 +98,17 @@ class Scores:
             for column in ("features", "source_features")
         )
         return [row["image_id"] for row in rows], drawn, real
+
+
+def memorised(samples: NDArray[np.float64], held_out: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Which samples lie nearer to a training photograph than the 1st percentile of held-out photographs [n] -> [n].
+
+    Both arguments are cosine distances to the nearest of the same training photographs. The mean of the result is the
+    share that the gate compares with ``gate.max_memorised``; 1 % is expected of a model that does not memorise.
+
+    Raises:
+        InputError: no held-out photograph, or a distance that is not a number.
+    """
+    if not len(held_out) or np.isnan(samples).any() or np.isnan(held_out).any():
+        raise InputError("needs a held-out photograph, and distances that are numbers", field="memorised")
+    return np.asarray(samples < np.percentile(held_out, PERCENTILE), np.float64)

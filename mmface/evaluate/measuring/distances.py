@@ -1,4 +1,4 @@
-"""Distances between two sets of images in the features of a network: Fréchet, KID and CMMD, and memorisation.
+"""Distances between two sets of images in the features of a network: Fréchet, KID, CMMD, and the nearest row.
 
 Pure functions on float arrays. Shapes: n images with D features each; R resamples of the rows of an evaluation set.
 The kernel distances are estimated without bias, so their value does not depend on n; the Fréchet distance is biased
@@ -22,7 +22,6 @@ Kernel = Callable[[Floats, Floats], Floats]
 BLOCK = 1024  # rows of a kernel matrix in memory at the same time
 CMMD_SIGMA = 10.0  # arXiv 2401.09603, section 4
 CMMD_SCALE = 1000.0
-PERCENTILE = 1.0  # of the distances of held-out photographs; a nearer sample counts as memorised
 
 
 def frechet(a: Given, b: Given) -> float:
@@ -110,20 +109,6 @@ def nearest(features: Given, blocks: Iterable[Given]) -> Floats:
             theirs = _unit(_checked(block, least=0))
             closest = np.minimum(closest, 1 - (ours @ theirs.T).max(axis=1))
     return closest
-
-
-def memorised(samples: Given, held_out: Given) -> Floats:
-    """Which samples lie nearer to a training photograph than the 1st percentile of held-out photographs [n] -> [n].
-
-    Both arguments are distances of :func:`nearest` to the same training photographs. The mean of the result is the
-    share that the gate compares with ``gate.max_memorised``; 1 % is expected of a model that does not memorise.
-
-    Raises:
-        InputError: no held-out photograph, or a distance that is not a number.
-    """
-    if not len(held_out) or np.isnan(samples).any() or np.isnan(held_out).any():
-        raise InputError("needs a held-out photograph, and distances that are numbers", field="memorised")
-    return np.asarray(samples < np.percentile(held_out, PERCENTILE), np.float64)
 
 
 def _squared_mmd(a: Floats, b: Floats, kernel: Kernel) -> float:

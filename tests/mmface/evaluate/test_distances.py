@@ -19,11 +19,11 @@ from mmface.evaluate.measuring.distances import (
     cmmd,
     frechet,
     kid,
-    memorised,
     nearest,
     resampled_cmmd,
     resampled_kid,
 )
+from mmface.evaluate.scores import memorised
 
 DISTANCES = (frechet, kid, cmmd)
 
