@@ -125,7 +125,6 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     mine.challenge(version)
     leaks = [leak.held_out for leak in read_leaks(made.read(f"{BUNDLE}/{LEAKS}"))]
     decision = gate(run, version, read_scores(made), champion_scores(run, made, version), leaks)
-    record_decision(recipe.serve.model_name, version, decision.verdict, decision.reason, json.dumps(decision.to_dict()))
     show_decision(version, decision, metrics)
     place = run.home.child(f"reports/{made.manifest.fingerprint}")
     prompt = prepare_example(made, place)
@@ -220,13 +219,16 @@ def champion_scores(run: Run, made: Dataset, version: str) -> Scores | None:
 
 @task(cache_policy=NO_CACHE)
 def gate(run: Run, version: str, scores: Scores, champion: Scores | None, leaks: list[str]) -> Decision:
-    """Decides whether ``version`` may become champion. A former champion never passes: promote it by hand.
+    """Decides whether ``version`` may become champion, and records it. A former champion never passes: promote it by
+    hand.
 
     Args:
         leaks: photographs of the evaluation set that the version was trained on.
     """
     name = run.recipe.serve.model_name
     decision = decide(scores, champion, run.recipe.gate, leaks=leaks)
+    # Before the objection to a former champion, which a promotion by hand may overrule.
+    record_decision(name, version, decision.verdict, decision.reason, json.dumps(decision.to_dict()))
     objection = read_past(name).objection(version)
     if objection:
         remedy = f"change the recipe, or bring it back with mmface models promote {version} --why TEXT"

@@ -10,7 +10,6 @@ from flows.steps.champions import turn
 from flows.steps.line import Run
 from flows.steps.promotion import promote
 from mmface.bundles import registry
-from mmface.bundles.verdicts import record_decision
 from mmface.errors import ServiceError
 from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.scores import Scores
@@ -47,7 +46,6 @@ def decide(run: Run, scores: Scores, version: str) -> Decision:
 def release(run: Run, scores: Scores, version: str, confirm: Callable[[], None] = answers) -> bool:
     """What a scheduled run does with a bundle."""
     decision = decide(run, scores, version)
-    record_decision(NAME, version, decision.verdict, decision.reason, "{}")
     if decision.passed:
         with turn(run.home, NAME) as held:
             promote(run, held, version, decision.reason, loads, confirm)
