@@ -80,13 +80,13 @@ class _Unpadded:
         return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
-class _A(_Unpadded, InceptionA): ...
+class _A(_Unpadded, InceptionA): ...  # type: ignore[misc]
 
 
-class _C(_Unpadded, InceptionC): ...
+class _C(_Unpadded, InceptionC): ...  # type: ignore[misc]
 
 
-class _E(_Unpadded, InceptionE): ...
+class _E(_Unpadded, InceptionE): ...  # type: ignore[misc]
 
 
 class _Last(_E):
