@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -132,8 +132,7 @@ def collect(place: Path, count: int, kind: str) -> Path:
                 sink.write(json.dumps(row | {"file": f"{present:06d}-{row['file']}"}) + "\n")
     rows = [json.loads(line) for line in (photos / "right.jsonl").read_text().splitlines()]
     if kind == CAPTIONS:
-        order = list(range(len(rows)))
-        random.Random(count).shuffle(order)
+        order = np.random.default_rng(count).permutation(len(rows))
         rows = [row | {"captions": rows[i]["captions"]} for row, i in zip(rows, order, strict=True)]
     (photos / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return photos
