@@ -32,8 +32,10 @@ from mmface.datasets.dataset import Dataset, open_dataset, upstream
 from mmface.errors import DatasetError, MMFaceError
 from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.deciding.gate import decide
+from mmface.evaluate.deciding.summary import FIGURES, read_figures
 from mmface.evaluate.leaks import FILE as LEAKS
 from mmface.evaluate.leaks import read_leaks
+from mmface.evaluate.report.evaluation import warnings_of
 from mmface.evaluate.report.page import Report, render_report
 from mmface.evaluate.report.pictures import choose, grid
 from mmface.evaluate.scores import Scores
@@ -121,6 +123,7 @@ def release_bundle(run: Run, bundle: str) -> Release:
 def _release(run: Run, made: Dataset, mine: Turn) -> Release:
     recipe, mlflow_run = run.recipe, str(run.mlflow_run)
     metrics = read_metrics(made.read(f"{BUNDLE}/{METRICS}"))
+    datasets, figures = upstream(made.uri), read_figures(made.read(f"{BUNDLE}/{FIGURES}"))
     version = register(recipe, made, mlflow_run)
     mine.challenge(version)
     leaks = [leak.held_out for leak in read_leaks(made.read(f"{BUNDLE}/{LEAKS}"))]
@@ -139,8 +142,10 @@ def _release(run: Run, made: Dataset, mine: Turn) -> Release:
             failure = error
     page = Report(
         recipe=recipe,
-        datasets=upstream(made.uri),
+        datasets=datasets,
         metrics=metrics,
+        figures=figures,
+        warnings=warnings_of(datasets["scores"], datasets["evalset"]),
         decision=decision,
         version=version,
         champion=mine.champion() == version,
@@ -246,7 +251,9 @@ def write_report(page: Report, place: Store, mlflow_run: str) -> None:
             place.write(name, data)
             (Path(scratch) / name).write_bytes(data)
         tracking.log_artifact(mlflow_run, Path(scratch), "report")
-    tracking.log_metrics(mlflow_run, {name: value for name, value in page.metrics.items() if math.isfinite(value)})
+    limits = {f"{one.name}_{end}": getattr(one, end) for one in page.figures for end in ("low", "high")}
+    known = {**page.metrics, **{name: value for name, value in limits.items() if value is not None}}
+    tracking.log_metrics(mlflow_run, {name: value for name, value in known.items() if math.isfinite(value)})
     show_report(f"{place.uri}/{REPORT}")
 
 

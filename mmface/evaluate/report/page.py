@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset
 from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.deciding.gate import MASK_FRECHET
+from mmface.evaluate.figures import Figure
 from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of
@@ -45,6 +46,8 @@ class Report:
         curl: the command that calls the served model.
         links: further lines of the lineage, such as the MLflow run.
         served: PNG that the served model returned, if it was called.
+        figures: the metrics with their intervals.
+        warnings: why the figures may be too good.
         failure: why a version that passed is not champion or not confirmed, and which version serves; empty otherwise.
     """
 
@@ -58,6 +61,8 @@ class Report:
     links: Mapping[str, str] = field(default_factory=dict)
     served: bytes | None = None
     failure: str = ""
+    figures: Sequence[Figure] = ()
+    warnings: Sequence[str] = ()
 
 
 def render_report(report: Report) -> str:
@@ -79,7 +84,7 @@ def render_report(report: Report) -> str:
     return environment.get_template("report.html").render(
         report=report,
         manifests=[dataset.manifest for dataset in report.datasets.values()],
-        headlines=_headlines(report.metrics),
+        headlines=_headlines(report),
         curve=_loss_curve(report.datasets),
         cards=cards,
         collections=_collections(report.datasets),
@@ -88,17 +93,23 @@ def render_report(report: Report) -> str:
     )
 
 
-def _headlines(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    found = [
-        {"title": title, "value": metrics[name], "against": against, "reference": metrics.get(reference)}
-        for name, title, against, reference in HEADLINES
-        if name in metrics
+def _headlines(report: Report) -> list[dict[str, Any]]:
+    metrics, known = report.metrics, {figure.name: figure for figure in report.figures}
+    titles = [(name, title, against, reference) for name, title, against, reference in HEADLINES if name in metrics]
+    titles += [
+        (name, f"Fréchet distance ({_measured(name)})", "", "") for name in metrics if name.startswith(MASK_FRECHET)
     ]
-    for name in metrics:
-        if name.startswith(MASK_FRECHET):
-            title = f"Fréchet distance ({_measured(name)})"
-            found.append({"title": title, "value": metrics[name], "against": "", "reference": None})
-    return found
+    return [
+        {
+            "title": title,
+            "value": metrics[name],
+            "against": against,
+            "reference": metrics.get(reference),
+            "low": known[name].low if name in known else None,
+            "high": known[name].high if name in known else None,
+        }
+        for name, title, against, reference in titles
+    ]
 
 
 def _measured(name: str) -> str:
