@@ -61,9 +61,9 @@ def test_photographs_to_a_served_champion_then_nothing_to_do(
     assert len(list_versions()) == 1
 
     check_generate(home.read(report.replace("report.html", "mask.png")), tmp_path)
-    check_evaluate(tmp_path, capsys)
     check_nothing_new(port, capsys)
     assert set(manifests(home)) == set(made)
+    check_evaluate(tmp_path, capsys)
     check_service_that_refuses(home, port, capsys)
     assert run(f"serve.port={port}", "gate.min_mask_miou=1") == 0
     assert "was rejected" in capsys.readouterr().out
