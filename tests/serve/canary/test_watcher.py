@@ -58,7 +58,7 @@ def client(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> M
     client.create_registered_model(NAME)
     for _ in range(3):
         client.create_model_version(NAME, str(tmp_path), run)
-    move_alias(NAME, "champion", "1", expected=None, kind="set", why="the first")
+    move_alias(NAME, "champion", "1", expected=None, kind="forced", why="the first")
     move_alias(NAME, "challenger", "2", expected=None, kind="set", why="registered")
     client.set_model_version_tag(NAME, "2", VERDICT_TAG, PASSED)
     return client
@@ -174,7 +174,7 @@ def test_a_champion_that_was_moved_in_between_ends_the_trial(client: MlflowClien
     watching, shown = watcher(tmp_path, min_requests=40)
     pairs = answers()
     feed(watching, shown, pairs, 39)
-    move_alias(NAME, "champion", "3", expected="1", kind="promoted", why="by hand")
+    move_alias(NAME, "champion", "3", expected="1", kind="forced", why="by hand")
     watching.observe(next(pairs))
     watching.step()  # it would promote, and has not looked since
     assert not shown.decisions
