@@ -8,6 +8,7 @@ another machine must install.
 from __future__ import annotations
 
 import base64
+import logging
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,8 @@ from mmface.imaging.labels import mask_to_png
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
+
+log = logging.getLogger(__name__)
 
 LOADER = "mlflow.pyfunc.loaders.code_model"
 BUNDLE = "bundle"  # the artifact that model.py gets from MLflow: the folder itself
@@ -93,8 +96,15 @@ def signature() -> ModelSignature:
 
 
 def example_row(bundle: Path) -> dict[str, str | int]:
-    """A request that the model can paint: the bundle's reference image, or the mask of a drawn portrait without one."""
-    preview = read_preview(bundle)
+    """A request that the model can paint: the bundle's reference image, or the mask of a drawn portrait without one.
+
+    A damaged reference image does not stop the registration: replicas refuse such a version and say why.
+    """
+    try:
+        preview = read_preview(bundle)
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("the reference image of the bundle is damaged (%s); the example is a drawn portrait's mask", error)
+        preview = None
     if preview is None:
         drawn = draw(0, EXAMPLE_SIDE)
         preview = Preview(mask_to_png(drawn.mask), b"", "mask", drawn.captions[0], 0)

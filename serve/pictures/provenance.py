@@ -76,7 +76,7 @@ def read(data: bytes) -> Provenance | None:
         with Image.open(BytesIO(data), formats=list(MEDIA_TYPES)) as image:
             known = _from_text(image) if isinstance(image, PngImageFile) else _from_exif(image)
             return Provenance(**known) if isinstance(known.get("seed"), int) else None
-    except BROKEN:
+    except (*BROKEN, Image.DecompressionBombError):  # a damaged header may claim any size
         return None
 
 

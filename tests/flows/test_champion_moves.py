@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from flows.cli.command_line import main
-from flows.release import gate
 from flows.steps.champions import Turn, roll_back
 from flows.steps.line import Run
 from flows.steps.promotion import promote
@@ -19,7 +18,7 @@ from mmface.bundles.moves import read_past
 from mmface.errors import RegistryError, ServiceError, StageError, UnreachableError
 from mmface.store import leases
 from mmface.store.leases import Owner
-from tests.flows.releases import GOOD, NAME, answers, champion, loads, release
+from tests.flows.releases import GOOD, NAME, answers, champion, decide, loads, release
 
 
 def test_an_interrupted_release_can_be_run_again(versions: list[str], run: Run) -> None:
@@ -69,7 +68,7 @@ def test_a_rollback_during_a_promotion_does_not_remove_the_new_champion(
         f"version: version {second} is now champion of {NAME}, not {first}; nothing was rolled back"
     ]
     assert champion() == second
-    assert gate.fn(run.recipe, GOOD, second).passed
+    assert decide(run, GOOD, second).passed
 
 
 def test_a_process_that_lost_the_lease_moves_nothing(versions: list[str], run: Run, mine: Turn) -> None:

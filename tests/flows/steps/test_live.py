@@ -90,8 +90,8 @@ def test_a_whole_run_is_shown_stage_by_stage(board: Board, lines: Lines, clock: 
     train("train-0-64", "train 0 (64 px)", clock)
 
     rows = draw(view)
-    assert rows[0] == "mmface retrain demo  7 of 12 stages  1:20"
-    shown = {row.split()[1]: row.split()[2:] for row in rows[1:13]}
+    assert rows[0] == "mmface retrain demo  7 of 14 stages  1:20"
+    shown = {row.split()[1]: row.split()[2:] for row in rows[1:15]}
     assert shown["portraits"] == ["reused"]
     assert shown["latents-128"][0] == "done"
     assert shown["text"] == ["done", "━" * 20, "2/2", "parts", "1.6", "rows/s", "0:10"]
@@ -99,20 +99,22 @@ def test_a_whole_run_is_shown_stage_by_stage(board: Board, lines: Lines, clock: 
         *("running", "120/120", "steps", "11.3", "images/s", "0:40", "ETA", "0:42")
     ]
     assert shown["train-1-128"] == shown["release"] == ["waiting"]
-    assert rows[13] == "  loss 0.7500  held-out 2.5000  █▃▂▁"
-    assert rows[14].startswith("log: /home/logs/now.log ─")
+    assert rows[15] == "  loss 0.7500  held-out 2.5000  █▃▂▁"
+    assert rows[16].startswith("log: /home/logs/now.log ─")
     assert "train 0 (64 px): step 120/120  loss 0.7500" in [row for row in rows if row][-1]
 
     report("train-0-64", Status.DONE)
     train("train-1-128", "train 1 (128 px)", clock)
     report("train-1-128", Status.DONE)
+    report("evalset", Status.REUSED)
     run_stage("samples", clock, parts=3)
+    run_stage("scores", clock, parts=3)
     report("bundle", Status.RUNNING)
     report("bundle", Status.DONE)
-    assert draw(view)[12].split()[1:3] == ["release", "running"]
+    assert draw(view)[14].split()[1:3] == ["release", "running"]
     board.end(None)
     assert {entry.status for entry in board.entries.values()} == {Status.DONE, Status.REUSED}
-    assert "loss" not in draw(view)[13]
+    assert "loss" not in draw(view)[15]
 
 
 @pytest.mark.parametrize(("width", "height"), [(200, 60), (80, 24), (60, 12), (30, 8), (20, 3)])
