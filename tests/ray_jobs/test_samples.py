@@ -196,9 +196,10 @@ def test_scores_measure_every_sample_and_say_with_what(
 def test_samples_of_another_set_are_not_scored(
     recipe: Path, inputs: dict[str, str], chosen: str, tmp_path: Path
 ) -> None:
-    painted = publish(Store(tmp_path), recipe, inputs["train"], chosen)
+    identity = plan.samples(load_recipe(str(recipe)), inputs["train"], chosen)
+    painted = Publisher(Store(tmp_path), identity).publish({})
     other = choose(recipe, inputs, tmp_path, "evaluate.set=v2")
     with pytest.raises(DatasetError, match="was not painted for"):
         scores.main(
-            [f"--recipe={recipe}", f"--home={tmp_path}", f"--inputs=samples={painted.uri}", f"--inputs=evalset={other}"]
+            [f"--recipe={recipe}", f"--home={tmp_path}", f"--inputs=samples={painted}", f"--inputs=evalset={other}"]
         )
