@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# These retrainings and kills mostly wait, so that the other tests run beside them.
-WAITING := tests/e2e tests/faults
+# Retrainings and kills mostly wait, so that the other tests run beside them; the tests of the service follow alone.
+WAITING := tests/e2e tests/faults tests/serve
 
 .PHONY: demo test faults bench-data bench-train bench-serve fuzz docs check format clean
 
