@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+# Stages of a retraining with one phase at 32 pixels, photographs being given.
+STAGES = {"images", "conditions", "captions", "text", "latents-32", "train-0-32"}
+STAGES |= {"evalset", "samples", "scores", "bundle"}
+
 if TYPE_CHECKING:
     from prefect.states import State
 

@@ -63,8 +63,8 @@ class Metrics(Section):
     )
     min_frechet_n: PositiveInt = Field(
         default=2048,
-        description="Fewest pictures for a Fréchet distance, which is biased upwards by small numbers; with fewer, "
-        "only the kernel distance (KID) is measured.",
+        description="Fewest pictures for `fid`, which is biased upwards by small numbers; with fewer it is "
+        "unavailable. A stand-in `frechet_…` has its number of pictures in its name instead.",
     )
 
 

@@ -1,7 +1,7 @@
 """Measures what the gate decides about a really trained demo model: against itself, and against worse models.
 
-``--home`` is a home in which ``mmface demo`` has trained a model. What the benchmark trains, paints and measures is
-kept below ``--work``; a second run resumes. With the defaults it takes about an hour on two idle cores.
+``--home`` is a home in which ``make demo`` has trained a model. What the benchmark trains, paints and measures is
+kept below ``--work``; a second run resumes.
 """
 
 from __future__ import annotations

@@ -9,20 +9,19 @@ import httpx
 import pytest
 
 from tests.end_state import UNDISTURBED, end_state
-from tests.stack import Stack, ended, first_run, inside, mmface, pause, schedule, stack, upload_photographs, wait_for
-
-STAGES = {
-    "images",
-    "conditions",
-    "captions",
-    "text",
-    "latents-32",
-    "train-0-32",
-    "evalset",
-    "samples",
-    "scores",
-    "bundle",
-}
+from tests.stack import (
+    STAGES,
+    Stack,
+    ended,
+    first_run,
+    inside,
+    mmface,
+    pause,
+    schedule,
+    stack,
+    upload_photographs,
+    wait_for,
+)
 
 
 @pytest.mark.timeout(1800)

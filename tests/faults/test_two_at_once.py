@@ -12,20 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Stack, inside, stack, upload_photographs
+from tests.stack import STAGES, Stack, inside, stack, upload_photographs
 
-STAGES = {
-    "images",
-    "conditions",
-    "captions",
-    "text",
-    "latents-32",
-    "train-0-32",
-    "evalset",
-    "samples",
-    "scores",
-    "bundle",
-}
 TWINS = ("twin", "other twin")
 
 pytestmark = [

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mmface.datasets.dataset import Dataset, open_dataset
 from mmface.evaluate.deciding.compare import Difference, compare
 from mmface.evaluate.deciding.summary import Gap, by_group, summarise
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of, rows_of
+from mmface.evaluate.report.templates import render_page
 from mmface.evaluate.scores import Scores
 from mmface.imaging.labels import LABELS
 
@@ -91,14 +90,10 @@ def warnings_of(scores: Dataset, evalset: Dataset) -> tuple[str, ...]:
 
 def render_html(evaluation: Evaluation) -> str:
     """The page: one file without scripts that needs no network."""
-    environment = Environment(
-        loader=PackageLoader("mmface.evaluate.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {"cell": cell, "jpeg": inline, "png": inline_png, "number": _number}
-    return environment.get_template("evaluation.html").render(
+    filters = {"cell": cell, "jpeg": inline, "png": inline_png, "number": _number}
+    return render_page(
+        "evaluation.html",
+        filters,
         names=[system.name for system in evaluation.systems],
         evalset=evaluation.evalset.manifest,
         resolution=evaluation.systems[0].scores.resolution,

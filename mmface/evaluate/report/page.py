@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mmface.config import Recipe
 from mmface.datasets.dataset import Dataset
 from mmface.evaluate.deciding.decision import Decision
@@ -18,6 +16,7 @@ from mmface.evaluate.figures import Figure
 from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of
+from mmface.evaluate.report.templates import render_page
 
 DRAWN = ("mask", "sketch")
 # The figures at the top of the report: metric, title, title of the reference, metric of the reference.
@@ -74,14 +73,10 @@ def render_report(report: Report) -> str:
     chosen = choose(report.datasets["samples"], report.recipe.evaluate.grid)
     figures = metrics_of(report.datasets["scores"])
     cards = {kind: [_card(row, figures[row["id"]]) for row in chosen if row["modality"] == kind] for kind in DRAWN}
-    environment = Environment(
-        loader=PackageLoader("mmface.evaluate.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters |= {"figure": _figure, "seconds": _seconds, "jpeg": inline, "png": inline_png}
-    return environment.get_template("report.html").render(
+    filters = {"figure": _figure, "seconds": _seconds, "jpeg": inline, "png": inline_png}
+    return render_page(
+        "report.html",
+        filters,
         report=report,
         manifests=[dataset.manifest for dataset in report.datasets.values()],
         headlines=_headlines(report),
