@@ -7,16 +7,20 @@ STAMP := $(VENV)/.installed
 # Retrainings and kills mostly wait, so that the other tests run beside them; the tests of the service follow alone.
 WAITING := tests/e2e tests/faults tests/serve
 
-.PHONY: demo test faults bench-data bench-train bench-serve fuzz docs check format clean
+.PHONY: demo test test-waiting test-others faults bench-data bench-train bench-serve fuzz docs check format clean
 
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
 
+# The halves are jobs of make: a shell's background jobs ignore SIGINT, and so would the processes that tests interrupt.
 test: $(STAMP)  ## the whole test suite, in two processes at once
-	log=$$(mktemp); trap 'rm -f '$$log EXIT; failed=0; \
-	$(BIN)/python -m pytest -p no:cacheprovider $(WAITING:%=--ignore=%) >$$log 2>&1 & \
-	echo "== $(WAITING)"; $(BIN)/python -m pytest $(WAITING) || failed=1; \
-	wait $$! || failed=1; echo "== the other tests"; cat $$log; exit $$failed
+	$(MAKE) --jobs 2 --keep-going --output-sync=target --no-print-directory test-waiting test-others
+
+test-waiting: $(STAMP)
+	@echo "== $(WAITING)"; $(BIN)/python -m pytest -p no:cacheprovider $(WAITING)
+
+test-others: $(STAMP)
+	@echo "== the other tests"; $(BIN)/python -m pytest -p no:cacheprovider $(WAITING:%=--ignore=%)
 
 faults: $(STAMP)  ## kill -9 at twelve moments of every stage and twenty of the whole flow, a faulty S3; prints tables
 	failed=0; \

@@ -1,4 +1,7 @@
-"""The supervisor of a local stack: starts services in order, restarts those that die, stops them in order.
+"""The supervisor of a local stack: starts services in order, restarts those that die or hang, stops them in order.
+
+A process can outlive its work: ``ray start --block`` stays after its raylet has ended with code 0, as it does when one
+of its agents dies, and no job runs any more. So health is checked as long as a service runs.
 
 When a service dies its descendants are killed too, as in a container or a systemd unit: orphans become children of this
 process (:func:`flows.stack.processes.adopt_orphans`), which kills them. When this process is killed, the kernel sends
@@ -27,6 +30,8 @@ START_SECONDS = 300.0  # a cold machine with two cores
 START_ATTEMPTS = 3
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 STEADY_SECONDS = 60.0  # a service that ran longer restarts with the shortest pause
+CHECK_SECONDS = 5.0  # between two checks of a healthy service
+SILENT_SECONDS = 60.0  # a service that does not answer for as long is restarted
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,22 @@ class Supervisor:
                 due = time.monotonic() >= self._deaths[service.name].not_before
                 if due and all(self._well(name) for name in service.after):
                     self._start(service)
-            elif not life.well:
-                life.well = all(_answers(url) for url in service.health)
+            elif life.well:
+                self._check(service, life)
+            elif all(_answers(url) for url in service.health):
+                life.well, life.answered = True, time.monotonic()
+
+    def _check(self, service: Service, life: _Life) -> None:
+        """Kills a service that was healthy and has not answered for ``SILENT_SECONDS``."""
+        if time.monotonic() < life.checked + CHECK_SECONDS:
+            return
+        silent = [url for url in service.health if not _answers(url)]
+        life.checked = time.monotonic()
+        if not silent:
+            life.answered = life.checked
+        elif life.checked - life.answered > SILENT_SECONDS:
+            _end(life.child, 0.0)
+            self._lost(service, f"did not answer at {silent[0]} for {SILENT_SECONDS:.0f} s")
 
     def _start(self, service: Service) -> None:
         with self.place.log(service.name).open("ab") as sink:
@@ -185,11 +204,17 @@ class Supervisor:
 
 @dataclass
 class _Life:
-    """A service between one start and its end."""
+    """A service between one start and its end.
+
+    Attributes:
+        checked, answered: when its health was checked, and when it was found healthy.
+    """
 
     child: subprocess.Popen[bytes]
     began: float = field(default_factory=time.monotonic)
     well: bool = False
+    checked: float = 0.0
+    answered: float = 0.0
 
 
 @dataclass

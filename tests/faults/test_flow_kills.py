@@ -28,9 +28,10 @@ from tests.stack import Stack, ended, inside, pause, stack, start, state_of, upl
 MOMENTS = int(os.environ.get("FAULT_MOMENTS", "2"))
 SEED = int(os.environ.get("FAULT_SEED", "3"))
 A_RUN = 4  # moments in one retraining
-KINDS = ("flow", "worker", "prefect", "ray", "ray worker", "mlflow", "s3", "serve")
+KINDS = ("flow", "worker", "prefect", "ray", "ray worker", "ray agent", "mlflow", "s3", "serve")
 DEPLOYMENT = "retrain/full"
 STAGES = 8
+REACH_SECONDS = 1200.0  # a retraining takes a few minutes; a restarted service is back within two
 
 pytestmark = pytest.mark.timeout(4 * 3600)
 
@@ -136,7 +137,10 @@ def serves(up: Stack) -> bool:
 
 def reach(up: Stack, run: UUID, moment: Moment) -> UUID:
     """Waits for a moment and restarts the flow when it dies; returns the present flow run."""
+    until = time.monotonic() + REACH_SECONDS
     while published() < moment.after:
+        if time.monotonic() > until:
+            raise TimeoutError(f"{moment} did not come: {state_of(run)}\n{up.log('worker')}")
         run = revive(up, run)
         time.sleep(0.2)
     if moment.kind == "serve":
@@ -147,7 +151,7 @@ def reach(up: Stack, run: UUID, moment: Moment) -> UUID:
 
 def complete(up: Stack, run: UUID) -> UUID:
     """Waits until the flow has completed, restarting it when it dies; returns the flow run."""
-    until = time.monotonic() + 3600
+    until = time.monotonic() + REACH_SECONDS
     while time.monotonic() < until:
         state = state_of(run)
         if state is not None and state.is_completed():
@@ -215,8 +219,9 @@ def find(up: Stack, run: UUID, kind: str) -> list[Process]:
         return [one for one in sorted(family.under([services["worker"]])) if "prefect.engine" in command(one)]
     if kind == "serve":
         return [one for one, name in under_ray if name.startswith("ray::ServeController")]
-    if kind == "ray worker":
-        return [one for one, name in under_ray if name.startswith("ray::") and "Agent" not in name.split()[0]]
+    if kind in ("ray worker", "ray agent"):
+        wanted = kind == "ray agent"
+        return [one for one, name in under_ray if name.startswith("ray::") and ("Agent" in name.split()[0]) == wanted]
     if kind == "ray":
         parts = [one for one, name in under_ray if "/gcs_server " in name or "/raylet " in name]
         return [Process.of(services["ray"]), *parts]

@@ -42,6 +42,31 @@ say = lambda line: print(line, flush=True)
 Supervisor(services, place, str(folder / "scratch"), say).run(lambda: say("ready"))
 """
 
+# A service that answers until a file appears, and then lives on without an answer.
+SILENT = """
+import sys
+from pathlib import Path
+from flows.stack import supervisor
+from flows.stack.place import Place
+from flows.stack.services import free_ports
+supervisor.CHECK_SECONDS, supervisor.SILENT_SECONDS = 0.2, 1.5
+server = (
+    "import http.server, pathlib, sys\\n"
+    "class Handler(http.server.BaseHTTPRequestHandler):\\n"
+    "    def do_GET(self):\\n"
+    "        self.send_response(500 if pathlib.Path(sys.argv[2]).exists() else 200)\\n"
+    "        self.end_headers()\\n"
+    "http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()"
+)
+folder, (port,) = Path(sys.argv[1]), free_ports(1)
+place = Place(folder)
+place.make()
+command = (sys.executable, "-c", server, str(port), str(folder / "silent"))
+services = [supervisor.Service("web", "", "", command, health=(f"http://127.0.0.1:{port}/",))]
+say = lambda line: print(line, flush=True)
+supervisor.Supervisor(services, place, str(folder / "scratch"), say).run(lambda: say("ready"))
+"""
+
 
 @contextmanager
 def supervised(folder: Path) -> Iterator[tuple[subprocess.Popen[str], Place]]:
@@ -82,6 +107,23 @@ def test_a_dead_service_is_restarted_with_those_tied_to_it_and_leaves_no_orphan(
         assert not [one for one in after.seen if one.alive]
         assert place.state() is None
         assert not (tmp_path / "scratch").exists()
+
+
+def test_a_service_that_lives_on_without_an_answer_is_restarted(tmp_path: Path):
+    place = Place(tmp_path)
+    child = subprocess.Popen([sys.executable, "-c", SILENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        before = until(lambda: place.state() if (now := place.state()) and now.ready else None)
+        time.sleep(3.0)  # healthy for longer than it may be silent
+        assert seen(place).services["web"].restarts == 0
+        (tmp_path / "silent").touch()
+        until(lambda: seen(place).services["web"].restarts)
+        (tmp_path / "silent").unlink()
+        assert not before.services["web"].process.alive
+    finally:
+        child.terminate()
+        out, _ = child.communicate(timeout=20)
+    assert "web did not answer at http://127.0.0.1:" in out
 
 
 def test_down_stops_the_processes_of_a_killed_supervisor(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
