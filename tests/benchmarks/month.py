@@ -33,8 +33,9 @@ from tests.benchmarks._common import finish, folder, parse, verdict
 GOOD, UNCHANGED, CAPTIONS, HALF, VAE = "good", "unchanged", "poisoned captions", "half of the steps", "damaged VAE"
 PATTERN = (GOOD, UNCHANGED, CAPTIONS, GOOD, HALF, GOOD, VAE)
 NAME = "mmface-dit"
-SIDE = 64
-GATE = "{mask/miou: {margin: 0.03}, mask/hair_colour_accuracy: {margin: 0.15}}"
+# Margins leave room for what differs between two trainings of the same quality; the limits only stop broken models.
+COMPARE = "{mask/miou: {margin: 0.06}, mask/hair_colour_accuracy: {margin: 0.15}}"
+GATE = f"{{min_mask_miou: 0.15, min_hair_colour: 0.3, compare: {COMPARE}}}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Night:
 
 
 def main() -> None:
-    given = parse(__doc__, nights=30, first=400, nightly=20, steps=400, rows=64)
+    given = parse(__doc__, nights=30, first=400, nightly=20, steps=400, rows=64, side=64)
     with folder(given.home) as place:
         os.environ[HOME_VARIABLE] = str(place / "home")
         prepare_environment()
@@ -74,18 +75,18 @@ def main() -> None:
 
 def live_through(place: Path, number: int, kind: str, given: Any) -> Night:
     """One night: what arrives, the retraining, and what the registry says after it."""
-    photos = collect(place, given.first + given.nightly * sum(one == GOOD for one in kinds_until(number)), kind)
+    count = given.first + given.nightly * sum(one == GOOD for one in kinds_until(number))
+    photos = collect(place, count, kind, given.side)
     known, before = {one.version for one in registry.list_versions(NAME)}, trained(place)
     steps = given.steps // 2 if kind == HALF else given.steps
     places = f"images: {photos}/images, masks: {photos}/masks, captions: {photos}/captions.jsonl"
     settings = [
         f"sources=[{{name: portraits, {places}}}]",
-        f"data.min_size={SIDE}",
-        f"phases=[{{resolution: {SIDE}, steps: {steps}, batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 20}}]",
+        f"data.min_size={given.side}",
+        f"phases=[{{resolution: {given.side}, steps: {steps}, batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 20}}]",
         f"evaluate.n={given.rows}",
         f"evaluate.n_sketch={given.rows // 4}",
-        f"gate.compare={GATE}",
-        "gate.min_mask_miou=0.15",
+        f"gate={GATE}",
     ]
     settings += [f"components.vae={damaged_vae(place)}"] if kind == VAE else []
     command = [sys.executable, "-m", "flows.cli", "retrain", "--recipe", "demo", "--on", "local"]
@@ -114,14 +115,14 @@ def kinds_until(number: int) -> list[str]:
     return list(islice(cycle(PATTERN), number + 1))[1:]
 
 
-def collect(place: Path, count: int, kind: str) -> Path:
+def collect(place: Path, count: int, kind: str, side: int) -> Path:
     """The collection with its first ``count`` portraits; on a poisoned night with the captions of other portraits."""
     photos = place / "photos"
     present = len(list((photos / "images").iterdir())) if photos.is_dir() else 0
     if present < count:
         fresh = place / "fresh"
         shutil.rmtree(fresh, ignore_errors=True)
-        write_collection(fresh, count - present, SIDE, present)
+        write_collection(fresh, count - present, side, present)
         for name in ("images", "masks"):
             (photos / name).mkdir(parents=True, exist_ok=True)
             for file in (fresh / name).iterdir():
