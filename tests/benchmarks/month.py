@@ -33,6 +33,7 @@ from tests.benchmarks._common import finish, folder, parse, verdict
 GOOD, UNCHANGED, CAPTIONS, HALF, VAE = "good", "unchanged", "poisoned captions", "half of the steps", "damaged VAE"
 PATTERN = (GOOD, UNCHANGED, CAPTIONS, GOOD, HALF, GOOD, VAE)
 NAME = "mmface-dit"
+BATCHES = "batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 20"
 # Margins leave room for what differs between two trainings of the same quality; the limits only stop broken models.
 COMPARE = "{mask/miou: {margin: 0.06}, mask/hair_colour_accuracy: {margin: 0.15}}"
 GATE = f"{{min_mask_miou: 0.08, min_hair_colour: 0.3, compare: {COMPARE}}}"
@@ -83,7 +84,7 @@ def live_through(place: Path, number: int, kind: str, given: Any) -> Night:
     settings = [
         f"sources=[{{name: portraits, {places}}}]",
         f"data.min_size={given.side}",
-        f"phases=[{{resolution: {given.side}, steps: {steps}, batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 20}}]",
+        f"phases=[{{resolution: {given.side}, steps: {steps}, {BATCHES}}}]",
         f"evaluate.n={given.rows}",
         f"evaluate.n_sketch={given.rows // 4}",
         f"gate={GATE}",
