@@ -12,7 +12,7 @@ WAITING := tests/e2e tests/faults tests/serve
 demo: $(STAMP)  ## drawn portraits to a served model, on this machine
 	$(BIN)/mmface retrain --recipe demo
 
-# The halves are jobs of make: a shell's background jobs ignore SIGINT, and so would the processes that tests interrupt.
+# The halves are jobs of make: a shell's background jobs ignore SIGINT, and so may the processes that tests interrupt.
 test: $(STAMP)  ## the whole test suite, in two processes at once
 	$(MAKE) --jobs 2 --keep-going --output-sync=target --no-print-directory test-waiting test-others
 

@@ -34,9 +34,7 @@ GOOD, UNCHANGED, CAPTIONS, HALF, VAE = "good", "unchanged", "poisoned captions",
 PATTERN = (GOOD, UNCHANGED, CAPTIONS, GOOD, HALF, GOOD, VAE)
 NAME = "mmface-dit"
 BATCHES = "batch_size: 16, learning_rate: 5.0e-4, warmup_steps: 20"
-# Margins leave room for what differs between two trainings of the same quality; the limits only stop broken models.
-COMPARE = "{mask/miou: {margin: 0.06}, mask/hair_colour_accuracy: {margin: 0.15}}"
-GATE = f"{{min_mask_miou: 0.08, min_hair_colour: 0.3, compare: {COMPARE}}}"
+GATE = "{mask/miou: {margin: 0.03}, mask/hair_colour_accuracy: {margin: 0.15}}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ def live_through(place: Path, number: int, kind: str, given: Any) -> Night:
         f"phases=[{{resolution: {given.side}, steps: {steps}, {BATCHES}}}]",
         f"evaluate.n={given.rows}",
         f"evaluate.n_sketch={given.rows // 4}",
-        f"gate={GATE}",
+        f"gate.compare={GATE}",
+        "gate.min_mask_miou=0.15",
     ]
     settings += [f"components.vae={damaged_vae(place)}"] if kind == VAE else []
     command = [sys.executable, "-m", "flows.cli", "retrain", "--recipe", "demo", "--on", "local"]
