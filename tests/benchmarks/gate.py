@@ -63,14 +63,15 @@ def against_itself(base: Trained, given: argparse.Namespace) -> list[bool]:
     print(f"     the same model, {given.alike} pairs of {given.rows} rows, gate: {dict(decisions)}")
     held = [verdict("itself: rejected by the gate", decisions["rejected"] / len(pairs), MOST_ALARMS)]
     for metric in (MIOU, CLIP, HAIR):
-        some, every = (
-            Counter(difference(a, b, metric).verdict for a, b in among) for among in (pairs, combinations(systems, 2))
-        )
+        verdicts = [difference(a, b, metric).verdict for a, b in pairs]
+        some, every = Counter(verdicts), Counter(difference(a, b, metric).verdict for a, b in combinations(systems, 2))
         print(f"     {metric}: {dict(some)} of {len(pairs)} pairs, {dict(every)} of all {every.total()}")
+        groups = [Counter(verdicts[i : i + given.pairs]) for i in range(0, len(pairs), given.pairs)]
+        print(f"     in groups of {given.pairs}: worse {[one['worse'] for one in groups]}", end=", ")
+        print(f"better {[one['better'] for one in groups]}")
         for word in ("worse", "better"):
             held.append(verdict(f"itself: {word} in {metric}, all pairs", every[word] / every.total(), MOST_ALARMS))
-            if metric == MIOU:
-                held.append(verdict(f"itself: {word} in {metric}", some[word] / len(pairs), MOST_ALARMS))
+            held.append(verdict(f"itself: {word} in {metric}", some[word] / len(pairs), MOST_ALARMS))
     return held
 
 

@@ -10,9 +10,7 @@ import pytest
 
 from flows.cli.command_line import main
 from mmface.store import HOME_VARIABLE
-from tests.benchmarks.month import PATTERN, judge, live_through
-
-SIZES = Namespace(first=300, nightly=20, steps=400, rows=120, side=32)
+from tests.benchmarks.month import PATTERN, SIZES, judge, live_through
 
 
 def retrain(settings: Sequence[str]) -> None:
@@ -22,5 +20,5 @@ def retrain(settings: Sequence[str]) -> None:
 @pytest.mark.usefixtures("ray_session", "prefect_server")
 def test_a_week_serves_no_bad_version_and_every_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
-    nights = [live_through(tmp_path, number, SIZES, retrain) for number in range(len(PATTERN))]
+    nights = [live_through(tmp_path, number, Namespace(**SIZES), retrain) for number in range(len(PATTERN))]
     assert all(judge(nights)), nights
