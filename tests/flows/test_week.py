@@ -17,6 +17,7 @@ def retrain(settings: Sequence[str]) -> None:
     assert main(["retrain", "--recipe", "demo", *(part for one in settings for part in ("--set", one))]) == 0
 
 
+@pytest.mark.timeout(1800)  # seven nights of up to two minutes, beside the other half of the suite
 @pytest.mark.usefixtures("ray_session", "prefect_server")
 def test_a_week_serves_no_bad_version_and_every_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
