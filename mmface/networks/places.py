@@ -9,7 +9,7 @@ from mmface.errors import MissingComponentError
 
 ZOO = Path(__file__).parents[1] / "zoo"
 PREFIX = "zoo:"
-NAMES = ("vae", "clip", "parser", "sketch")
+NAMES = ("vae", "clip", "parser", "sketch", "base")
 # A tokenizer consists of one of these sets of files.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 

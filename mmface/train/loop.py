@@ -76,8 +76,9 @@ def advance(
     hooks: Hooks,
     world: World,
     held_out: TrainingSet | None = None,
+    until: int | None = None,
 ) -> None:
-    """Trains from ``state.step`` to the phase's last step; see :func:`train_phase`."""
+    """Trains from ``state.step`` to the phase's last step, or to step ``until`` before it; see :func:`train_phase`."""
     phase, train = recipe.phases[index], recipe.train
     transformer = wrap(state.model, world)
     objective = make_objective(**recipe.objective.model_dump())
@@ -86,8 +87,9 @@ def advance(
     slots = world.slots(phase.batch_size)
     steps = phase.total_steps(len(data))
     instruments = together(world, lambda: Instruments(recipe, draws, data, held_out, hooks, world, state.step))
+    end = steps if until is None else min(until, steps)
 
-    while state.step < steps:
+    while state.step < end:
         with instruments.clock.waiting():
             batches = draws.batch(data, state.step, slots).split(phase.accumulation)
         losses = backward(transformer, objective, batches, phase.batch_size, train, world)
