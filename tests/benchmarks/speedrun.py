@@ -224,7 +224,7 @@ def log_line(track: str, what: str, pairs: Sequence[tuple[Made, Made]]) -> str:
     cells += [f"held-out {losses[0]:.4f} → {losses[1]:.4f}", f"same loss after {early} of the steps"]
     figures = "; ".join(cells)
     today = datetime.now(UTC).date().isoformat()
-    return f"| {today} | {track} | {what} | {len(pairs)} | {'; '.join(cells)} | {ratio:.2f} x | {verdict(pairs)} |"
+    return f"| {today} | {track} | {what} | {len(pairs)} | {figures} | {ratio:.2f} x | {verdict(pairs)} |"
 
 
 def append(log: Path, line: str) -> None:
