@@ -21,6 +21,7 @@ from mmface.networks.components import component_identity
 from mmface.store import Store
 
 FACTS = "facts"  # the captioner without weights
+FACTS_VERSION = 2  # of what it measures and writes
 PORTRAITS = "portraits"
 STANDARD = ("inception", "dino", "lpips")  # networks of the section ``metrics``
 # The components that each stage uses; they are part of its identity.
@@ -95,9 +96,9 @@ def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, shortened to the length of the text encoder's tokenizer."""
     config: dict[str, Any] = {**_data(recipe, {"captions_per_image", "max_megapixels"}), **_side(recipe)}
     if recipe.components.captioner == FACTS:
-        config["captioner"] = FACTS
+        config["captioner"] = f"{FACTS} {recipe.captioning.facts} {FACTS_VERSION}"
     else:
-        config["captioning"] = recipe.captioning.model_dump(mode="json", exclude={"batch_size"})
+        config["captioning"] = recipe.captioning.model_dump(mode="json", exclude={"batch_size", "facts"})
     return Identity(
         stage="captions",
         version=VERSIONS["captions"],

@@ -95,8 +95,8 @@ class Recipe(Section):
     )
     captioning: Captioning = Field(
         default=Captioning(),
-        description="How a captioning model is asked and which answers are accepted (paper §3.1); not used while "
-        "`components.captioner` is `facts`.",
+        description="How a captioning model is asked and which answers are accepted (paper §3.1). While "
+        "`components.captioner` is `facts`, only `captioning.facts` is used.",
     )
     model: Model = Field(
         default=Model(),

@@ -57,8 +57,14 @@ class Components(Section):
 
 
 class Captioning(Section):
-    """Section ``captioning``: questions to a captioning model and rules for its answers (paper §3.1)."""
+    """Section ``captioning``: what captions say; questions to a captioning model and rules (paper §3.1)."""
 
+    facts: Literal["basic", "all"] = Field(
+        default="basic",
+        description="What the captioner `facts` measures: `basic`: hair, accessories and whether the mouth is open; "
+        "`all`: also skin, eyes, lips, brows, beard, expression, pose, gaze, light, and the colours of background and "
+        "clothes, each only where the pixels show it clearly.",
+    )
     prompts: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = Field(
         default=PROMPTS,
         description="Questions to the captioner, one for each caption, in order; at least `data.captions_per_image` "

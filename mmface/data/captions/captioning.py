@@ -72,7 +72,7 @@ class Captions:
     def _describe(self, row: Row) -> Row:
         """Adds what needs no model: facts, supplied captions, and an empty draft where the model writes captions."""
         picture = square_picture(row["image"], self.max_megapixels, self.side)
-        facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]))
+        facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]), self.settings.facts)
         texts, captioner, draft = supplied(row), "supplied", None
         if not texts and self.captioner is None:
             texts, captioner = describe_facts(facts, self.count), "facts"
