@@ -6,6 +6,7 @@ A name is ``scratch`` (random weights) or one of:
   folder with a single weight file, or the file itself (``.safetensors``, or ``.pt``, ``.pth``, ``.bin`` with tensors
   only);
 - a folder with a bundle, or with a transformer saved by diffusers;
+- ``zoo:base``, the transformer of the zoo, trained on drawn portraits;
 - ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``: a registered bundle;
 - ``owner/name[/folder][@revision]``: a hub id of a repository with one of the first two.
 
@@ -31,6 +32,7 @@ from mmface.config import Recipe
 from mmface.errors import RecipeError
 from mmface.networks import hub
 from mmface.networks.components import component_identity
+from mmface.networks.places import resolve
 
 if TYPE_CHECKING:
     from mmface.bundles.bundle import Bundle
@@ -79,7 +81,7 @@ def found_weights(name: str, field: str = FIELD) -> Iterator[Weights]:
         with fetched_bundle(model, find_version(model, which)[0]) as folder:
             yield Weights(folder / "transformer")
         return
-    path = Path(name).expanduser()
+    path = Path(resolve(name)).expanduser()
     yield Weights(path if path.is_file() else _look(path if path.is_dir() else _download(name, field), field))
 
 
@@ -93,7 +95,7 @@ def weights_identity(name: str) -> str:
         from mmface.bundles.registry import find_version
 
         return f"bundle:{find_version(*registered(name))[1][:16]}"
-    path = Path(name).expanduser()
+    path = Path(resolve(name)).expanduser()
     if not path.exists() and not _is_local(name):
         return f"hub:{name}"
     with found_weights(name) as found:

@@ -121,8 +121,8 @@ class Train(Section):
     start: Annotated[str, Field(min_length=1)] = Field(
         default="scratch",
         description="Weights that the first phase starts from: `scratch` (random), a released checkpoint (file, "
-        "folder or hub id), the folder of a bundle, or `models:/NAME@ALIAS`. Weights of another architecture are "
-        "refused before anything is computed.",
+        "folder or hub id), the folder of a bundle, `models:/NAME@ALIAS`, or `zoo:base`, which was trained on drawn "
+        "portraits. Weights of another architecture, VAE or text encoder are refused before anything is computed.",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(
         default=None,

@@ -51,6 +51,27 @@ def component_identity(name: str) -> str:
     return f"{name.rsplit('/', 1)[-1]}:{digest.hexdigest()[:16]}"
 
 
+def encoder_identity(name: str) -> str:
+    """The identity of what decides a VAE's latents: its config and the weights of its encoder.
+
+    VAEs that differ only in their decoders have the same. A hub id stands for itself, as in :func:`component_identity`.
+    """
+    import torch
+    from safetensors import safe_open
+
+    path = Path(resolve(name))
+    files = sorted(path.glob(f"*{CHECKPOINT}")) if path.is_dir() else []
+    if not files:
+        return component_identity(name)
+    digest = hashlib.sha256((path / "config.json").read_bytes())
+    for file in files:
+        with safe_open(file, "pt") as content:
+            for key in sorted(content.keys()):
+                if not key.startswith(("decoder.", "post_quant_conv.")):
+                    digest.update(key.encode() + content.get_tensor(key).view(torch.uint8).numpy().tobytes())
+    return f"encoder:{digest.hexdigest()[:16]}"
+
+
 def accelerator() -> str:
     """The device on which stages run their networks: ``cuda`` if this process sees a GPU, else ``cpu``."""
     import torch

@@ -9,7 +9,8 @@ from mmface.errors import MissingComponentError
 
 ZOO = Path(__file__).parents[1] / "zoo"
 PREFIX = "zoo:"
-NAMES = ("vae", "clip", "parser", "sketch", "base")
+NAMES = ("vae", "clip", "parser", "sketch")
+BASE = "base"  # the zoo's transformer, where training starts; no component
 # A tokenizer consists of one of these sets of files.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
@@ -23,8 +24,8 @@ def resolve(name: str) -> str:
     if not name.startswith(PREFIX):
         return name
     short = name.removeprefix(PREFIX)
-    if short not in NAMES:
-        known = ", ".join(PREFIX + one for one in NAMES)
+    if short not in (*NAMES, BASE):
+        known = ", ".join(PREFIX + one for one in (*NAMES, BASE))
         raise MissingComponentError(f"no zoo network {name!r}; known: {known}", field="components")
     return str(ZOO / short)
 

@@ -14,11 +14,14 @@ from mmface.bundles.bundle import load_transformer
 from mmface.bundles.released import architecture, load_released, read_released, require_architecture
 from mmface.bundles.weights import REGISTERED, SCRATCH, Weights, found_weights
 from mmface.config import Recipe
-from mmface.errors import InputError
+from mmface.errors import InputError, RecipeError
 from mmface.estimate.shapes import Shapes
 from mmface.model import MMFaceDiT
+from mmface.networks.components import component_identity, encoder_identity
 from mmface.train.checkpoints.state import TRANSFORMER
 from mmface.train.rows.sets import TrainingSet
+
+COMPONENTS = "components.json"  # beside weights that only fit certain components
 
 
 def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) -> MMFaceDiT:
@@ -56,11 +59,36 @@ def check_start(recipe: Recipe) -> None:
     if name == SCRATCH or name.startswith(REGISTERED):
         return
     with found_weights(name) as found:
+        _require_components(recipe, found.path / COMPONENTS)
         if found.released:
             architecture_found = architecture(_shapes(found.path))
         else:
             architecture_found = json.loads((found.path / "config.json").read_text(encoding="utf-8"))
     require_architecture(architecture_found, {**recipe.model.model_dump(), **_widths(recipe)})
+
+
+def record_components(recipe: Recipe, folder: Path) -> None:
+    """Writes which VAE and text encoder weights were trained with, so that they are not used with others."""
+    (folder / COMPONENTS).write_text(json.dumps(_identities(recipe), indent=1) + "\n", encoding="utf-8")
+
+
+def _identities(recipe: Recipe) -> dict[str, str]:
+    """What decides the meaning of latents and text: the VAE's encoder, and the text encoder."""
+    components = recipe.components
+    return {"vae": encoder_identity(components.vae), "text_encoder": component_identity(components.text_encoder)}
+
+
+def _require_components(recipe: Recipe, record: Path) -> None:
+    if not record.is_file():
+        return
+    trained = json.loads(record.read_text(encoding="utf-8"))
+    for role, identity in _identities(recipe).items():
+        if trained[role] != identity:
+            message = (
+                f"{recipe.train.start} was trained with another one than {getattr(recipe.components, role)}; "
+                f"set train.start=scratch, or the {role} of the recipe that trained it"
+            )
+            raise RecipeError(message, field=f"components.{role}")
 
 
 def _load(weights: Weights, wanted: dict[str, Any]) -> MMFaceDiT:

@@ -9,9 +9,9 @@ import torch
 
 from mmface.datasets.inventory import find, scan
 from mmface.errors import InputError
-from mmface.networks.places import NAMES, PREFIX, resolve
+from mmface.networks.places import BASE, NAMES, PREFIX, resolve
 from mmface.store import home
-from mmface.zoo import measure, train_clip, train_parser, train_sketch, train_vae
+from mmface.zoo import measure, train_base, train_clip, train_parser, train_sketch, train_vae
 from mmface.zoo.drawn import of_dataset
 
 OWN = ("vae", "parser")
@@ -20,6 +20,7 @@ _TRAINERS: dict[str, Callable[[Path], None]] = {
     "clip": train_clip.train,
     "parser": train_parser.train,
     "sketch": train_sketch.train,
+    BASE: train_base.train,
 }
 
 
@@ -27,7 +28,7 @@ def train_zoo(only: Sequence[str] | None = None, out: Path | None = None, datase
     """Trains zoo networks and writes their weights into the package, or into folders below ``out``.
 
     Args:
-        only: names of the networks; all by default, or VAE and parser with ``dataset``.
+        only: names of the networks; by default all but the base, which takes hours, or VAE and parser with ``dataset``.
         dataset: a ``conditions`` dataset; VAE and parser are trained on its photographs instead of drawn portraits.
 
     Raises:

@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -35,6 +36,7 @@ class Stream:
     def __init__(self, recipe: Recipe) -> None:
         self.size = recipe.phases[0].resolution
         self.conditions, self.latents, self.text = Conditions(recipe), Latents(recipe, self.size), Text(recipe)
+        self.conditions.sketcher.model.to(memory_format=torch.channels_last)  # half the time on a CPU
 
     def rows(self, first: int, count: int) -> TrainingSet:
         """The portraits of the seeds ``first`` … ``first + count - 1``."""

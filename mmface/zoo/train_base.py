@@ -23,6 +23,7 @@ from mmface.train.hooks import Hooks
 from mmface.train.loop import advance, make_state
 from mmface.train.parallel.world import World
 from mmface.train.rows.sets import TrainingSet
+from mmface.train.start import record_components
 from mmface.zoo.drawn import HELD_OUT_SEED, SIZE
 from mmface.zoo.stream import Stream
 
@@ -30,9 +31,9 @@ log = logging.getLogger(__name__)
 
 FIRST_SEED = 2_000_000  # no other network of the zoo is trained on these portraits
 WINDOW = 2048  # portraits in memory
-USES = 16  # how often each portrait is used: encoding one costs as much as training on three
+USES = 32  # how often each portrait is used: encoding one costs as much as training on three
 HELD_OUT = 32
-LOG = "training.txt"
+LOG = "training.log"
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def train(out: Path, *, recipe: Recipe | None = None, window: int = WINDOW, uses
             state.ema.module.save_pretrained(previous / TRANSFORMER)
             lines += [_line(index, entry) for entry in state.history if "held_out/loss" in entry]
     state.ema.module.to(torch.bfloat16).save_pretrained(out)
+    record_components(recipe, out)
     (out / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     for index in range(len(recipe.phases)):
         _checkpoints(run, index).remove()
