@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mmface.config import Precision, TextPadding
+from mmface.config.guidance import Guidance
 from mmface.errors import InputError, RecipeError
 from mmface.imaging.pixels import to_pil
 from mmface.model import MODALITIES, Conditioning, MMFaceDiT
@@ -133,6 +134,9 @@ class MMFacePipeline(DiffusionPipeline):
         width: int | None = None,
         num_inference_steps: int = 20,
         guidance_scale: float = 2.0,
+        drawing_guidance_scale: float = 1.0,
+        guidance_start: float = 0.0,
+        guidance_end: float = 1.0,
         seeds: int | Sequence[int] | None = None,
         output_type: Literal["pil", "pt", "latent"] = "pil",
         on_step: OnStep | None = None,
@@ -150,7 +154,9 @@ class MMFacePipeline(DiffusionPipeline):
             height, width: in pixels, multiples of :attr:`size_multiple`; by default those of a tensor ``condition``,
                 else ``sample_size``.
             num_inference_steps: 1 … 1000.
-            guidance_scale: 1 means no guidance, which takes half the time.
+            guidance_scale: of the prompt; 1 means no guidance, which takes half the time.
+            drawing_guidance_scale: of the drawing; other values than 1 cost another evaluation in each guided step.
+            guidance_start, guidance_end: the guided part of the steps, as shares of their number.
             seeds: one per image; a single number s means s, s + 1, …; ``None`` draws random seeds. Image i depends
                 only on seed i, not on the rest of the batch.
             output_type: ``"pil"``, ``"pt"`` or ``"latent"``.
@@ -172,7 +178,7 @@ class MMFacePipeline(DiffusionPipeline):
             height=default[0] if height is None else height,
             width=default[1] if width is None else width,
             num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            guidance=Guidance(guidance_scale, drawing_guidance_scale, guidance_start, guidance_end),
             multiple=self.size_multiple,
         )
         images = self._finish(self._sample(request, on_step), output_type)
@@ -187,9 +193,9 @@ class MMFacePipeline(DiffusionPipeline):
             self.scheduler,
             self.noise(request.seeds, request.height, request.width),
             conditioning,
-            None if request.guidance_scale == 1 else self._negative(request, conditioning),
+            None if request.guidance.guidance_scale == 1 else self._negative(request, conditioning),
             num_inference_steps=request.num_inference_steps,
-            guidance_scale=request.guidance_scale,
+            guidance=request.guidance,
             bf16=self.bf16,
             on_step=on_step,
         )

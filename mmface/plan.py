@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from mmface.bundles.weights import SCRATCH, weights_identity
-from mmface.config import PICTURE_SIDE, Collection, Recipe
+from mmface.config import PICTURE_SIDE, Collection, Recipe, Sampling
 from mmface.data.sources.files import Listing
 from mmface.data.sources.identity import identify
 from mmface.datasets.dataset import upstream
@@ -24,6 +24,8 @@ FACTS = "facts"  # the captioner without weights
 FACTS_VERSION = 2  # of what it measures and writes
 PORTRAITS = "portraits"
 STANDARD = ("inception", "dino", "lpips")  # networks of the section ``metrics``
+# Keys that are not part of an identity while they have their default, so that older samples keep theirs.
+ADDED_SAMPLING = ("drawing_guidance_scale", "guidance_start", "guidance_end")
 # The components that each stage uses; they are part of its identity.
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "conditions": ("parser", "sketcher"),
@@ -305,8 +307,10 @@ def _data(recipe: Recipe, keys: set[str]) -> dict[str, Any]:
 
 
 def _painting(recipe: Recipe) -> dict[str, Any]:
+    plain = Sampling()
+    added = {name for name in ADDED_SAMPLING if getattr(recipe.sampling, name) == getattr(plain, name)}
     return {
-        "sampling": recipe.sampling.model_dump(mode="json"),
+        "sampling": recipe.sampling.model_dump(mode="json", exclude=added),
         "resolution": recipe.phases[-1].resolution,
         **_data(recipe, {"mask_resize", "max_megapixels", "text_padding"}),
         **_side(recipe),

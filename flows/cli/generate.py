@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from argparse import Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def add_command(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="seed of the first image; each further image adds 1")
     command.add_argument("--n", type=int, default=1, help="number of images, 1 to 8")
     command.add_argument("--steps", type=int, help="denoising steps (default: the model's recipe)")
-    command.add_argument("--guidance-scale", type=float, help="default: the model's recipe")
+    for name in ("guidance-scale", "drawing-guidance-scale", "guidance-start", "guidance-end"):
+        command.add_argument(f"--{name}", type=float, help="default: the model's recipe")
     command.add_argument("--model", default="mmface-dit@champion", metavar="NAME@ALIAS|NAME@VERSION")
     command.add_argument("--out", type=Path, default=Path("generated.png"), help="PNG; numbered when n > 1")
     command.set_defaults(run=generate)
@@ -48,6 +50,7 @@ def paint(arguments: Namespace) -> list[Path]:
     from diffusers.utils.logging import disable_progress_bar
 
     from mmface.bundles.registry import load_bundle
+    from mmface.config.guidance import Guidance
     from mmface.data.sources import open_image
     from mmface.imaging.labels import mask_from_png
     from mmface.imaging.pixels import mask_to_tensor, sketch_to_tensor
@@ -59,7 +62,7 @@ def paint(arguments: Namespace) -> list[Path]:
     bundle = load_bundle(name, version or "champion")
     size, sampling = bundle.recipe.phases[-1].resolution, bundle.recipe.sampling
     steps = sampling.num_inference_steps if arguments.steps is None else arguments.steps
-    guidance = sampling.guidance_scale if arguments.guidance_scale is None else arguments.guidance_scale
+    guidance = Guidance.of(sampling, arguments)
     if modality == "mask":
         tensor = mask_to_tensor(mask_from_png(data), size, bundle.pipeline.config["mask_resize"])
     else:
@@ -70,13 +73,14 @@ def paint(arguments: Namespace) -> list[Path]:
         modality,
         negative_prompt=arguments.negative_prompt,
         num_inference_steps=steps,
-        guidance_scale=guidance,
+        **asdict(guidance),
         seeds=arguments.seed,
     )
     paths = _paths(arguments.n, arguments.out)
     request_id = secrets.token_hex(8)
     for path, image, seed in zip(paths, painted.images, painted.seeds, strict=True):
-        made = Provenance(seed, request_id, name, bundle.version, steps, guidance, sampling.sampler)
+        known = {"num_inference_steps": steps, **asdict(guidance), "sampler": sampling.sampler}
+        made = Provenance(seed, request_id, name, bundle.version, **known)
         path.write_bytes(encode(np.asarray(image), made))
     return paths
 

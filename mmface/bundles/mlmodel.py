@@ -44,6 +44,9 @@ COLUMNS = {"prompt": "string", "modality": "string", "condition": "string", "see
 PARAMS: dict[str, tuple[str, Any]] = {  # type and default; None: as the bundle's recipe says
     "num_inference_steps": ("long", None),
     "guidance_scale": ("double", None),
+    "drawing_guidance_scale": ("double", None),
+    "guidance_start": ("double", None),
+    "guidance_end": ("double", None),
     "sampler": ("string", None),
     "negative_prompt": ("string", ""),
 }

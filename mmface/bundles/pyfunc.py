@@ -9,7 +9,9 @@ import base64
 import copy
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from mmface.bundles.bundle import Bundle, read_bundle
 from mmface.bundles.mlmodel import BUNDLE, COLUMNS
+from mmface.config.guidance import Guidance
 from mmface.data.sources import open_image
 from mmface.errors import InputError, MMFaceError
 from mmface.imaging.labels import mask_from_png
@@ -43,8 +46,9 @@ class PyfuncModel:
 
         Args:
             model_input: columns ``prompt``, ``modality`` (mask or sketch), ``condition`` (base64 PNG) and ``seed``.
-            params: ``num_inference_steps``, ``guidance_scale``, ``sampler`` and ``negative_prompt``; the recipe of the
-                bundle has the values of those that are missing or None.
+            params: ``num_inference_steps``, ``guidance_scale``, ``drawing_guidance_scale``, ``guidance_start``,
+                ``guidance_end``, ``sampler`` and ``negative_prompt``; the recipe of the bundle has the values of those
+                that are missing or None.
 
         Raises:
             MlflowException: a column or a param is wrong; INVALID_PARAMETER_VALUE, which a server answers with 400.
@@ -72,7 +76,7 @@ class PyfuncModel:
                 negative_prompt=params.get("negative_prompt", ""),
                 seeds=[row["seed"] for row in part],
                 num_inference_steps=params.get("num_inference_steps", sampling.num_inference_steps),
-                guidance_scale=params.get("guidance_scale", sampling.guidance_scale),
+                **asdict(Guidance.of(sampling, SimpleNamespace(**params))),
             )
             assert isinstance(painted, MMFacePipelineOutput)
             yield from (base64.b64encode(_png(image)).decode() for image in painted.images)

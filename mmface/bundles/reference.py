@@ -6,7 +6,7 @@ The evaluation painted it; it lies in the bundle's folder ``preview``. A replica
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmface.config import Recipe
+from mmface.config.guidance import Guidance
 from mmface.datasets.dataset import Dataset
 from mmface.pipeline import MMFacePipeline, MMFacePipelineOutput
 
@@ -84,7 +85,7 @@ def preview_error(pipeline: MMFacePipeline, recipe: Recipe, preview: Preview) ->
         height=registered.height,
         width=registered.width,
         num_inference_steps=recipe.sampling.num_inference_steps,
-        guidance_scale=recipe.sampling.guidance_scale,
+        **asdict(Guidance.of(recipe.sampling)),
         seeds=[preview.seed],
     )
     assert isinstance(painted, MMFacePipelineOutput)

@@ -27,11 +27,29 @@ class Sampling(Section):
         description="Strength of classifier-free guidance towards the prompt; 1 turns it off and halves the time "
         "(authors: 7.5).",
     )
+    drawing_guidance_scale: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="Strength of classifier-free guidance towards the drawing; 1 turns it off. Other values cost "
+        "another evaluation in each guided step.",
+    )
+    guidance_start: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the steps after which guidance begins."
+    )
+    guidance_end: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="Share of the steps after which guidance ends; steps without guidance cost one evaluation.",
+    )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         default="auto",
         description="Number format of the transformer's matrix products. `auto`: bf16 where the device multiplies it "
         "natively, else fp32.",
     )
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> Sampling:
+        if self.guidance_start > self.guidance_end:
+            raise ValueError("guidance_start must not be after guidance_end")
+        return self
 
 
 class Canary(Section):

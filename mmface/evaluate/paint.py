@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmface.config import Recipe
+from mmface.config.guidance import Guidance
 from mmface.data.conditions import grey_png
 from mmface.evaluate.evalset import UNCONDITIONAL
 from mmface.evaluate.inputs import Inputs, Row, batches, read_inputs
@@ -53,7 +55,7 @@ class Paint:
             height=self.size,
             width=self.size,
             num_inference_steps=self.recipe.sampling.num_inference_steps,
-            guidance_scale=self.recipe.sampling.guidance_scale,
+            **asdict(Guidance.of(self.recipe.sampling)),
             seeds=[int(row["seed"]) for row in inputs.rows],
         )
         assert isinstance(painted, MMFacePipelineOutput)

@@ -10,9 +10,10 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
+from mmface.config.guidance import Guidance
 from mmface.model import Conditioning
 from mmface.sampling.schedulers import SamplerName, make_scheduler, objective_of
-from mmface.sampling.trajectory import Trajectory, advance, evaluate
+from mmface.sampling.trajectory import UNGUIDED, Trajectory, advance, evaluate
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called as (i, n, latents [B, C, H, W]) after network evaluation i of n; may raise an exception to cancel."""
@@ -27,7 +28,7 @@ def sample(
     negative: Conditioning | None = None,
     *,
     num_inference_steps: int = 20,
-    guidance_scale: float = 1.0,
+    guidance: Guidance = UNGUIDED,
     bf16: bool = False,
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -46,23 +47,27 @@ def sample(
         conditioning,
         negative,
         num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
+        guidance=guidance,
     )
     while not trajectory.finished:
-        with _cache_context(transformer, trajectory.done):
+        with _cache_context(transformer, trajectory):
             advance(transformer, [trajectory], bf16=bf16)
         if on_step is not None:
             on_step(trajectory.done, trajectory.steps, trajectory.latents)
     return trajectory.latents
 
 
-def _cache_context(transformer: nn.Module, index: int) -> AbstractContextManager[None]:
-    """The context in which the caches of diffusers keep their state; does nothing if no cache is enabled."""
+def _cache_context(transformer: nn.Module, trajectory: Trajectory) -> AbstractContextManager[None]:
+    """The context in which the caches of diffusers keep their state; does nothing if no cache is enabled.
+
+    Evaluations with another number of rows have another state, because some may be guided and others not.
+    """
     if not isinstance(transformer, CacheMixin) or not transformer.is_cache_enabled:
         return nullcontext()
-    if index == 0:
+    if trajectory.done == 0:
         transformer._reset_stateful_cache()
-    context: AbstractContextManager[None] = transformer.cache_context("guided", step_index=index)
+    name = f"{trajectory.rows} rows"
+    context: AbstractContextManager[None] = transformer.cache_context(name, step_index=trajectory.done)
     return context
 
 

@@ -3,16 +3,16 @@ the single call with its seed)."""
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mmface.config.guidance import Guidance
 from mmface.errors import InputError
 from mmface.imaging.labels import mask_from_image
 from mmface.imaging.pixels import MaskResize, mask_to_tensor, sketch_to_tensor
@@ -48,7 +48,7 @@ class Request:
     height: int
     width: int
     num_inference_steps: int
-    guidance_scale: float
+    guidance: Guidance
 
     def pixels(self, mask_resize: MaskResize) -> Tensor | None:
         """The drawings as input of the autoencoder: [1 or n, 3, H, W] in [-1, 1]."""
@@ -71,7 +71,7 @@ def make_request(
     height: int,
     width: int,
     num_inference_steps: int,
-    guidance_scale: float,
+    guidance: Guidance,
     multiple: int,
 ) -> Request:
     """Checks the arguments of :meth:`mmface.pipeline.MMFacePipeline.__call__`, which documents them.
@@ -106,7 +106,8 @@ def make_request(
         height=size[0],
         width=size[1],
         num_inference_steps=_steps(num_inference_steps),
-        guidance_scale=_guidance(guidance_scale),
+        # Without a drawing there is nothing to move away from.
+        guidance=replace(guidance, drawing_guidance_scale=1.0) if drawings is None else guidance,
     )
 
 
@@ -191,9 +192,3 @@ def _steps(num_inference_steps: int) -> int:
         message = f"{num_inference_steps!r} is not an integer from 1 to {MAX_STEPS}"
         raise InputError(message, field="num_inference_steps")
     return num_inference_steps
-
-
-def _guidance(guidance_scale: float) -> float:
-    if not math.isfinite(guidance_scale) or guidance_scale < 0:
-        raise InputError(f"{guidance_scale!r} is not a finite number of at least 0", field="guidance_scale")
-    return float(guidance_scale)

@@ -1,6 +1,7 @@
 """Trajectories from noise to clean latents, and the network evaluation that advances several of them together.
 
-Guidance is classifier-free (§4; Ho & Salimans, arXiv 2207.12598): ``uncond + s · (cond - uncond)``.
+Guidance is classifier-free, towards the prompt (Ho & Salimans, arXiv 2207.12598) and towards the drawing, both of which
+are dropped in training; it can be limited to an interval of the steps (Kynkäänniemi et al., arXiv 2404.07724).
 
 Shapes: B images of one trajectory, C latent channels, H W latent size, R rows of a network evaluation.
 """
@@ -8,14 +9,18 @@ Shapes: B images of one trajectory, C latent channels, H W latent size, R rows o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
+from mmface.config.guidance import Guidance
 from mmface.model import Conditioning, predict
 from mmface.networks.precision import rows_are_alike
 from mmface.sampling.schedulers import Solver
+
+UNGUIDED = Guidance()
 
 
 class Trajectory:
@@ -25,10 +30,9 @@ class Trajectory:
         scheduler: from :func:`mmface.sampling.make_scheduler`, for the objective of the network; it is copied.
         noise: [B, C, H, W] standard normal.
         conditioning: the conditions; the network runs in the dtype of its ``condition``.
-        negative: the same drawings with the empty or negative prompt, for guidance; required unless
-            ``guidance_scale`` is 1.
+        negative: the same drawings with the empty or negative prompt; required for guidance towards the prompt.
         num_inference_steps: steps of the scheduler.
-        guidance_scale: s; at exactly 1 the negative half has no influence and is not computed.
+        guidance: towards prompt and drawing; none by default.
 
     Attributes:
         latents: [B, C, H, W] fp32, after ``done`` of ``steps`` network evaluations.
@@ -43,22 +47,25 @@ class Trajectory:
         negative: Conditioning | None = None,
         *,
         num_inference_steps: int = 20,
-        guidance_scale: float = 1.0,
+        guidance: Guidance = UNGUIDED,
     ) -> None:
         self._solver = Solver(scheduler, num_inference_steps, noise.device)
-        self._guidance_scale = guidance_scale
-        self._guided = negative is not None and guidance_scale != 1
-        self._conditioning = conditioning
-        if negative is not None and self._guided:
-            self._conditioning = Conditioning.cat(negative, conditioning)
+        self._guidance = guidance
+        self._conditioning = self._guided = conditioning
+        if guidance.rows > 1:
+            self._guided = guided_inputs(guidance, conditioning, negative)
         self.latents = self.estimate = self._solver.start(noise.float())
         self.steps = len(self._solver)
         self.done = 0
 
     @property
     def rows(self) -> int:
-        """Rows of a network evaluation: B, or 2B with guidance."""
-        return len(self._conditioning.modality)
+        """Rows of the next network evaluation: B, or a multiple of it if the evaluation is guided."""
+        return len(self._next.modality)
+
+    @property
+    def _next(self) -> Conditioning:
+        return self._guided if self._guidance.applies(self.done, self.steps) else self._conditioning
 
     @property
     def finished(self) -> bool:
@@ -69,19 +76,50 @@ class Trajectory:
         """The input of the next network evaluation: latents [R, C, H, W], time [R] and conditions."""
         latents, time = self._solver.network_input(self.done, self.latents)
         latents = latents.to(self._conditioning.condition.dtype)
-        if self._guided:
-            latents, time = torch.cat([latents, latents]), torch.cat([time, time])
-        return latents, time, self._conditioning
+        copies = self.rows // len(latents)
+        if copies > 1:
+            latents, time = torch.cat([latents] * copies), torch.cat([time] * copies)
+        return latents, time, self._next
 
     def answer(self, prediction: Tensor) -> None:
         """Advances by one evaluation with the network's ``prediction`` [R, C, H, W]."""
         prediction = prediction.float()
-        if self._guided:
-            uncond, cond = prediction.chunk(2)
-            prediction = uncond + self._guidance_scale * (cond - uncond)
+        if self._guidance.applies(self.done, self.steps):
+            prediction = guide(self._guidance, prediction)
         self.estimate = self._solver.estimate(self.done, prediction, self.latents)
         self.latents = self._solver.step(self.done, prediction, self.latents)
         self.done += 1
+
+
+def guided_inputs(guidance: Guidance, conditioning: Conditioning, negative: Conditioning | None) -> Conditioning:
+    """The conditions of a guided evaluation: without prompt, with both, without drawing; first and last if needed.
+
+    Args:
+        conditioning: [B] prompt and drawing.
+        negative: [B] the same drawings with the empty or negative prompt.
+    """
+    parts = [conditioning]
+    if guidance.guidance_scale != 1:
+        assert negative is not None, "guidance needs a negative prompt"
+        parts.insert(0, negative)
+    if guidance.drawing_guidance_scale != 1:
+        parts.append(replace(conditioning, condition=torch.zeros_like(conditioning.condition)))
+    return Conditioning.cat(*parts)
+
+
+def guide(guidance: Guidance, prediction: Tensor) -> Tensor:
+    """The guided prediction [B, C, H, W] from those of :func:`guided_inputs`.
+
+    ``uncond + s · (cond - uncond) + (d - 1) · (cond - undrawn)`` with the scales s of the prompt and d of the drawing.
+    """
+    parts = list(prediction.chunk(guidance.rows))
+    cond = parts[1] if guidance.guidance_scale != 1 else parts[0]
+    guided = cond
+    if guidance.guidance_scale != 1:
+        guided = parts[0] + guidance.guidance_scale * (cond - parts[0])
+    if guidance.drawing_guidance_scale != 1:
+        guided = guided + (guidance.drawing_guidance_scale - 1) * (cond - parts[-1])
+    return guided
 
 
 @torch.no_grad()

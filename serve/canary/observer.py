@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmface.config import Serve
+from mmface.config.guidance import Guidance
 from mmface.errors import MMFaceError
 from serve.engine.threads import in_own_thread
 from serve.http.errors import OverloadedError
@@ -171,8 +172,7 @@ def work(job: Job, info: ModelInfo) -> float:
     default_width, default_height = size_of(info.default_size)
     width, height = size_of(request.size or info.default_size)
     steps = request.num_inference_steps or info.num_inference_steps
-    guidance = info.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    rows, default_rows = (1 if scale == 1 else 2 for scale in (guidance, info.guidance_scale))
+    rows, default_rows = Guidance.of(info, request).mean_rows, Guidance.of(info).mean_rows
     area = width * height / (default_width * default_height)
     return len(job.seeds) * area * steps / info.num_inference_steps * rows / default_rows
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mmface.config import Serve
+from mmface.config.guidance import Guidance
 from mmface.errors import InputError
 from serve.engine.painting import Painting, Pixels
 from serve.http.errors import UnknownModelError
@@ -32,7 +34,7 @@ def model_info(bundle: Bundle, settings: Serve) -> ModelInfo:
         size_multiple=pipeline.size_multiple,
         num_inference_steps=recipe.sampling.num_inference_steps,
         max_num_inference_steps=settings.max_steps,
-        guidance_scale=recipe.sampling.guidance_scale,
+        **asdict(Guidance.of(recipe.sampling)),
         sampler=recipe.sampling.sampler,
         max_prompt_tokens=pipeline.tokenizer.model_max_length,
     )
@@ -67,7 +69,7 @@ def make_painting(
         width=width,
         height=height,
         num_inference_steps=steps,
-        guidance_scale=info.guidance_scale if request.guidance_scale is None else request.guidance_scale,
+        guidance=Guidance.of(info, request),
         sampler=request.sampler or info.sampler,
         on_progress=on_progress,
         on_end=on_end,

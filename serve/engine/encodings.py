@@ -52,14 +52,14 @@ class Encodings:
         """Image ``image`` of a painting, before its first step."""
         request = painting.job.request
         wanted = self._conditioning(painting, request.prompt)
-        guided = painting.guidance_scale != 1
+        guided = painting.guidance.guidance_scale != 1
         return Trajectory(
             make_scheduler(self._objective, painting.sampler),
             self.pipeline.noise([painting.job.seeds[image]], painting.height, painting.width),
             wanted,
             self._conditioning(painting, request.negative_prompt) if guided else None,
             num_inference_steps=painting.num_inference_steps,
-            guidance_scale=painting.guidance_scale,
+            guidance=painting.guidance,
         )
 
     def _conditioning(self, painting: Painting, prompt: str) -> Conditioning:

@@ -116,8 +116,7 @@ class Room:
             log.warning(message, load.images, load.bytes / GIB, self.limit / GIB)
 
     def _bytes(self, painting: Painting) -> float:
-        rows = 1 if painting.guidance_scale == 1 else 2
-        return self.footprint.image(painting.width, painting.height, rows)
+        return self.footprint.image(painting.width, painting.height, painting.guidance.rows)
 
 
 def room_for(pipeline: MMFacePipeline, pixels: int, settings: Serve) -> Room:

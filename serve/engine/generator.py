@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -176,7 +177,7 @@ class Generator:
             model=self.info.id,
             version=self.info.version,
             num_inference_steps=painting.num_inference_steps,
-            guidance_scale=painting.guidance_scale,
+            **asdict(painting.guidance),
             sampler=painting.sampler,
             warnings=tuple(warnings),
         )

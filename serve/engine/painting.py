@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from mmface.config import Sampler
+from mmface.config.guidance import Guidance
 from mmface.imaging.pixels import to_pil
 from mmface.networks.vae import Autoencoder, decode
 from mmface.sampling import Trajectory
@@ -45,7 +46,7 @@ class Painting:
     width: int
     height: int
     num_inference_steps: int
-    guidance_scale: float
+    guidance: Guidance
     sampler: Sampler
     on_progress: Callable[[Progress], None]
     on_end: Callable[[Pixels | BaseException], None]

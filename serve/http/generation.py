@@ -21,7 +21,7 @@ from serve.http.negotiation import Reply, negotiate
 from serve.http.requests import GenerateRequest, Modality
 from serve.http.schemas import GenerateResponse, ImageData
 from serve.pictures.drawings import read_drawing
-from serve.pictures.provenance import MEDIA_TYPES, Provenance, encode
+from serve.pictures.provenance import MEDIA_TYPES, SETTINGS, Provenance, encode
 from serve.pictures.watermark import Mark, embed, name_code
 
 
@@ -68,7 +68,7 @@ def image_files(images: npt.NDArray[np.uint8], job: Job, reply: Reply, result: G
     """Images ``[n, H, W, 3]`` as picture files with their provenance; previews have no ``result`` yet to name it."""
     known: dict[str, Any] = {}
     if result is not None:
-        names = ("model", "version", "num_inference_steps", "guidance_scale", "sampler")
+        names = ("model", "version", *SETTINGS)
         known = {name: getattr(result, name) for name in names}
     if reply.watermark is not None:
         # The mark depends on the version alone, so that the same request gives the same pixels.

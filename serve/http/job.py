@@ -60,5 +60,8 @@ class Generated:
     version: str
     num_inference_steps: int
     guidance_scale: float
+    drawing_guidance_scale: float
+    guidance_start: float
+    guidance_end: float
     sampler: str
     warnings: tuple[str, ...]

@@ -71,6 +71,15 @@ class GenerateRequest(UploadRequest):
     guidance_scale: float | None = Field(
         None, ge=0, le=100, allow_inf_nan=False, description="Weight of the prompt; 1 is no guidance.", examples=[2.0]
     )
+    drawing_guidance_scale: float | None = Field(
+        None, ge=0, le=100, allow_inf_nan=False, description="Weight of the drawing; 1 is no guidance.", examples=[1.5]
+    )
+    guidance_start: float | None = Field(
+        None, ge=0, le=1, description="Share of the steps after which guidance begins.", examples=[0.2]
+    )
+    guidance_end: float | None = Field(
+        None, ge=0, le=1, description="Share of the steps after which guidance ends.", examples=[0.8]
+    )
     sampler: Sampler | None = Field(None, description="The model's default if absent.", examples=["euler"])
     output_format: PictureFormat = Field("png", description="File format of the pictures.", examples=["webp"])
     output_compression: int | None = Field(

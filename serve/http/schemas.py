@@ -46,6 +46,9 @@ class ModelInfo(BaseModel):
     num_inference_steps: int = Field(description="Default.", examples=[20])
     max_num_inference_steps: int = Field(examples=[100])
     guidance_scale: float = Field(description="Default.", examples=[2.0])
+    drawing_guidance_scale: float = Field(description="Default.", examples=[1.5])
+    guidance_start: float = Field(description="Default.", examples=[0.0])
+    guidance_end: float = Field(description="Default.", examples=[1.0])
     sampler: Sampler = Field(examples=["euler"])
     max_prompt_tokens: int = Field(examples=[77])
 

@@ -27,6 +27,14 @@ _NAMESPACES = {
     "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
     "mmface": "urn:mmface:provenance",
 }
+SETTINGS = (
+    "num_inference_steps",
+    "guidance_scale",
+    "drawing_guidance_scale",
+    "guidance_start",
+    "guidance_end",
+    "sampler",
+)
 _USER_COMMENT = 0x9286
 _ASCII = b"ASCII\0\0\0"  # Exif 2.32, UserComment: eight bytes name the character code
 
@@ -42,6 +50,9 @@ class Provenance:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    drawing_guidance_scale: float | None = None
+    guidance_start: float | None = None
+    guidance_end: float | None = None
 
     def known(self) -> dict[str, str | int | float]:
         """The values that are known, by name; a preview lacks those of the model."""
@@ -104,7 +115,7 @@ def _text(provenance: Provenance, xmp: str) -> PngInfo:
     info.add_text("Software", "MMFace")
     info.add_text("DigitalSourceType", SOURCE_TYPE)
     known = provenance.known()
-    settings = {name: known.pop(name) for name in ("num_inference_steps", "guidance_scale", "sampler") if name in known}
+    settings = {name: known.pop(name) for name in SETTINGS if name in known}
     if "version" in known:
         known["model_version"] = known.pop("version")
     for name, value in known.items():

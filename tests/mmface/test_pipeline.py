@@ -97,12 +97,19 @@ def test_every_argument_has_an_effect(pipeline) -> None:
         {"modality": "sketch"},
         {"negative_prompt": "a hat"},
         {"guidance_scale": 1.0},
+        {"drawing_guidance_scale": 2.0},
+        {"guidance_start": 0.5},
+        {"guidance_end": 0.5},
         {"seeds": 8},
         {"num_inference_steps": 4},
     ):
         assert not torch.allclose(latents(pipeline, **change), plain, atol=1e-4), change
     # Without guidance the negative prompt has no effect.
     unguided = latents(pipeline, guidance_scale=1.0)
+    assert torch.equal(latents(pipeline, guidance_start=0.5, guidance_end=0.5), unguided)
+    # Without a drawing there is nothing to guide towards.
+    undrawn = latents(pipeline, condition=None)
+    assert torch.equal(latents(pipeline, condition=None, drawing_guidance_scale=3.0), undrawn)
     assert torch.equal(latents(pipeline, guidance_scale=1.0, negative_prompt="a hat"), unguided)
 
 
@@ -178,6 +185,10 @@ BAD = [
     ({"num_inference_steps": 1001}, "num_inference_steps"),
     ({"guidance_scale": float("nan")}, "guidance_scale"),
     ({"guidance_scale": -1.0}, "guidance_scale"),
+    ({"drawing_guidance_scale": float("inf")}, "drawing_guidance_scale"),
+    ({"guidance_start": -0.1}, "guidance_start"),
+    ({"guidance_end": 1.5}, "guidance_end"),
+    ({"guidance_start": 0.6, "guidance_end": 0.4}, "guidance_start"),
     ({"height": 36}, "size"),
     ({"width": 0}, "size"),
     ({"modality": "edge"}, "modality"),

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmface.config.guidance import Guidance
 from mmface.model import Conditioning, MMFaceDiT, predict
 from mmface.objectives import DDPM, RectifiedFlow
 from mmface.objectives.flow import network_time
@@ -97,6 +98,6 @@ def test_guided_samples(model, numbers, conditioning, facts, objective, sampler)
         conditioning,
         conditioning.with_text(numbers["in.uncond_tokens"], numbers["in.uncond_pooled"]),
         num_inference_steps=facts["sampling"]["steps"],
-        guidance_scale=facts["sampling"]["guidance_scale"],
+        guidance=Guidance(facts["sampling"]["guidance_scale"]),
     )
     assert_close(latents, numbers[f"{objective}.sample"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmface.config import Recipe
+from mmface.config.guidance import Guidance
 from mmface.imaging.pixels import to_pil
 from mmface.model import MODALITIES, MMFaceDiT
 from mmface.networks.components import load_vae
@@ -52,15 +53,15 @@ class Previews:
         texts, count = self.rows.data.texts, len(rows)
         sequence, mask = pad_texts([texts.empty_sequence] * count, texts.masked)
         negative = conditioning.with_text(sequence, torch.from_numpy(texts.empty_pooled).expand(count, -1), mask)
-        guidance = self.sampling.guidance_scale
+        guidance = Guidance.of(self.sampling)
         latents = sample(
             transformer,
             self.scheduler,
             self.rows.noise[rows].to(self.device),
             conditioning.to(self.device),
-            None if guidance == 1 else negative.to(self.device),
+            None if guidance.guidance_scale == 1 else negative.to(self.device),
             num_inference_steps=self.sampling.num_inference_steps,
-            guidance_scale=guidance,
+            guidance=guidance,
             bf16=computes_in_bf16(self.sampling.precision, self.device),
         )
         return latents.reshape(len(MODALITIES), len(self.rows), *latents.shape[1:])

@@ -18,6 +18,7 @@ from mmface.bundles.bundle import read_bundle
 from mmface.bundles.conversion import convert
 from mmface.bundles.weights import AUTHORS_FILE, file_hash
 from mmface.config import Recipe
+from mmface.config.guidance import Guidance
 from mmface.config.load import parse_recipe
 from mmface.errors import InputError, RecipeError
 from mmface.model import Conditioning
@@ -92,7 +93,7 @@ def test_the_bundle_paints_what_the_reference_paints(tmp_path, released, compone
         conditioning,
         conditioning.with_text(numbers["in.uncond_tokens"], numbers["in.uncond_pooled"]),
         num_inference_steps=facts["sampling"]["steps"],
-        guidance_scale=facts["sampling"]["guidance_scale"],
+        guidance=Guidance(facts["sampling"]["guidance_scale"]),
     )
     expected = numbers[f"{objective}.sample"]
     assert (latents - expected).abs().max() <= 1e-5 * expected.abs().max()

@@ -5,10 +5,13 @@ For data ~ N(mean, deviation²) the probability flow maps noise to data by an af
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mmface.config.guidance import Guidance
 from mmface.errors import RecipeError
 from mmface.model import Conditioning
 from mmface.objectives.ddpm import DDPM
@@ -119,7 +122,7 @@ def test_guidance_extrapolates_and_costs_one_forward_of_two_batches() -> None:
     model = network("flow")
     scheduler = make_scheduler("flow", "euler")
     given = {"num_inference_steps": 8}
-    guided = sample(model, scheduler, noise(), conditioning(1.0), conditioning(0.0), guidance_scale=3.0, **given)
+    guided = sample(model, scheduler, noise(), conditioning(1.0), conditioning(0.0), guidance=Guidance(3.0), **given)
     assert model.batches == [2 * B] * 8
     torch.testing.assert_close(guided, sample(network("flow"), scheduler, noise(), conditioning(3.0), **given))
 
@@ -127,9 +130,44 @@ def test_guidance_extrapolates_and_costs_one_forward_of_two_batches() -> None:
 def test_scale_one_skips_the_negative_half() -> None:
     model = network("flow")
     scheduler = make_scheduler("flow", "euler")
-    plain = sample(model, scheduler, noise(), conditioning(1.0), conditioning(0.0), guidance_scale=1.0)
+    plain = sample(model, scheduler, noise(), conditioning(1.0), conditioning(0.0), guidance=Guidance(1.0))
     assert set(model.batches) == {B}
     assert torch.equal(plain, sample(model, scheduler, noise(), conditioning(1.0)))
+
+
+class DrawnFlow(GaussianFlow):
+    """The mean of the data also depends on the drawing."""
+
+    def forward(self, hidden_states, timestep, sequence, pooled, modality, mask=None, return_dict=True):
+        drawn = hidden_states[:, C:].mean((1, 2, 3))[:, None]
+        return super().forward(hidden_states, timestep, sequence, pooled + drawn, modality)
+
+
+def test_guidance_towards_the_drawing_extrapolates_too() -> None:
+    # Linear again: prompt from 0 to 1 by 3, drawing from nothing to 0.5 by 2, each without the other's scale.
+    scheduler = make_scheduler("flow", "euler")
+    drawn = replace(conditioning(1.0), condition=torch.full((B, C, H, H), 0.5))
+    model = DrawnFlow()
+    given = {"num_inference_steps": 8}
+    without_prompt = replace(drawn, pooled_projections=conditioning(0.0).pooled_projections)
+    guided = sample(model, scheduler, noise(), drawn, without_prompt, guidance=Guidance(3.0, 2.0), **given)
+    assert model.batches == [3 * B] * 8
+    expected = sample(network("flow"), scheduler, noise(), conditioning(3.0 + 2.0 * 0.5), **given)
+    torch.testing.assert_close(guided, expected)
+    only = sample(model, scheduler, noise(), drawn, guidance=Guidance(1.0, 2.0), **given)
+    assert model.batches[8:] == [2 * B] * 8
+    torch.testing.assert_close(only, sample(network("flow"), scheduler, noise(), conditioning(2.0), **given))
+
+
+def test_steps_outside_the_interval_make_one_evaluation() -> None:
+    model, scheduler = network("flow"), make_scheduler("flow", "euler")
+    both = conditioning(1.0), conditioning(0.0)
+    sample(model, scheduler, noise(), *both, num_inference_steps=10, guidance=Guidance(3.0, 1.0, 0.2, 0.7))
+    assert model.batches == [B] * 2 + [2 * B] * 5 + [B] * 3
+    none = sample(network("flow"), scheduler, noise(), *both, guidance=Guidance(3.0, 1.0, 0.5, 0.5))
+    assert torch.equal(none, sample(network("flow"), scheduler, noise(), conditioning(1.0)))
+    everywhere = sample(network("flow"), scheduler, noise(), *both, guidance=Guidance(3.0))
+    assert not torch.equal(none, everywhere)
 
 
 def test_network_time_of_flow_is_exact_for_every_sampler() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.hooks import FirstBlockCacheConfig
 from torch import Tensor
 
+from mmface.config.guidance import Guidance
 from mmface.model import Conditioning, MMFaceDiT
 from mmface.sampling import Trajectory, advance, make_scheduler, sample
 from tests import tiny
@@ -45,13 +47,19 @@ def given(seed: int, masked: bool = False) -> tuple[Tensor, Conditioning, Condit
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("objective", ["flow", "ddpm"])
 def test_shared_evaluations_change_no_bit(transformer: MMFaceDiT, objective: str, masked: bool, bf16: bool) -> None:
-    plans = [("euler", 5, 2.0), ("heun", 3, 1.0), ("dpmpp", 7, 4.0), ("unipc", 4, 1.0), ("euler", 9, 3.0)]
+    plans = [
+        ("euler", 5, Guidance(2.0)),
+        ("heun", 3, Guidance()),
+        ("dpmpp", 7, Guidance(4.0, 2.0)),
+        ("unipc", 4, Guidance(1.0, 1.5, 0.3, 0.9)),
+        ("euler", 9, Guidance(3.0, 1.0, 0.2, 0.6)),
+    ]
 
     def start(number: int) -> Trajectory:
-        sampler, steps, scale = plans[number]
+        sampler, steps, guidance = plans[number]
         noise, wanted, negative = given(number, masked)
         scheduler = make_scheduler(objective, sampler)
-        options = {"num_inference_steps": steps, "guidance_scale": scale}
+        options = {"num_inference_steps": steps, "guidance": guidance}
         return Trajectory(scheduler, noise, wanted, negative, **options)
 
     alone = [start(number) for number in range(len(plans))]
@@ -66,6 +74,17 @@ def test_shared_evaluations_change_no_bit(transformer: MMFaceDiT, objective: str
     for one, other in zip(alone, together, strict=True):
         assert one.done == other.done == one.steps
         assert torch.equal(one.latents, other.latents)
+
+
+def test_caches_keep_apart_steps_with_and_without_guidance(transformer: MMFaceDiT) -> None:
+    noise, wanted, negative = given(1)
+    settings = {"num_inference_steps": 6, "guidance": Guidance(2.0, 1.5, 0.3, 0.7)}
+    scheduler = make_scheduler("flow", "euler")
+    exact = sample(transformer, scheduler, noise, wanted, negative, **settings)
+    transformer.enable_cache(FirstBlockCacheConfig(threshold=1e-9))  # reuses nothing
+    cached = sample(transformer, scheduler, noise, wanted, negative, **settings)
+    transformer.disable_cache()
+    torch.testing.assert_close(cached, exact)
 
 
 @pytest.mark.parametrize(("objective", "sampler"), PAIRS)

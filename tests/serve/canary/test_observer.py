@@ -137,6 +137,8 @@ def test_work_counts_pictures_steps_area_and_guidance(bundle: Bundle) -> None:
     info = Generator(bundle, bundle.recipe.serve).info  # 64x64, 3 steps, guidance 2
     assert work(job(), info) == 1
     assert work(job(n=2, num_inference_steps=6, size="64x32", guidance_scale=1), info) == pytest.approx(2 * 2 / 2 / 2)
+    assert work(job(drawing_guidance_scale=2), info) == pytest.approx(3 / 2)
+    assert work(job(guidance_start=0.5), info) == pytest.approx(1.5 / 2)
 
 
 def test_a_sample_is_fitted_as_the_model_saw_it() -> None:

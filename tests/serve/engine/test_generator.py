@@ -151,6 +151,7 @@ async def test_bytes_do_not_depend_on_concurrent_requests(bundle: Bundle, precis
         job(3, num_inference_steps=9, guidance_scale=1.0),
         job(8, prompt="a man with a beard", num_inference_steps=4, guidance_scale=5.5),
         job(9, n=2, num_inference_steps=6),
+        job(10, num_inference_steps=7, drawing_guidance_scale=2.0, guidance_start=0.2, guidance_end=0.7),
         job(11, size="32", num_inference_steps=12),
         replace(job(12, prompt="", num_inference_steps=5), modality="sketch"),
     ]
