@@ -63,7 +63,9 @@ def encoder_identity(name: str) -> str:
     files = sorted(path.glob(f"*{CHECKPOINT}")) if path.is_dir() else []
     if not files:
         return component_identity(name)
-    digest = hashlib.sha256((path / "config.json").read_bytes())
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = {key: value for key, value in config.items() if not key.startswith("_")}  # versions and paths
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for file in files:
         with safe_open(file, "pt") as content:
             for key in sorted(content.keys()):

@@ -53,19 +53,19 @@ class Pool:
 
     kinds: tuple[tuple[float, Tensor], ...]
 
-    def batches(self, batch: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Endless batches [B, 3, CROP, CROP] in [-1, 1] of crops, some mirrored, relit or grey."""
+    def batches(self, batch: int, rng: np.random.Generator, side: int = CROP) -> Iterator[Tensor]:
+        """Endless batches [B, 3, side, side] in [-1, 1] of crops, some mirrored, relit or grey."""
         shares = [share for share, _ in self.kinds]
         while True:
             kinds = rng.choice(len(shares), batch, p=shares)
-            crops = torch.stack([_crop(self.kinds[kind][1], rng) for kind in kinds])
+            crops = torch.stack([_crop(self.kinds[kind][1], rng, side) for kind in kinds])
             yield _relight(crops.permute(0, 3, 1, 2).float() / 127.5 - 1, rng)
 
 
-def _crop(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+def _crop(pictures: Tensor, rng: np.random.Generator, side: int) -> Tensor:
     picture = pictures[int(rng.integers(len(pictures)))]
-    y, x = (int(v) for v in rng.integers(0, picture.shape[0] - CROP + 1, 2))
-    crop = picture[y : y + CROP, x : x + CROP]
+    y, x = (int(v) for v in rng.integers(0, picture.shape[0] - side + 1, 2))
+    crop = picture[y : y + side, x : x + side]
     return crop.flip(1) if rng.random() < 0.5 else crop
 
 
@@ -100,12 +100,12 @@ def reconstruction_loss(painted: Tensor, real: Tensor) -> Tensor:
     return (painted - real).abs().mean() + 0.5 * edges
 
 
-def disturb(latents: Tensor) -> Tensor:
+def disturb(latents: Tensor, noise: float = NOISE) -> Tensor:
     """Adds noise like that of a generator's output: the 2x2 latents of a token share half of its variance.
 
-    The standard deviation is random for each image, in 0 … ``NOISE``.
+    The standard deviation is random for each image, in 0 … ``noise``.
     """
-    deviation = NOISE * torch.rand(len(latents), 1, 1, 1)
+    deviation = noise * torch.rand(len(latents), 1, 1, 1)
     fine, coarse = torch.randn_like(latents), torch.randn_like(latents[:, :, ::2, ::2])
     noise = (fine + F.interpolate(coarse, scale_factor=2)) / math.sqrt(2)
     return latents + deviation * noise
