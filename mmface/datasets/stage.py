@@ -29,7 +29,7 @@ VERSIONS = {
     "train": 1,
     "evalset": 1,
     "samples": 2,
-    "scores": 1,
+    "scores": 2,
     "bundle": 3,
 }
 

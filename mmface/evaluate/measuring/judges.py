@@ -33,7 +33,7 @@ class Seen:
     labels: Tensor  # [B, H, W] from the parser
     stages: tuple[Tensor, ...]  # [B, C_i, H_i, W_i] features of the parser's encoder
     embeddings: Tensor  # [B, D] from CLIP
-    features: dict[str, Tensor]  # [B, D] by extractor (see :func:`extractor`), CLIP included
+    features: dict[str, Tensor]  # [B, D] by extractor (see :func:`extractor`), CLIP and parser included
 
 
 class Judges:
@@ -53,7 +53,7 @@ class Judges:
         self.sketcher = Sketcher(recipe.components.sketcher, device)
         self.llm_score = load_llm_score(recipe)
         given = recipe.metrics
-        self.clip_key = extractor(recipe.components.clip)
+        self.clip_key, self.parser_key = extractor(recipe.components.clip), extractor(judge(recipe))
         self.extractors: dict[str, Extract] = {}
         if given.inception:
             inception = load_inception(given.inception).to(device)
@@ -69,7 +69,8 @@ class Judges:
         parsed = self.parser(pixel_values=pixels, output_hidden_states=True)
         size = (images[0].height, images[0].width)
         logits = F.interpolate(parsed.logits, size=size, mode="bilinear", align_corners=False)
-        features = self.features(images)
+        means = torch.cat([stage.float().mean((2, 3)) for stage in parsed.hidden_states], dim=1)
+        features = {**self.features(images), self.parser_key: means.cpu()}
         return Seen(logits.argmax(1).cpu(), tuple(parsed.hidden_states), features[self.clip_key], features)
 
     @torch.inference_mode()

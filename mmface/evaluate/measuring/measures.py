@@ -17,6 +17,9 @@ from mmface.networks.components import component_identity
 CMMD_CLIP = "clip-vit-large-patch14-336"  # whose embeddings the paper of CMMD measures
 CLIP_INPUT = "whole image, resized and normalised by the processor of the CLIP"
 PARSER_INPUT = "whole image, resized and normalised by the processor of the parser; labels at the image's resolution"
+PARSER_MEANS = (
+    "whole image, resized and normalised by the processor of the parser; channel means of its encoder's stages"
+)
 INCEPTION_INPUT = "whole image in 0..255, bilinear with antialiasing to 299 x 299, (x - 128) / 128"
 DINO_INPUT = "resized, cropped and normalised by the processor of the DINOv2"
 LPIPS_INPUT = "whole image in [-1, 1] at its resolution"
@@ -84,6 +87,8 @@ def _of_sets(recipe: Recipe) -> dict[str, Measure]:
     found = {
         "frechet": _set(clip, CLIP_INPUT),
         kid: _set(clip, CLIP_INPUT),
+        # Smeared eyes and mouths change the features of a face parser, and hardly those of a small CLIP.
+        f"kid_{network(judge(recipe))}": _set(judge(recipe), PARSER_MEANS),
         "cmmd" if name == CMMD_CLIP else f"cmmd_{name}": _set(clip, CLIP_INPUT),
     }
     for metric in ("fid", "kid_inception"):

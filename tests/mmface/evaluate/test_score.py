@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchmetrics.functional.multimodal import clip_score
 
 from mmface import plan
 from mmface.config import Recipe
 from mmface.config.load import load_recipe, parse_recipe
-from mmface.data.conditions import grey_png
+from mmface.data.conditions import FACE_LABELS, grey_png
 from mmface.data.portraits import draw
 from mmface.datasets.records import SCORES
 from mmface.errors import InputError
@@ -105,7 +105,7 @@ def test_every_available_metric_has_a_value_and_no_other(standard: Recipe) -> No
 
 def test_the_recipe_of_the_demo_names_stand_ins_and_remedies() -> None:
     known = measures(parse_recipe({}))
-    for name in ("kid_zoo-clip", "cmmd_zoo-clip", "frechet", "lpips_zoo-parser"):
+    for name in ("kid_zoo-parser", "kid_zoo-clip", "cmmd_zoo-clip", "frechet", "lpips_zoo-parser"):
         assert known[name].extractor.startswith("zoo-")
         assert not known[name].unavailable
     for name, key in (("fid", "inception"), ("kid_inception", "inception"), ("kid_dino", "dino"), ("lpips", "lpips")):
@@ -218,6 +218,23 @@ def test_sets_are_compared_by_their_features(plain: Score, tiny_recipe: Recipe) 
         assert distance(drawn, real) > distance(real, real)
     assert any(name.startswith("mask/frechet_clip-") for name in figures)
     assert figures["mask/fid"].unavailable.startswith("set metrics.inception to ")
+
+
+def test_smeared_faces_are_farther_from_photographs_in_the_features_of_the_parser() -> None:
+    judges = Judges(parse_recipe({}))
+    portraits = [draw(seed, 128) for seed in range(9_500_000, 9_500_064)]
+    images = [Image.fromarray(one.image) for one in portraits]
+    smeared = []
+    for image, portrait in zip(images, portraits, strict=True):
+        face = Image.fromarray(np.isin(portrait.mask, FACE_LABELS))
+        smeared.append(Image.composite(image.filter(ImageFilter.GaussianBlur(2)), image, face))
+
+    def kid(one: list[Image.Image], other: list[Image.Image]) -> float:
+        return distances.kid(*(judges.look(some).features[judges.parser_key].numpy() for some in (one, other)))
+
+    same, worse = kid(images[:32], images[32:]), kid(smeared[:32], images[32:])
+    assert worse > 0.0015
+    assert abs(same) < 0.5 * worse
 
 
 def test_a_parser_that_only_judges_is_named_and_checked(tiny_recipe: Recipe) -> None:
