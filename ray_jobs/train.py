@@ -59,7 +59,7 @@ def make_work(job: JobArguments, identity: Identity) -> Work:
     """The settings that the workers of this training run need."""
     uri = tracking.tracking_uri() if job.mlflow_run else None
     run = f"{identity.stage}-{identity.fingerprint}"
-    return Work(job.recipe, job.phase, dict(identity.inputs), run, job.home.uri, job.mlflow_run, uri)
+    return Work(job.recipe, job.phase, dict(identity.inputs), run, identity.key, job.home.uri, job.mlflow_run, uri)
 
 
 def check_inputs(job: JobArguments) -> None:

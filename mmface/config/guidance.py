@@ -11,6 +11,9 @@ from typing import Any
 
 from mmface.errors import InputError
 
+PROMPT_SCALES, DRAWING_SCALES = (1.0, 2.0, 4.0, 7.0), (1.0, 1.5, 2.0, 3.0)
+"""The scales that are compared in a picture for the report."""
+
 
 @dataclass(frozen=True)
 class Guidance:

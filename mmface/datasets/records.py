@@ -77,6 +77,8 @@ LATENTS = pa.schema(
 # Embeddings of a row's distinct captions, float32. Trailing tokens that equal the empty prompt's bit for bit are not
 # stored; readers take them from :data:`EMPTY_FILE`. ``extra.text_shape`` = [captions, L, D].
 EMPTY_FILE = "empty.safetensors"
+PREVIEWS = "previews"  # folder in a published training phase: sheets ``step-<step>.png``, and GUIDANCE
+GUIDANCE = "guidance.png"
 TEXT = pa.schema(
     [
         ("id", pa.string()),

@@ -50,6 +50,7 @@ class Instruments:
         phase, self.train, self.watch = recipe.phases[draws.phase], recipe.train, recipe.watch
         self.draws, self.data, self.hooks, self.world = draws, data, hooks, world
         self.steps = phase.total_steps(len(data))
+        self.last_phase = draws.phase == len(recipe.phases) - 1
         peak = peak_flops(self.train, world.device)
         self.clock = Clock(
             start,
@@ -112,3 +113,7 @@ class Instruments:
         painted = previews.paint(state.ema.module)
         if self.world.rank == 0 and self.hooks.on_preview is not None:
             self.hooks.on_preview(state.step, previews.sheet(painted))
+        if self.last_phase and state.step == self.steps and self.hooks.on_guidance is not None:
+            sheet = previews.guidance_sheet(state.ema.module)
+            if self.world.rank == 0:
+                self.hooks.on_guidance(sheet)

@@ -32,6 +32,7 @@ SIDE = 96  # of the crops
 NOISE = 0.6  # largest standard deviation of the noise added to latents
 AVERAGE = 0.999  # decay of the averaged weights that are saved
 FEATURES, CLIP_FEATURES, ADVERSARIAL = 0.5, 0.25, 0.05  # weights of the losses beside L1
+CORNER = 4  # pixels by which the losses' window is moved at most
 ALONE = 200  # steps before the discriminator's loss counts
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -99,8 +100,12 @@ class Game:
         self._follow(min(AVERAGE, step / (step + 10)))
         with torch.no_grad():
             latents = disturb(self.vae.encoder(real), NOISE)
-            wanted = self.features(real)
         painted = self.vae.decoder(latents)
+        # The networks look at every second pixel: from a random corner, or the decoder learns a pattern of their grid.
+        y, x = torch.randint(0, CORNER, (2,)).tolist()
+        real, painted = real[..., y:, x:], painted[..., y:, x:]
+        with torch.no_grad():
+            wanted = self.features(real)
         self._judge(luminance(real), luminance(painted.detach()))
         found = self.features(painted)
         parser, clip = (feature_distance(a, b).mean() for a, b in zip(found, wanted, strict=True))

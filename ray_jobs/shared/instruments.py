@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmface.bundles import tracking
+from mmface.datasets.records import PREVIEWS
 from mmface.errors import DatasetError, RegistryError, ServiceError
 from mmface.store import Store
 
@@ -73,17 +74,17 @@ class Tracker:
             tracking.log_metrics(self.run, figures, step)
             self.last = step
 
-    def preview(self, step: int, png: bytes) -> None:
-        """Stores a preview as ``previews/step-000500.png``; a restarted run replaces previews that it paints again."""
+    def picture(self, name: str, png: bytes) -> None:
+        """Stores a picture as ``previews/<name>``; a restarted run replaces pictures that it paints again."""
         if self.refused:
             return
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"step-{self.offset + step:06d}.png"
+            path = Path(folder) / name
             path.write_bytes(png)
             try:
-                tracking.log_artifact(self.run, path, "previews")
+                tracking.log_artifact(self.run, path, PREVIEWS)
             except ServiceError as error:
-                log.warning("%s; the preview of step %d is not stored", error, step)
+                log.warning("%s; the picture %s is not stored", error, name)
             except RegistryError as error:
                 self._give_up(error)
 

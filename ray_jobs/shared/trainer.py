@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmface.config import Recipe
 from mmface.datasets.dataset import open_dataset
+from mmface.datasets.records import GUIDANCE, PREVIEWS
 from mmface.errors import DatasetError, InputError, MMFaceError, RecipeError, RegistryError, ServiceError, TrainingError
 from mmface.store import Store
 from mmface.store.scratch import scratch_folder
@@ -32,6 +33,7 @@ class Work:
     Attributes:
         inputs: URIs of the datasets, by name.
         run: name of the run, by stage and fingerprint.
+        dataset: key of the dataset that the run will publish; its previews are written there.
         home: URI of the home.
         mlflow_run: id of the MLflow run, if metrics are logged.
         threads: of torch in each worker; None leaves the number to torch.
@@ -41,6 +43,7 @@ class Work:
     phase: int
     inputs: dict[str, str]
     run: str
+    dataset: str
     home: str
     mlflow_run: str | None
     tracking_uri: str | None
@@ -167,9 +170,19 @@ def make_hooks(work: Work, world: World, keeper: Keeper, rows: int, resume: Path
         if tracker:
             tracker.log(entry)
 
-    def on_preview(step: int, png: bytes) -> None:
+    def keep(name: str, png: bytes) -> None:
+        try:
+            Store(work.home).child(work.dataset).write(f"{PREVIEWS}/{name}", png)
+        except ServiceError as error:
+            log.warning("%s; the picture %s is not in the report", error, name)
         if tracker:
-            tracker.preview(step, png)
+            tracker.picture(name, png)
+
+    def on_preview(step: int, png: bytes) -> None:
+        keep(f"step-{offset + step:06d}.png", png)
+
+    def on_guidance(png: bytes) -> None:
+        keep(GUIDANCE, png)
 
     safe = (lambda: keeper.safe) if world.rank == 0 else None
-    return Hooks(on_log, keeper.save, on_preview if work.mlflow_run else None, safe)
+    return Hooks(on_log, keeper.save, on_preview, on_guidance, safe)

@@ -54,10 +54,10 @@ def test_metrics_that_mlflow_did_not_accept_are_sent_later(
         patch.setattr(tracking, "log_artifact", away)
         for step in (4, 6):
             tracker.log({"step": step, "loss": 1.0})
-        tracker.preview(6, b"PNG")
+        tracker.picture("step-000106.png", b"PNG")
     assert logged() == [102]
     assert "no MLflow answers; 2 lines of metrics are kept and sent later" in lines
-    assert "no MLflow answers; the preview of step 6 is not stored" in lines
+    assert "no MLflow answers; the picture step-000106.png is not stored" in lines
     assert tracking.log_metrics is answering
     tracker.log({"step": 8, "loss": 1.0})
     assert logged() == [102, 104, 106, 108]
@@ -79,7 +79,7 @@ def test_a_deleted_mlflow_run_does_not_end_training(
     for tracker in (deleted, purged):
         tracker.log({"step": 4, "loss": 1.0})
         tracker.log({"step": 6, "loss": 1.0})
-        tracker.preview(6, b"PNG")
+        tracker.picture("step-000006.png", b"PNG")
         assert len(lines) == 1, "logged once"
         assert lines[0].startswith(f"MLflow refuses metrics of run {tracker.run} (")
         assert lines.pop().endswith("training continues without them")

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmface.config import Recipe
+from mmface.config.guidance import DRAWING_SCALES, PROMPT_SCALES
 from mmface.datasets.dataset import Dataset
+from mmface.datasets.records import GUIDANCE, PREVIEWS
 from mmface.evaluate.deciding.decision import Decision
 from mmface.evaluate.deciding.gate import MASK_FRECHET
 from mmface.evaluate.figures import Figure
 from mmface.evaluate.measuring.metric_names import FrechetName
 from mmface.evaluate.report import chart
-from mmface.evaluate.report.pictures import choose, inline, inline_png, metrics_of
+from mmface.evaluate.report.pictures import choose, inline, inline_exact, inline_png, metrics_of, strip
 from mmface.evaluate.report.templates import render_page
 
 DRAWN = ("mask", "sketch")
@@ -73,7 +75,9 @@ def render_report(report: Report) -> str:
     chosen = choose(report.datasets["samples"], report.recipe.evaluate.grid)
     figures = metrics_of(report.datasets["scores"])
     cards = {kind: [_card(row, figures[row["id"]]) for row in chosen if row["modality"] == kind] for kind in DRAWN}
-    filters = {"figure": _figure, "seconds": _seconds, "jpeg": inline, "png": inline_png}
+    filters = {"figure": _figure, "seconds": _seconds, "jpeg": inline, "exact": inline_exact, "png": inline_png}
+    previews = _previews(report.datasets)
+    sheets = _sheets(previews)
     return render_page(
         "report.html",
         filters,
@@ -82,10 +86,28 @@ def render_report(report: Report) -> str:
         headlines=_headlines(report),
         curve=_loss_curve(report.datasets),
         cards=cards,
+        strip=strip(sheets) if sheets else None,
+        guidance=previews.get(GUIDANCE),
+        scales={"prompt": PROMPT_SCALES, "drawing": DRAWING_SCALES},
         collections=_collections(report.datasets),
         quarantine=_quarantine(report.datasets),
         example=chosen[0] if chosen else None,
     )
+
+
+def _previews(datasets: Mapping[str, Dataset]) -> dict[str, bytes]:
+    """The previews that the phases stored, by name."""
+    found = {}
+    for stage, dataset in datasets.items():
+        if stage.startswith("train-"):
+            places = [file.path for file in dataset.manifest.files if file.path.startswith(f"{PREVIEWS}/")]
+            found |= {place.removeprefix(f"{PREVIEWS}/"): dataset.read(place) for place in places}
+    return found
+
+
+def _sheets(previews: Mapping[str, bytes]) -> list[tuple[int, bytes]]:
+    names = sorted(name for name in previews if name.startswith("step-"))
+    return [(int(name.removeprefix("step-").removesuffix(".png")), previews[name]) for name in names]
 
 
 def _headlines(report: Report) -> list[dict[str, Any]]:

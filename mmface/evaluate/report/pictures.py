@@ -67,11 +67,50 @@ def grid(samples: Dataset, n: int = 16) -> bytes:
     return _encode(sheet, "PNG")
 
 
+def strip(sheets: Sequence[tuple[int, bytes]], most: int = 8) -> bytes:
+    """The same drawings over the steps of training, as PNG: mask, what each sheet painted from it, photograph.
+
+    Args:
+        sheets: (step, PNG) as :meth:`mmface.train.watch.previews.Previews.sheet` makes them, by step.
+        most: sheets to show, evenly chosen; the last one always.
+    """
+    count = min(most, len(sheets))
+    chosen = [sheets[round((i + 1) * len(sheets) / count) - 1] for i in range(count)]
+    opened = [(step, Image.open(BytesIO(data)).convert("RGB")) for step, data in chosen]
+    last = opened[-1][1]
+    side, rows = last.width // 5, 5 * last.height // last.width
+    photograph, mask, painted = range(3)  # columns of a sheet
+    columns = [("mask", _column(last, mask)), *((f"step {step}", _column(one, painted)) for step, one in opened)]
+    columns.append(("photograph", _column(last, photograph)))
+    picture = Image.new("RGB", (len(columns) * (side + 2), HEAD + GAP + rows * side), (250, 250, 249))
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=13)
+    for i, (title, column) in enumerate(columns):
+        draw.text((i * (side + 2) + side // 2, HEAD // 2 + 3), title, fill=(90, 90, 88), font=font, anchor="mm")
+        picture.paste(column.resize((side, rows * side), Image.Resampling.NEAREST), (i * (side + 2), HEAD + GAP))
+    return _encode(picture, "PNG")
+
+
+def _column(sheet: Image.Image, number: int) -> Image.Image:
+    """A column of a sheet of five."""
+    side = sheet.width // 5
+    return sheet.crop((number * side, 0, (number + 1) * side, sheet.height))
+
+
 def inline(data: bytes, side: int = 256) -> str:
     """A photograph as a JPEG data URI of at most ``side`` pixels."""
     image = Image.open(BytesIO(data)).convert("RGB")
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return f"data:image/jpeg;base64,{base64.b64encode(_encode(image, 'JPEG')).decode()}"
+
+
+def inline_exact(data: bytes, side: int = 256) -> str:
+    """An image as a lossless WebP data URI if it has at most ``side`` pixels; otherwise like :func:`inline`."""
+    image = Image.open(BytesIO(data)).convert("RGB")
+    if max(image.size) > side:
+        return inline(data, side)
+    sink = BytesIO()
+    image.save(sink, "WEBP", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def inline_png(data: bytes) -> str:

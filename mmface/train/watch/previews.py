@@ -6,14 +6,16 @@ Shapes: R rows, C latent channels, H W latent size, P Q image size in pixels.
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mmface.config import Recipe
-from mmface.config.guidance import Guidance
+from mmface.config.guidance import DRAWING_SCALES, PROMPT_SCALES, Guidance
 from mmface.imaging.pixels import to_pil
 from mmface.model import MODALITIES, MMFaceDiT
 from mmface.networks.components import load_vae
@@ -49,12 +51,32 @@ class Previews:
         A collective if the weights are sharded: every rank calls it.
         """
         kinds, rows = np.divmod(np.arange(len(MODALITIES) * len(self.rows)), len(self.rows))
+        latents = self._sample(transformer, rows, kinds, Guidance.of(self.sampling))
+        return latents.reshape(len(MODALITIES), len(self.rows), *latents.shape[1:])
+
+    def guidance_sheet(self, transformer: MMFaceDiT) -> bytes:
+        """A PNG of the first row, painted from its mask with every pair of scales.
+
+        The scales of the prompt grow from left to right, those of the drawing from top to bottom; the recipe's part of
+        the steps is guided. A collective like :meth:`paint`.
+        """
+        one, own = np.zeros(1, np.int64), Guidance.of(self.sampling)
+        grid = [
+            [replace(own, guidance_scale=prompt, drawing_guidance_scale=drawing) for prompt in PROMPT_SCALES]
+            for drawing in DRAWING_SCALES
+        ]
+        painted = [[self._sample(transformer, one, one, guidance) for guidance in line] for line in grid]
+        lines = [torch.cat([self._decode(latents)[0] for latents in line], dim=2) for line in painted]
+        return _png(torch.cat(lines, dim=1))
+
+    def _sample(
+        self, transformer: MMFaceDiT, rows: npt.NDArray[np.int64], kinds: npt.NDArray[np.int64], guidance: Guidance
+    ) -> Tensor:
         conditioning = self.rows.conditioning(rows, kinds)
         texts, count = self.rows.data.texts, len(rows)
         sequence, mask = pad_texts([texts.empty_sequence] * count, texts.masked)
         negative = conditioning.with_text(sequence, torch.from_numpy(texts.empty_pooled).expand(count, -1), mask)
-        guidance = Guidance.of(self.sampling)
-        latents = sample(
+        return sample(
             transformer,
             self.scheduler,
             self.rows.noise[rows].to(self.device),
@@ -64,7 +86,6 @@ class Previews:
             guidance=guidance,
             bf16=computes_in_bf16(self.sampling.precision, self.device),
         )
-        return latents.reshape(len(MODALITIES), len(self.rows), *latents.shape[1:])
 
     def sheet(self, painted: Tensor) -> bytes:
         """A PNG of the result of :meth:`paint`.
@@ -75,9 +96,7 @@ class Previews:
         by_mask, by_sketch = (self._decode(latents) for latents in painted)
         columns = torch.stack([photograph, mask, by_mask, sketch, by_sketch], dim=1)  # [R, 5, 3, P, Q]
         picture = columns.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)  #             [3, R·P, 5·Q]
-        sink = io.BytesIO()
-        to_pil(picture[None])[0].save(sink, "PNG")
-        return sink.getvalue()
+        return _png(picture)
 
     @cached_property
     def _given(self) -> tuple[Tensor, ...]:
@@ -87,3 +106,10 @@ class Previews:
     def _decode(self, latents: Tensor) -> Tensor:
         """[R, C, H, W] → [R, 3, P, Q] on the CPU, one image at a time: decoders need much memory."""
         return torch.cat([decode(self.vae, one[None]).cpu() for one in latents])
+
+
+def _png(picture: Tensor) -> bytes:
+    """[3, H, W] in [-1, 1] as a PNG file."""
+    sink = io.BytesIO()
+    to_pil(picture[None])[0].save(sink, "PNG")
+    return sink.getvalue()

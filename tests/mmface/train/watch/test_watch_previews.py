@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmface.bundles import tracking
 from mmface.config import Recipe
+from mmface.config.guidance import DRAWING_SCALES, PROMPT_SCALES
 from mmface.errors import RecipeError
 from mmface.model import MMFaceDiT
 from mmface.networks.components import load_text_encoder, load_vae
@@ -130,17 +131,19 @@ def test_a_resumed_run_paints_the_same_sheets(tiny_recipe, pictures, tmp_path: P
                 raise Killed
 
         sheets: dict[int, bytes] = {}
-        hooks = Hooks(lambda line: None, keep, sheets.__setitem__)
+        hooks = Hooks(lambda line: None, keep, sheets.__setitem__, lambda png: sheets.__setitem__(-1, png))
         train_phase(recipe, 0, pictures, hooks=hooks, held_out=pictures, resume=resume)
         return sheets
 
     whole = run(stop=False)
-    assert list(whole) == [2, 4, 5]
-    assert len(set(whole.values())) == 3
+    assert list(whole) == [2, 4, 5, -1]
+    assert len(set(whole.values())) == 4
+    guided = Image.open(io.BytesIO(whole[-1]))
+    assert guided.size == (len(PROMPT_SCALES) * tiny.SIDE, len(DRAWING_SCALES) * tiny.SIDE)
     assert Image.open(io.BytesIO(whole[5])).height == 2 * tiny.SIDE
     with pytest.raises(Killed):
         run(stop=True)
-    assert run(stop=False, resume=tmp_path / "3") == {step: whole[step] for step in (4, 5)}
+    assert run(stop=False, resume=tmp_path / "3") == {step: whole[step] for step in (4, 5, -1)}
     with pytest.raises(RecipeError, match=r"^watch.preview_every: previews need held-out rows"):
         train_phase(recipe, 0, pictures, hooks=Hooks(lambda line: None, lambda state: None))
 
@@ -157,12 +160,12 @@ def test_restarts_log_every_step_once(tmp_path: Path, monkeypatch: pytest.Monkey
     first = Tracker(run, uri, offset=20)
     for entry in entries[:3]:
         first.log(entry)
-    first.preview(8, sheet.getvalue())
+    first.picture("step-000028.png", sheet.getvalue())
     again = Tracker(run, uri, offset=20)  # resumed from the checkpoint of step 6, whose history has steps 3 and 6
     for entry in entries:
         again.log(entry)
-    again.preview(8, sheet.getvalue())
-    again.preview(12, sheet.getvalue())
+    again.picture("step-000028.png", sheet.getvalue())
+    again.picture("step-000032.png", sheet.getvalue())
 
     client = tracking.open_tracking()
     losses = client.get_metric_history(run, "train/loss")
