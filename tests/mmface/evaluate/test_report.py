@@ -22,7 +22,7 @@ from mmface.datasets.records import QUARANTINE, SAMPLES, SCORES
 from mmface.evaluate.deciding.gate import decide
 from mmface.evaluate.report import chart
 from mmface.evaluate.report.page import Report, render_report
-from mmface.evaluate.report.pictures import grid
+from mmface.evaluate.report.pictures import grid, inline_png, strip
 from mmface.imaging.labels import mask_to_png
 from mmface.store import Store
 from mmface.store.tables import to_parquet
@@ -104,7 +104,9 @@ def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
     steps = range(10, 41, 10)
     history = [{"step": s, "loss": 1 / s, "loss_mask": 1 / s, "loss_sketch": 2 / s} for s in steps]
     lines = "".join(json.dumps(entry) + "\n" for entry in history).encode()
-    trained = publish("train-0-32", {"images": images}, {"history.jsonl": lines}, {})
+    previews = {f"previews/step-{step:06d}.png": _sheet(step) for step in (10, 20, 30, 40)}
+    files = {"history.jsonl": lines, "previews/guidance.png": _sheet(99), **previews}
+    trained = publish("train-0-32", {"images": images}, files, {})
     samples = [_sample(i, kind) for kind in ("mask", "sketch", "unconditional") for i in range(3)]
     painted = publish(
         "samples", {"train": trained, "images": images}, {"data/part-0.parquet": to_parquet(samples, SAMPLES)}, {}
@@ -121,6 +123,17 @@ def report(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Report:
         curl="curl -F 'prompt=x' http://127.0.0.1:8000/v1/generate/mask",
         links={"MLflow run": "abcdef"},
     )
+
+
+def _sheet(step: int) -> bytes:
+    """A sheet of two rows whose columns are grey; the third, which was painted, is as light as the step is late."""
+    columns = [Image.new("L", (8, 16), grey) for grey in (200, 100, step, 0, 0)]
+    sheet = Image.new("L", (40, 16))
+    for i, column in enumerate(columns):
+        sheet.paste(column, (8 * i, 0))
+    sink = BytesIO()
+    sheet.save(sink, "PNG")
+    return sink.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +163,23 @@ def test_the_page_lists_matched_and_unmatched_files_of_collections(page: str) ->
     ]
 
 
+def test_the_strip_shows_the_same_drawings_over_the_steps() -> None:
+    drawn = np.asarray(Image.open(BytesIO(strip([(step, _sheet(step)) for step in (10, 20, 30, 40)], most=2))))
+    assert drawn.shape[1] == 4 * (8 + 2)  # mask, two sheets, photograph
+    assert [int(drawn[-4, 10 * i + 4, 0]) for i in range(4)] == [100, 20, 40, 200]
+
+
+def test_previews_are_in_the_report(page: str) -> None:
+    assert "Over the training steps" in page
+    assert inline_png(_sheet(99)) in page
+
+
 def test_the_page_is_well_formed(page: str) -> None:
     class Balance(HTMLParser):
         stack: list[str] = []  # noqa: RUF012
 
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            if tag not in ("meta", "img", "br"):
+            if tag not in ("meta", "img", "br", "input"):
                 self.stack.append(tag)
 
         def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None: ...
