@@ -95,10 +95,13 @@ def _add_zoo(commands: Commands) -> None:
     command = _add(commands, "zoo", _zoo, "Train or measure the small networks that ship with the package.")
     command.add_argument("action", choices=["train", "measure"])
     command.add_argument(
-        "--only", choices=["vae", "parser", "sketch", "clip", "base"], action="append", help="default: all but base"
+        "--only",
+        choices=["vae", "decoder", "parser", "sketch", "clip", "base"],
+        action="append",
+        help="default: all but base",
     )
     command.add_argument("--out", type=Path, help="train: folder of the weights (default: inside the package)")
-    text = "train: conditions dataset to train the VAE and the parser on"
+    text = "train: conditions dataset to train the VAE, its decoder and the parser on"
     command.add_argument("--dataset", metavar="STAGE[/FINGERPRINT]|URI", help=text)
     command.add_argument("--photos", type=Path, metavar="DIR", help="measure: photographs to reconstruct")
     command.add_argument("--sheet", type=Path, metavar="PNG", help="measure: contact sheet to write")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from mmface.config import Phase, Recipe
+from mmface.config.guidance import Guidance
 from mmface.datasets.records import CAPTIONS, CONDITIONS, IMAGES, LATENTS, TEXT
 from mmface.errors import InputError
 from mmface.estimate.hardware import (
@@ -162,10 +163,11 @@ def samples_line(shapes: Shapes, machine: Machine) -> Line:
     recipe = shapes.recipe
     images, steps = recipe.evaluate.n + recipe.evaluate.n_sketch, recipe.sampling.num_inference_steps
     forward = shapes.transformer_flops(recipe.phases[-1].resolution)
-    hours = images * steps * 2 * forward / _speed(machine, PAINTING, recipe.sampling.precision)
+    rows = Guidance.of(recipe.sampling).mean_rows
+    hours = images * steps * rows * forward / _speed(machine, PAINTING, recipe.sampling.precision)
     # The generated image, the photograph and the drawing.
     size = images * 3 * SKETCH_BYTES.value
-    work = f"{images} images x {steps} steps x 2 (guidance) x {_flops(forward)} (counted)"
+    work = f"{images} images x {steps} steps x {rows:.3g} (guidance) x {_flops(forward)} (counted)"
     return Line("samples", hours, size, (work, f"three images of {SKETCH_BYTES.value / 1e3:g} kB each (assumed)"))
 
 

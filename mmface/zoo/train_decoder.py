@@ -149,7 +149,11 @@ def train(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    pictures = pool_of(data) if data else pool(cache or Path.home() / ".cache" / "mmface" / "photos", portraits, seed)
+    pictures = (
+        pool_of(data)
+        if data is not None
+        else pool(cache or Path.home() / ".cache" / "mmface" / "photos", portraits, seed)
+    )
     network: Any = load_vae(vae).float()
     network.decoder.requires_grad_(True).train()
     game = Game(network, Features())

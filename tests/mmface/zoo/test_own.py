@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmface.data.portraits import draw
@@ -15,10 +16,11 @@ from mmface.datasets.manifest import Identity
 from mmface.datasets.records import CONDITIONS, IMAGES
 from mmface.errors import DatasetError, InputError
 from mmface.imaging.labels import mask_to_png
-from mmface.networks.components import load_parser, load_vae
+from mmface.networks.components import encoder_identity, load_parser, load_vae
+from mmface.networks.vae import decode
 from mmface.store import Store
 from mmface.store.tables import to_parquet
-from mmface.zoo import train_parser, train_vae
+from mmface.zoo import train_decoder, train_parser, train_vae
 from mmface.zoo.commands import train_zoo
 from mmface.zoo.drawn import of_dataset
 
@@ -57,6 +59,25 @@ def test_vae_and_parser_train_on_a_dataset_and_load(conditions: str, tmp_path: P
     train_parser.train(tmp_path / "parser", steps=2, batch=2, data=data, held_out=held_out)
     assert load_vae(str(tmp_path / "vae")).config["latent_channels"] == train_vae.CHANNELS
     assert load_parser(str(tmp_path / "parser"))[0].config.num_labels == 19
+
+
+def test_a_decoder_trains_on_a_dataset_and_the_latents_stay(conditions: str, tmp_path: Path) -> None:
+    train_decoder.train(tmp_path / "vae", steps=3, batch=2, data=of_dataset(conditions, "train"))
+    assert encoder_identity(str(tmp_path / "vae")) == encoder_identity("zoo:vae")
+    latents = torch.randn(1, train_vae.CHANNELS, 4, 4, generator=torch.Generator().manual_seed(0))
+    before, after = (decode(load_vae(name), latents) for name in ("zoo:vae", str(tmp_path / "vae")))
+    assert after.shape == before.shape
+    assert not torch.equal(after, before)
+
+
+def test_the_discriminator_sees_no_colours() -> None:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    grey = train_decoder.luminance(pixels)
+    assert train_decoder.discriminator()(grey).shape[:2] == (2, 1)
+    other = pixels.clone()
+    other[:, 0] += 0.114 * 0.1
+    other[:, 2] -= 0.299 * 0.1  # another colour of the same luminance
+    torch.testing.assert_close(train_decoder.luminance(other), grey)
 
 
 def test_impossible_arguments_are_refused(conditions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
