@@ -32,7 +32,7 @@ from mmface.data.shortages import shortages
 from mmface.datasets.dataset import open_dataset, published
 from mmface.datasets.manifest import Identity
 from mmface.errors import DatasetError, MMFaceError, RegistryError, StageError
-from mmface.networks.hub import pin_components
+from mmface.networks.hub import choose_components, pin_components
 from mmface.store import Store, home
 from mmface.store.leases import Owner, held
 
@@ -111,7 +111,7 @@ def begin(recipe: str, overrides: Sequence[str]) -> Run:
     """
     prepare_environment()  # again, for processes that a Prefect worker starts
     given = load_recipe(recipe, list(overrides))
-    resolved = pin_start(given)
+    resolved = choose_components(pin_start(given))
     check(resolved)
     resolved = pin_components(resolved)
     place, start = home(), resolved.train.start

@@ -14,7 +14,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, Field, model_validator
 
-from mmface.config.components import Captioning, Components
+from mmface.config.components import Captioning, Components, Preferred
 from mmface.config.data import Collection, Data, Layout, Portraits, Quality, TextPadding
 from mmface.config.evaluation import Comparison, Evaluate, Gate, Metrics
 from mmface.config.jobs import Entrypoint, Jobs, Resources
@@ -92,6 +92,12 @@ class Recipe(Section):
         default=Components(),
         description="Frozen networks, each by hub id `owner/name[/folder][@revision]`, local folder or `zoo:<name>` "
         "(§7). A hub id without a revision is pinned to its current commit when a run begins.",
+    )
+    preferred: Preferred = Field(
+        default=Preferred(),
+        description="Hub ids that take the place of `zoo:` names in `components`, if the hub or its cache on this "
+        "machine has them when a run begins. The log says which are used, and the recipe that is saved with the run "
+        "has them in `components`.",
     )
     captioning: Captioning = Field(
         default=Captioning(),

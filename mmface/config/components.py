@@ -56,6 +56,16 @@ class Components(Section):
         return self
 
 
+class Preferred(Section):
+    """Section ``preferred``: public networks that replace zoo networks of ``components`` where the hub is reached."""
+
+    vae: str | None = Field(default=None, description="Instead of `components.vae`.")
+    text_encoder: str | None = Field(default=None, description="Instead of `components.text_encoder`.")
+    clip: str | None = Field(default=None, description="Instead of `components.clip`.")
+    parser: str | None = Field(default=None, description="Instead of `components.parser`.")
+    sketcher: str | None = Field(default=None, description="Instead of `components.sketcher`.")
+
+
 class Captioning(Section):
     """Section ``captioning``: what captions say; questions to a captioning model and rules (paper §3.1)."""
 

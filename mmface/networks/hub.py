@@ -44,6 +44,26 @@ def pin_components(recipe: Recipe, roles: Container[str] | None = None) -> Recip
     )
 
 
+def choose_components(recipe: Recipe) -> Recipe:
+    """The recipe with its ``preferred`` networks in ``components``, pinned, where the hub or its cache has them.
+
+    Only names that begin with ``zoo:`` are replaced. Logs what is used, and why where it is the zoo's.
+    """
+    chosen: dict[str, str] = {}
+    for role, name in recipe.preferred:
+        field, present = f"components.{role}", getattr(recipe.components, role)
+        if name is None or not present.startswith("zoo:"):
+            continue
+        try:
+            chosen[role] = pin(name, field)
+        except RecipeError as error:
+            log.info("%s: %s is used instead of %s: %s", field, present, name, error.message)
+        else:
+            log.info("%s: %s is used instead of %s", field, chosen[role], present)
+    update = {"components": recipe.components.model_copy(update=chosen), "preferred": type(recipe.preferred)()}
+    return recipe.model_copy(update=update)
+
+
 def _pinned(section: Section, name: str, keys: Sequence[str]) -> Section:
     given = {key: getattr(section, key) for key in keys}
     return section.model_copy(update={key: pin(one, f"{name}.{key}") for key, one in given.items() if one})
@@ -64,7 +84,7 @@ def pin(name: str, field: str) -> str:
 
 def _commit(repository: str, field: str) -> str:
     """The newest commit of a repository according to the hub or, if that does not answer, the cache."""
-    import httpx
+    import httpx2  # of huggingface_hub
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
@@ -75,7 +95,7 @@ def _commit(repository: str, field: str) -> str:
         reason = "the repository has no commit"
     except HFValidationError as error:
         raise RecipeError(f"{repository!r} is not a hub id: {_line(error)}", field=field) from None
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         reason = _line(error)
     cached = _cached_commit(repository)
     if cached is None:

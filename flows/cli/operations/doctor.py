@@ -12,8 +12,10 @@ from flows.cli.operations.deploy import DASHBOARDS, DEFAULT_FILE
 from flows.steps.preflight import ADDRESSES, MAX_SKEW_SECONDS, describe_skew, free_gib, probe_home, skews
 from mmface.config import Components
 from mmface.config.environment import user_folder_problem
+from mmface.config.load import load_recipe, summaries
 from mmface.errors import MMFaceError, ServiceError
 from mmface.networks.components import component_identity, describe
+from mmface.networks.hub import choose_components
 from mmface.store import home
 from mmface.store.reach import LOCAL, check_sockets, dashboard_address, ray_folder, unreachable
 
@@ -32,7 +34,7 @@ class Finding:
 
 def examine() -> int:
     """Prints every finding; returns 1 if one has a remedy."""
-    here = [*_packages(), _device(), *_zoo(), *_files(), _home(), _user(), *_sockets()]
+    here = [*_packages(), _device(), *_zoo(), *_preferred(), *_files(), _home(), _user(), *_sockets()]
     findings = [*here, *_services(), *_clocks(), *_cluster(), *_pools(), *_models()]
     for finding in findings:
         print(f"{'MISSING' if finding.remedy else 'ok':8}{finding.what:22}{finding.detail}")
@@ -64,6 +66,18 @@ def _zoo() -> Iterator[Finding]:
             yield Finding(name, f"{describe(name)} {component_identity(name)}")
         except (MMFaceError, OSError) as error:
             yield Finding(name, str(error), "mmface zoo train")
+
+
+def _preferred() -> Iterator[Finding]:
+    """What the recipes that ship would rather use than the zoo, and whether it can be reached."""
+    for name in summaries():
+        recipe = load_recipe(name)
+        chosen = choose_components(recipe).components
+        for role, better in recipe.preferred:
+            if better is not None:
+                used = getattr(chosen, role)
+                found = used if not used.startswith("zoo:") else f"{used}; {better} is better and cannot be reached"
+                yield Finding(f"recipe {name}: {role}", found)
 
 
 def _files() -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from mmface.config.load import load_recipe
 from mmface.errors import RecipeError
 from mmface.networks import hub
 from mmface.networks.components import component_identity, load_vae
-from mmface.networks.hub import pin_components
+from mmface.networks.hub import choose_components, pin_components
 from mmface.networks.places import resolve
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -107,6 +107,15 @@ def test_an_unknown_repository_or_invalid_hub_id_is_refused(answering: dict[str,
         hub.pin("-- -", "components.clip")
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_a_hub_that_cannot_be_reached_is_like_being_offline(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    assert hub.pin("faces/small", "components.vae") == f"faces/small@{OLD}"
+    with pytest.raises(RecipeError, match=r"faces/none is not in the cache and the hub gave no commit"):
+        hub.pin("faces/none", "components.vae")
+
+
 def test_names_that_are_not_hub_ids_stay_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own" / "vae").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -115,6 +124,21 @@ def test_names_that_are_not_hub_ids_stay_unchanged(tmp_path: Path, monkeypatch: 
     recipe = load_recipe("demo")
     assert pin_components(recipe) == recipe
     assert weights.pin("scratch") == "scratch"
+
+
+def test_preferred_networks_replace_the_zoo_where_they_can_be_reached(
+    answering: dict[str, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["preferred.vae=faces/small/vae", "preferred.parser=faces/none", "preferred.clip=faces/small"]
+    recipe = load_recipe("demo", [*wanted, "components.clip=faces/own@v1"])
+    with caplog.at_level("INFO", "mmface"):
+        chosen = choose_components(recipe)
+    assert chosen.components == Components(vae=f"faces/small/vae@{NEW}", clip="faces/own@v1")
+    assert f"components.vae: faces/small/vae@{NEW} is used instead of zoo:vae" in caplog.text
+    assert "components.parser: zoo:parser is used instead of faces/none: faces/none is not in the cache" in caplog.text
+    assert choose_components(chosen) == chosen  # a saved recipe does not ask again
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert choose_components(recipe).components.vae == f"faces/small/vae@{OLD}"
 
 
 def test_networks_that_only_measure_are_pinned_with_clip() -> None:
