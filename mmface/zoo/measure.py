@@ -16,8 +16,9 @@ from mmface.data.portraits import HAIR_COLOURS
 from mmface.errors import InputError
 from mmface.imaging.labels import LABELS, mask_from_png, mask_to_rgb
 from mmface.networks.components import load_clip, load_parser, load_sketcher, load_vae
-from mmface.networks.places import NAMES, PREFIX, resolve
+from mmface.networks.places import BASE, NAMES, PREFIX, resolve
 from mmface.zoo.drawn import HELD_OUT_SEED, SIZE, Drawn, drawn
+from mmface.zoo.measure_base import measure_base
 from mmface.zoo.train_clip import image_features, retrieval, text_features
 from mmface.zoo.train_parser import per_label_iou, predict
 from mmface.zoo.train_sketch import target
@@ -158,6 +159,9 @@ def measure(n: int = 256, photos: Path | None = None, sheet: Path | None = None)
     figures["CLIP right hair-colour word among 6"] = hair_word_accuracy(clip, tokenizer, data)
     if sheet:
         Image.fromarray(strip).save(sheet)
+    base = Path(resolve(f"{PREFIX}{BASE}"))
+    if base.is_dir():
+        figures |= measure_base(base)
     return figures | _sizes()
 
 

@@ -40,13 +40,16 @@ class Stream:
 
     def rows(self, first: int, count: int) -> TrainingSet:
         """The portraits of the seeds ``first`` … ``first + count - 1``."""
+        drawn = self.drawn(first, count)
+        encoded = _checked(self.latents(drawn), count)
+        self.latents.originals.forget()
+        return self._training_set(encoded, _checked(self.text(drawn), count))
+
+    def drawn(self, first: int, count: int) -> list[Row]:
+        """The same portraits as rows of ``images`` joined with ``conditions``."""
         images = [self._image(seed) for seed in range(first, first + count)]
         drawings = _checked(self.conditions(images), count)
-        encoded = _checked(
-            self.latents([image | drawing for image, drawing in zip(images, drawings, strict=True)]), count
-        )
-        self.latents.originals.forget()
-        return self._training_set(encoded, _checked(self.text(images), count))
+        return [image | drawing for image, drawing in zip(images, drawings, strict=True)]
 
     def _image(self, seed: int) -> Row:
         portrait = draw(seed, self.size)

@@ -21,7 +21,7 @@ from mmface.networks.text_encoder import encode_text
 from mmface.networks.vae import encode_moments, normalisation
 from mmface.store import HOME_VARIABLE, home
 from mmface.train.start import check_start
-from mmface.zoo import train_base
+from mmface.zoo import measure_base, train_base
 from mmface.zoo.stream import Stream
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -104,6 +104,14 @@ def test_the_base_starts_only_recipes_with_its_vae_and_text_encoder(
     assert refused.value.field == "components.vae"
     with pytest.raises(RecipeError, match="hidden_size"):
         check_start(load_recipe("demo", start[:1]))
+
+
+def test_the_base_is_measured_like_a_model_of_the_demo(trained: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_base, "SIZE", 32)
+        figures = measure_base.measure_base(trained, n=4)
+    assert set(figures) == {f"base {name}" for name in measure_base.SHOWN}
+    assert 0 < figures["base mask/miou"] < 0.5  # of eight steps
 
 
 def _change(folder: Path, prefix: str) -> None:
