@@ -21,7 +21,6 @@ from mmface.networks.components import component_identity
 from mmface.store import Store
 
 FACTS = "facts"  # the captioner without weights
-FACTS_VERSION = 2  # of what it measures and writes
 PORTRAITS = "portraits"
 STANDARD = ("inception", "dino", "lpips")  # networks of the section ``metrics``
 # Keys that are not part of an identity while they have their default, so that older samples keep theirs.
@@ -98,7 +97,7 @@ def captions(recipe: Recipe, images: str, conditions: str) -> Identity:
     """Captions, shortened to the length of the text encoder's tokenizer."""
     config: dict[str, Any] = {**_data(recipe, {"captions_per_image", "max_megapixels"}), **_side(recipe)}
     if recipe.components.captioner == FACTS:
-        config["captioner"] = f"{FACTS} {recipe.captioning.facts} {FACTS_VERSION}"
+        config["captioner"] = FACTS if recipe.captioning.facts == "basic" else f"{FACTS}: {recipe.captioning.facts}"
     else:
         config["captioning"] = recipe.captioning.model_dump(mode="json", exclude={"batch_size", "facts"})
     return Identity(

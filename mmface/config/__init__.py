@@ -16,13 +16,12 @@ from pydantic import BaseModel, Field, model_validator
 
 from mmface.config.components import Captioning, Components, Preferred
 from mmface.config.data import Collection, Data, Layout, Portraits, Quality, TextPadding
-from mmface.config.evaluation import Comparison, Evaluate, Gate, Metrics
+from mmface.config.evaluation import Comparison, Drift, Evaluate, Gate, Metrics, Watch
 from mmface.config.jobs import Entrypoint, Jobs, Resources
 from mmface.config.model import Model, Objective, ObjectiveConfig
 from mmface.config.section import Section
 from mmface.config.serve import Canary, Sampler, Sampling, Serve
 from mmface.config.train import Phase, Precision, Train
-from mmface.config.watch import Drift, Watch
 
 __all__ = [
     "PICTURE_SIDE",

@@ -66,9 +66,10 @@ class Stream:
 
     def _training_set(self, encoded: Sequence[Row], texts: Sequence[Row]) -> TrainingSet:
         known = self.latents.extra()
-        shape, (mean, std) = known["latent_shape"], (np.float32(known[f"latent_{name}"]) for name in ("mean", "std"))
+        shape = known["latent_shape"]
+        mean, std = (np.array(known[name], np.float32)[:, None, None] for name in ("latent_mean", "latent_std"))
         normalised = {
-            name: (_floats([row[name] for row in encoded], -1, *shape) - mean[:, None, None]) / std[:, None, None]
+            name: (_floats([row[name] for row in encoded], -1, *shape) - mean) / std
             for name in ("image_mean", "mask_mean", "sketch_mean")
         }
         return TrainingSet(

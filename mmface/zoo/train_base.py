@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from mmface.config import Recipe, fingerprint
 from mmface.config.load import load_recipe
@@ -95,7 +96,8 @@ def train(out: Path, *, recipe: Recipe | None = None, window: int = WINDOW, uses
             previous = Path(scratch, str(index))
             state.ema.module.save_pretrained(previous / TRANSFORMER)
             lines += [_line(index, entry) for entry in state.history if "held_out/loss" in entry]
-    state.ema.module.to(torch.bfloat16).save_pretrained(out)
+    nn.Module.to(state.ema.module, torch.bfloat16)  # without the notice of diffusers
+    state.ema.module.save_pretrained(out)
     record_components(recipe, out)
     (out / LOG).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     for index in range(len(recipe.phases)):

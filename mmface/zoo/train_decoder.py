@@ -26,12 +26,12 @@ from mmface.evaluate.measuring.metrics import feature_distance
 from mmface.networks.components import load_clip, load_parser, load_vae
 from mmface.zoo.drawn import Drawn
 from mmface.zoo.fit import Plan, fit
-from mmface.zoo.train_vae import disturb, pool, pool_of
+from mmface.zoo.train_vae import disturb, pool, pool_of, reconstruction_loss
 
 SIDE = 96  # of the crops
 NOISE = 0.6  # largest standard deviation of the noise added to latents
 AVERAGE = 0.999  # decay of the averaged weights that are saved
-FEATURES, CLIP_FEATURES, ADVERSARIAL = 0.5, 0.25, 0.05  # weights of the losses beside L1
+EDGES, FEATURES, CLIP_FEATURES, ADVERSARIAL = 0.3, 0.5, 0.25, 0.05  # weights of the losses beside L1
 CORNER = 4  # pixels by which the losses' window is moved at most
 ALONE = 200  # steps before the discriminator's loss counts
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -109,11 +109,10 @@ class Game:
         self._judge(luminance(real), luminance(painted.detach()))
         found = self.features(painted)
         parser, clip = (feature_distance(a, b).mean() for a, b in zip(found, wanted, strict=True))
-        edges = sum((painted.diff(dim=dim) - real.diff(dim=dim)).abs().mean() for dim in (2, 3))
-        total = (painted - real).abs().mean() + 0.3 * edges + FEATURES * parser + CLIP_FEATURES * clip
-        if step < ALONE:
-            return total
-        return total - ADVERSARIAL * self.judge(luminance(painted)).mean()
+        total = reconstruction_loss(painted, real, EDGES) + FEATURES * parser + CLIP_FEATURES * clip
+        if step >= ALONE:
+            total -= ADVERSARIAL * self.judge(luminance(painted)).mean()
+        return total
 
     def _judge(self, real: Tensor, painted: Tensor) -> None:
         loss = F.relu(1 - self.judge(real)).mean() + F.relu(1 + self.judge(painted)).mean()

@@ -94,18 +94,18 @@ def pool_of(data: Drawn) -> Pool:
     return Pool(((0.92, torch.from_numpy(data.images)), (0.08, torch.from_numpy(masks))))
 
 
-def reconstruction_loss(painted: Tensor, real: Tensor) -> Tensor:
-    """L1 of pixels, and of differences to the right and lower neighbours, which keeps edges sharp."""
-    edges = sum((painted.diff(dim=dim) - real.diff(dim=dim)).abs().mean() for dim in (2, 3))
-    return (painted - real).abs().mean() + 0.5 * edges
+def reconstruction_loss(painted: Tensor, real: Tensor, edges: float = 0.5) -> Tensor:
+    """L1 of pixels, and ``edges`` times that of differences to the right and lower neighbours: sharp edges."""
+    found = sum((painted.diff(dim=dim) - real.diff(dim=dim)).abs().mean() for dim in (2, 3))
+    return (painted - real).abs().mean() + edges * found
 
 
-def disturb(latents: Tensor, noise: float = NOISE) -> Tensor:
+def disturb(latents: Tensor, strength: float = NOISE) -> Tensor:
     """Adds noise like that of a generator's output: the 2x2 latents of a token share half of its variance.
 
-    The standard deviation is random for each image, in 0 … ``noise``.
+    The standard deviation is random for each image, in 0 … ``strength``.
     """
-    deviation = noise * torch.rand(len(latents), 1, 1, 1)
+    deviation = strength * torch.rand(len(latents), 1, 1, 1)
     fine, coarse = torch.randn_like(latents), torch.randn_like(latents[:, :, ::2, ::2])
     noise = (fine + F.interpolate(coarse, scale_factor=2)) / math.sqrt(2)
     return latents + deviation * noise

@@ -103,7 +103,8 @@ def iris(face: Face, name: str) -> Bools:
     if place is None:
         return np.zeros_like(where)
     height = np.ptp(np.nonzero(where)[0]) + 1
-    return where & (np.abs(np.arange(where.shape[1])[None] - place) <= height / 2)
+    near: Bools = np.abs(np.arange(where.shape[1])[None] - place) <= height / 2
+    return where & near
 
 
 def dark_middle(face: Face, where: Bools) -> float | None:

@@ -75,7 +75,7 @@ class Captions:
         facts = measure_facts(np.asarray(picture), mask_from_png(row["mask"]), self.settings.facts)
         texts, captioner, draft = supplied(row), "supplied", None
         if not texts and self.captioner is None:
-            texts, captioner = describe_facts(facts, self.count), "facts"
+            texts, captioner = describe_facts(facts, self.count, self.settings.facts), "facts"
         elif not texts:
             draft = Draft(row["id"], picture, [None] * self.count)
         return {**row, "hair_colour": facts.hair_colour, "texts": texts, "captioner": captioner, "draft": draft}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import cycle, islice
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from mmface.data.colour import nearest_word
 from mmface.data.portraits import HAIR_COLOURS
 from mmface.imaging.labels import LABELS
 
+Measured = Literal["basic", "all"]
 WORN = {"hat": "a hat", "ear_r": "earrings", "neck_l": "a necklace"}
 
 
@@ -46,9 +47,7 @@ class Facts:
     clothing: str | None = None
 
 
-def measure_facts(
-    pixels: NDArray[np.uint8], mask: NDArray[np.uint8], which: Literal["basic", "all"] = "basic"
-) -> Facts:
+def measure_facts(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], which: Measured = "all") -> Facts:
     """Measures the facts of one photograph.
 
     Args:
@@ -92,13 +91,35 @@ def _hair_length(mask: NDArray[np.uint8]) -> str:
     return "long" if float((mask[chin:] == LABELS.index("hair")).mean()) > 0.02 else "short"
 
 
-def describe_facts(facts: Facts, count: int) -> list[str]:
-    """``count`` true captions, in turn long sentences and short lists of cues.
+def describe_facts(facts: Facts, count: int, which: Measured = "all") -> list[str]:
+    """``count`` true captions, in turn natural sentences and short lists of cues.
 
-    Every caption names the hair. What else was measured is divided among the captions so that each fact is in several
-    of them: a text encoder with few tokens cuts the end of a caption.
+    Every caption of ``all`` names the hair. What else was measured is divided among the captions so that each fact is
+    in several of them: a text encoder with few tokens cuts the end of a caption.
     """
-    return list(islice(_captions(facts), count))
+    return list(islice(_captions(facts) if which == "all" else cycle(_basic(facts)), count))
+
+
+def _basic(facts: Facts) -> list[str]:
+    hair = f"{facts.hair_length} {facts.hair_colour} hair" if facts.hair_colour else "no visible hair"
+    plain = f"{facts.hair_colour} hair" if facts.hair_colour else "no visible hair"
+    hats, others = ([one for one in facts.accessories if (one == WORN["hat"]) is first] for first in (True, False))
+    worn = " and ".join([*hats, *(["glasses"] if facts.glasses else []), *others])
+    state = "open" if facts.mouth_open else "closed"
+    mouth = f"{'an' if facts.mouth_open else 'a'} {state} mouth"
+    plus_worn = f", wearing {worn}" if worn else ""
+    return [
+        f"a photo of a person with {hair}{plus_worn}",
+        f"a portrait of a person with {plain}",
+        f"a face with {hair} and {mouth}{plus_worn}",
+        f"hair: {facts.hair_colour or 'none'}; accessories: {worn or 'none'}; mouth: {state}",
+        f"a person who has {hair}",
+        f"close-up of a face, {plain}, {mouth}",
+        f"this person has {plain}{plus_worn}",
+        f"portrait, {hair}, {worn or 'no accessories'}",
+        f"a head shot of someone with {plain} and {mouth}",
+        f"someone with {hair}{plus_worn} looks at the camera",
+    ]
 
 
 def _captions(facts: Facts) -> Iterator[str]:

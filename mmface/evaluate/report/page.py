@@ -97,7 +97,7 @@ def render_report(report: Report) -> str:
 
 def _previews(datasets: Mapping[str, Dataset]) -> dict[str, bytes]:
     """The previews that the phases stored, by name."""
-    found = {}
+    found: dict[str, bytes] = {}
     for stage, dataset in datasets.items():
         if stage.startswith("train-"):
             places = [file.path for file in dataset.manifest.files if file.path.startswith(f"{PREVIEWS}/")]

@@ -79,7 +79,7 @@ def test_a_mirrored_photograph_has_the_other_side(portraits: list[tuple[Face, Wo
 def test_nothing_is_said_of_what_is_not_there():
     grey = np.full((64, 64, 3), 128, np.uint8)
     for mask in (np.zeros((64, 64), np.uint8), np.full((64, 64), LABELS.index("skin"), np.uint8)):
-        facts = measure_facts(grey, mask, "all")
+        facts = measure_facts(grey, mask)
         assert (facts.hair_colour, facts.eyes, facts.lips, facts.beard, facts.pose, facts.gaze) == (None,) * 6
         assert all("None" not in text and "  " not in text for text in describe_facts(facts, 10))
 
@@ -89,7 +89,7 @@ def test_any_mask_can_be_measured():
     for size in (8, 16, 33):
         for labels in (2, 6, 19):
             mask = random.integers(0, labels, (size, size), dtype=np.uint8)
-            measure_facts(random.integers(0, 256, (size, size, 3), dtype=np.uint8), mask, "all")
+            measure_facts(random.integers(0, 256, (size, size, 3), dtype=np.uint8), mask)
 
 
 def test_each_fact_is_in_two_captions_or_more_of_ten_that_differ():
