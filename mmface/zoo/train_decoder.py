@@ -29,9 +29,9 @@ from mmface.zoo.fit import Plan, fit
 from mmface.zoo.train_vae import disturb, pool, pool_of, reconstruction_loss
 
 SIDE = 96  # of the crops
-NOISE = 0.6  # largest standard deviation of the noise added to latents
+NOISE = 0.5  # largest standard deviation of the noise added to latents
 AVERAGE = 0.999  # decay of the averaged weights that are saved
-EDGES, FEATURES, CLIP_FEATURES, ADVERSARIAL = 0.3, 0.5, 0.25, 0.05  # weights of the losses beside L1
+EDGES, FEATURES, CLIP_FEATURES, ADVERSARIAL = 0.3, 0.5, 0.25, 0.015  # weights of the losses beside L1
 CORNER = 4  # pixels by which the losses' window is moved at most
 ALONE = 200  # steps before the discriminator's loss counts
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
