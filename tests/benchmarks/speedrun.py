@@ -25,6 +25,7 @@ from mmface.config.load import load_recipe
 from mmface.datasets.dataset import upstream
 from mmface.estimate.shapes import Shapes
 from mmface.evaluate.deciding.compare import Difference, compare
+from mmface.evaluate.measuring.measures import judge, network
 from mmface.evaluate.report.chart import histories
 from mmface.evaluate.report.evaluation import System
 from mmface.evaluate.report.pictures import grid
@@ -34,13 +35,12 @@ from tests.benchmarks.faces import NETWORKS, train_networks, write_recipe
 
 LOG = Path(__file__).parents[2] / "docs" / "learning-log.md"
 METRICS = {
-    "mask/kid_zoo-parser": "KID",
     "mask/frechet": "Fréchet",
     "mask/miou": "mIoU",
     "mask/hair_colour_accuracy": "hair",
     "sketch/edge_agreement": "sketch F1",
 }
-DECIDES = "mask/kid_zoo-parser"
+KID = "KID"  # in the features of the judge of masks
 GRID = 16  # rows that a grid shows
 
 
@@ -68,11 +68,13 @@ class Made:
     """One training: what it painted, its held-out losses by step, and how long it took.
 
     Attributes:
+        kid: the metric called :data:`KID`.
         steps: of the whole training.
         curve: (step, held-out loss).
     """
 
     system: System
+    kid: str
     steps: int
     curve: tuple[tuple[int, float], ...]
     minutes: float
@@ -142,6 +144,7 @@ def run(track: Track, side: Sequence[str], seed: int) -> Made:
     )
     return Made(
         System.of(" ".join(side) or "recipe", scores.uri, recipe.metrics.min_frechet_n),
+        f"mask/kid_{network(judge(recipe))}",
         sum(int(one.manifest.extra["steps"]) for one in phases),
         curve,
         sum(one.manifest.seconds for one in phases) / 60,
@@ -164,41 +167,43 @@ def training_flops(recipe: Recipe) -> float:
 
 
 def figures_of(made: Made) -> dict[str, float]:
-    """The figures of :data:`METRICS`, by the names that the scores give them."""
-    return {one.name: one.value for one in made.system.figures if one.value is not None and heading(one.name)}
+    """The figures that are shown, by their names in the tables."""
+    values = {title(one.name, made): one.value for one in made.system.figures if one.value is not None}
+    return {name: value for name, value in values.items() if name}
+
+
+def title(name: str, made: Made) -> str:
+    """What a figure is called in tables; empty for figures that are not shown."""
+    if name == made.kid:
+        return KID
+    plain = "mask/frechet" if name.startswith("mask/frechet_") else name  # its name has extractor, size and rows
+    return METRICS.get(plain, "")
 
 
 def describe(made: Made) -> str:
     """The figures of one training on a line."""
-    found = "  ".join(f"{heading(name)} {value:.4f}" for name, value in figures_of(made).items())
+    found = "  ".join(f"{name} {value:.4g}" for name, value in figures_of(made).items())
     return f"  {found}  held-out {made.curve[-1][1]:.4f}  {made.steps} steps, {made.minutes:.1f} min"
 
 
-def heading(name: str) -> str:
-    """What a figure is called in tables; empty for figures that they do not show."""
-    for metric, title in METRICS.items():
-        if name == metric or (metric == "mask/frechet" and name.startswith(f"{metric}_")):
-            return title
-    return ""
-
-
-def differences(changed: Made, base: Made) -> list[Difference]:
-    """The paired differences of one seed in the figures of :data:`METRICS`."""
-    common = [name for name in figures_of(base) if name in figures_of(changed)]
-    return compare(changed.system.scores, base.system.scores, common)
+def differences(changed: Made, base: Made) -> dict[str, Difference]:
+    """The paired differences of one seed, by the names in the tables."""
+    known = {one.name for one in changed.system.figures}
+    common = [one.name for one in base.system.figures if one.name in known and title(one.name, base)]
+    return {title(one.name, base): one for one in compare(changed.system.scores, base.system.scores, common)}
 
 
 def verdict(pairs: Sequence[tuple[Made, Made]]) -> str:
     """``wins`` if KID is better in most seeds and no figure is worse in most; ``loses`` if any is worse in most."""
-    found = [{one.name: one.verdict for one in differences(*pair)} for pair in pairs]
-    most = len(pairs) / 2
-    worse = [name for name in found[0] if sum(one.get(name) == "worse" for one in found) > most]
+    found = [differences(*pair) for pair in pairs]
+
+    def mostly(what: str) -> list[str]:
+        return [name for name in found[0] if sum(one[name].verdict == what for one in found) > len(pairs) / 2]
+
+    better, worse = mostly("better"), mostly("worse")
     if worse:
-        return f"loses ({', '.join(map(heading, worse))})"
-    better = [name for name in found[0] if sum(one.get(name) == "better" for one in found) > most]
-    if any(name.startswith(DECIDES) for name in better):
-        return f"wins ({', '.join(map(heading, better))})"
-    return f"undecided{' (better: ' + ', '.join(map(heading, better)) + ')' if better else ''}"
+        return f"loses ({', '.join(worse)})"
+    return f"{'wins' if KID in better else 'undecided'} (better: {', '.join(better) or 'nothing'})"
 
 
 def sooner(changed: Made, base: Made) -> str:
@@ -209,14 +214,13 @@ def sooner(changed: Made, base: Made) -> str:
 
 def log_line(track: str, what: str, pairs: Sequence[tuple[Made, Made]]) -> str:
     """The line of the learning log: means over the seeds, base → change, with the widest paired interval."""
-    cells = []
-    for name in figures_of(pairs[0][1]):
-        found = [one for pair in pairs for one in differences(*pair) if one.name == name]
-        values = [(one.b, one.a) for one in found if one.a is not None and one.b is not None]
+    cells, found = [], [differences(*pair) for pair in pairs]
+    for name in found[0]:
+        values = [(one[name].b, one[name].a) for one in found]
         before, after = (statistics.fmean(column) for column in zip(*values, strict=True))
-        limits = [limit for one in found for limit in (one.low, one.high) if limit is not None]
-        reach = f" ({min(limits):+.3f} … {max(limits):+.3f})" if limits else ""
-        cells.append(f"{heading(name)} {before:.3f} → {after:.3f}{reach}")
+        limits = [limit for one in found for limit in (one[name].low, one[name].high) if limit is not None]
+        reach = f" ({min(limits):+.3g} … {max(limits):+.3g})" if limits else ""
+        cells.append(f"{name} {before:.3g} → {after:.3g}{reach}")
     losses = [statistics.fmean(pair[side].curve[-1][1] for pair in pairs) for side in (1, 0)]
     ratio = statistics.fmean(a.minutes / b.minutes for a, b in pairs)
     early = ", ".join(sooner(*pair) for pair in pairs)
