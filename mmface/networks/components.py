@@ -54,7 +54,8 @@ def component_identity(name: str) -> str:
 def encoder_identity(name: str) -> str:
     """The identity of what decides a VAE's latents: its config and the weights of its encoder.
 
-    VAEs that differ only in their decoders have the same. A hub id stands for itself, as in :func:`component_identity`.
+    VAEs that differ only in the weights of their decoders have the same. A hub id stands for itself, as in
+    :func:`component_identity`.
     """
     import torch
     from safetensors import safe_open
@@ -70,7 +71,9 @@ def encoder_identity(name: str) -> str:
         with safe_open(file, "pt") as content:
             for key in sorted(content.keys()):
                 if not key.startswith(("decoder.", "post_quant_conv.")):
-                    digest.update(key.encode() + content.get_tensor(key).view(torch.uint8).numpy().tobytes())
+                    digest.update(
+                        key.encode() + content.get_tensor(key).reshape(-1).view(torch.uint8).numpy().tobytes()
+                    )
     return f"encoder:{digest.hexdigest()[:16]}"
 
 

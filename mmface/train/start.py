@@ -40,6 +40,7 @@ def build_transformer(recipe: Recipe, data: TrainingSet, previous: Path | None) 
         return _load(Weights(previous / TRANSFORMER), wanted)
     if recipe.train.start != SCRATCH:
         with found_weights(recipe.train.start) as weights:
+            _require_components(recipe, weights.path / COMPONENTS)
             return _load(weights, wanted)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training_seed)

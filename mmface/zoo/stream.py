@@ -36,7 +36,9 @@ class Stream:
     def __init__(self, recipe: Recipe) -> None:
         self.size = recipe.phases[0].resolution
         self.conditions, self.latents, self.text = Conditions(recipe), Latents(recipe, self.size), Text(recipe)
-        self.conditions.sketcher.model.to(memory_format=torch.channels_last)  # half the time on a CPU
+        self.conditions.sketcher.model.to(
+            memory_format=torch.channels_last
+        )  # the layout that suits convolutions on a CPU
 
     def rows(self, first: int, count: int) -> TrainingSet:
         """The portraits of the seeds ``first`` … ``first + count - 1``."""

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 FIRST_SEED = 2_000_000  # no other network of the zoo is trained on these portraits
 WINDOW = 2048  # portraits in memory
-USES = 32  # how often each portrait is used: encoding one costs as much as training on three
+USES = 32  # how often each portrait is used: drawing and encoding one takes longer than training on it
 HELD_OUT = 32
 LOG = "training.log"
 

@@ -1,11 +1,11 @@
 """Trains the decoder of a VAE to paint crisp pixels from the imperfect latents of a generator; the encoder stays.
 
-Latents keep their meaning, so datasets and transformers made with the VAE stay valid. An L1 loss alone paints the mean
+Latents keep their meaning, so transformers trained with the VAE stay valid. An L1 loss alone paints the mean
 of all pictures that a disturbed latent may stand for, which is blurred. Two losses ask for one of them instead:
 
 - distances in the feature maps of the zoo's parser and CLIP, which change little when hair or lashes move a pixel;
-- a discriminator of patches (hinge loss, spectral norm). It sees luminance only: colours come from the other losses,
-  because in colour it paints glints into eyes.
+- a discriminator of patches (hinge loss, spectral norm). It sees luminance only, so that it cannot ask for coloured
+  glints; colours come from the other losses.
 
 Shapes: B batch, H W image size.
 """
@@ -38,7 +38,7 @@ LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def discriminator() -> nn.Sequential:
-    """Luminance [B, 1, H, W] to the score of each patch of 34 pixels: large for photographs and portraits."""
+    """Luminance [B, 1, H, W] to the score of each patch of 42 pixels: large for photographs and portraits."""
     layers: list[nn.Module] = []
     for inputs, outputs, stride in ((1, 32, 2), (32, 64, 2), (64, 96, 1), (96, 96, 1)):
         layers += [spectral_norm(nn.Conv2d(inputs, outputs, 4, stride, 1)), nn.LeakyReLU(0.2)]
